@@ -1,0 +1,42 @@
+# Two commands: `make demo` trains, evaluates, translates and reports; `make test` passes the tests.
+# Both set up everything they need in .venv, from the committed lock.
+PYTHON ?= python3
+BIN := .venv/bin
+TESTS ?= tests
+
+.PHONY: demo test test-slow lint lock clean
+
+demo: .venv/installed
+	@run=$$($(BIN)/etude train experiment=translation/demo) && \
+	echo && echo "Three texts, translated by the run:" && \
+	printf '%s\n' "Delete this file?" "The connection was lost" "Show all devices" | tee /dev/stderr | $(BIN)/etude predict "$$run" && \
+	echo && echo "Run:    $$run" && echo "Scores: $$run/evaluations/test.json" && \
+	echo "Report: $$($(BIN)/etude report "$$run")"
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow --timeout 5400 $(TESTS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The lock holds every package at one version. The project itself is installed so that its sources can be edited.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "etude needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# Written anew from the ranges in pyproject.toml.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet ".[dev]"
+	build/lock/bin/python -m pip freeze --exclude etude | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

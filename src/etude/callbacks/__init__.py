@@ -1,0 +1,1 @@
+"""What watches a training: averaged weights, samples, progress."""

@@ -1,0 +1,125 @@
+"""The commands of etude: what each does, the configuration that it composes, and the function that it calls."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from etude.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        help: What it does, in a line.
+        target: `module:function`, imported when it is called, since torch takes seconds.
+        example: What a person might type after the command's name.
+        root: The root configuration that it composes; None for a command on existing runs.
+        many: Whether it takes several runs.
+        records: Whether the function of a composed configuration also gets the overrides, to record them.
+    """
+
+    help: str
+    target: str
+    example: str
+    root: str | None = None
+    many: bool = False
+    records: bool = False
+
+    def function(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        return load(self.target)
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Import what `module:function` names."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "train one experiment, or with -m many; writes the run's folder",
+        "etude.experiment.run:train",
+        "experiment=translation/demo optimizer.lr=1e-3",
+        root="train",
+        records=True,
+    ),
+    "prepare": Command(
+        "download or read the data, make the tokenizer, fill the cache",
+        "etude.experiment.run:prepare",
+        "experiment=translation/demo",
+        root="prepare",
+    ),
+    "resume": Command(
+        "continue a run that was stopped; writes its folder",
+        "etude.experiment.run:resume",
+        "last",
+    ),
+    "evaluate": Command(
+        "score runs; writes one JSON object",
+        "etude.experiment.evaluate:evaluate",
+        "last split=test decoding.beams=5",
+        many=True,
+    ),
+    "predict": Command(
+        "read texts from standard input; writes a line for each line",
+        "etude.experiment.predict:predict",
+        "last < texts.txt",
+    ),
+    "report": Command(
+        "make one self-contained page of a run; writes its path",
+        "etude.experiment.report:report",
+        "last",
+    ),
+    "bench": Command(
+        "measure training: tokens per second, padding, where the time goes",
+        "etude.experiment.bench:bench",
+        "experiment=translation/demo",
+        root="bench",
+    ),
+}
+
+
+def find(name: str) -> Command:
+    """Return a command by its name.
+
+    Raises:
+        ConfigurationError: If there is none of that name; says the nearest one.
+    """
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean etude {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        raise ConfigurationError(f"{name!r} is not a command; {advice} (command line)")
+    return COMMANDS[name]
+
+
+def overview() -> str:
+    """Return the text of `etude --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    examples = [f"  etude {name} {command.example}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "etude: train Transformers on text, every run exact, fast and readable.",
+            "",
+            "usage: etude COMMAND [RUN…] [key=value…]",
+            "",
+            *lines,
+            "",
+            "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last. For example:",
+            "",
+            *examples,
+            "  etude train -m experiment=translation/demo seed=1,2,3",
+            "",
+            "etude COMMAND --help says more. Every key can be set: etude train --cfg job shows them.",
+            'Completion in bash: eval "$(etude -sc install=bash)"',
+            "",
+        ]
+    )

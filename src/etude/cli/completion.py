@@ -1,0 +1,56 @@
+"""Completion in the shell: of the command, and then of what the command takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from etude.cli.commands import COMMANDS
+from etude.cli.composed import run_composed
+from etude.configuration.compose import Composer
+from etude.configuration.conf import CONF
+
+
+def complete(words: Sequence[str]) -> int:
+    """Answer `etude -sc install=bash`, `-sc uninstall=bash` and the shell's own question, `-sc query=bash`."""
+    line = os.environ.get("COMP_LINE", "").split(" ")
+    if not any(word.startswith("query=") for word in words):
+        return run_composed(COMMANDS["train"], ["-sc", *words])
+    command = COMMANDS.get(line[1]) if len(line) > 2 else None
+    if len(line) <= 2:
+        _suggest(COMMANDS)
+    elif command is None or command.root is None:
+        _suggest(["last"])
+    elif choices := _choices(command.root, line[-1]):
+        _suggest(choices)
+    else:
+        with _asked(" ".join([line[0], *line[2:]])):
+            return run_composed(command, ["-sc", *words])
+    return 0
+
+
+def _suggest(words: Iterable[str]) -> None:
+    sys.stdout.write(" ".join(words) + "\n")
+
+
+def _choices(root: str, word: str) -> list[str]:
+    """Complete a group whose choices lie in sub-folders, which Hydra does not look into."""
+    composer = Composer(CONF, root)
+    nested = {group: options for group in composer.groups() if "/" in "".join(options := composer.options(group))}
+    group, equals, _ = word.partition("=")
+    if equals:
+        return [f"{group}={name}" for name in nested.get(group, ())]
+    return [f"{name}=" for name in nested if word and name.startswith(word)]
+
+
+@contextmanager
+def _asked(line: str) -> Iterator[None]:
+    """Ask Hydra about a line without the command's word."""
+    before = os.environ["COMP_LINE"]
+    os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    try:
+        yield
+    finally:
+        os.environ["COMP_LINE"] = before

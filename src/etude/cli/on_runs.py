@@ -1,0 +1,84 @@
+"""Commands on runs that exist: resume, evaluate, predict, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from etude.cli.commands import Command
+from etude.cli.streams import data_stream, write_result
+from etude.errors import ConfigurationError
+from etude.store.folder import resolve
+
+
+def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
+    """Call a command's function with the runs and overrides of the command line; returns the exit code.
+
+    Raises:
+        EtudeError: If the words do not fit the command, or what stopped the work.
+    """
+    if "--help" in words or "-h" in words:
+        sys.stdout.write(usage(name, command))
+        return 0
+    overrides = read_overrides([word for word in words if "=" in word])
+    outputs = Path(str(overrides.get("paths.outputs", "outputs"))).expanduser()
+    named = [word for word in words if "=" not in word]
+    option = next((word for word in named if word.startswith("-")), None)
+    if option is not None:
+        raise ConfigurationError(f"{option} is not an option of etude {name}; write RUN and key=value (command line)")
+    if not named:
+        raise ConfigurationError(f"etude {name} needs a RUN: a folder, or last; for example: etude {name} last")
+    if len(named) > 1 and not command.many:
+        raise ConfigurationError(f"etude {name} takes one RUN, not {len(named)}: {' '.join(named)} (command line)")
+    if name == "report" and overrides:
+        raise ConfigurationError(
+            f"etude report takes no key=value, but {next(iter(overrides))} is given (command line)"
+        )
+    runs = [resolve(word, outputs) for word in named]
+    with data_stream() as data:
+        write_result(_call(name, command, runs, overrides, data), data)
+    return 0
+
+
+def _call(name: str, command: Command, runs: list[Path], overrides: dict[str, Any], data: Any) -> Any:
+    function = command.function()
+    if name == "predict":
+        return function(runs[0], overrides, lines=sys.stdin.buffer, out=data)
+    if name == "report":
+        return function(runs[0])
+    return function(runs if command.many else runs[0], overrides)
+
+
+def read_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` words into dotted keys and plain values.
+
+    Raises:
+        ConfigurationError: If one is not of Hydra's grammar, deletes a key or has several values.
+    """
+    overrides: dict[str, Any] = {}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(f"{word!r} is not key=value: {reason} (command line)") from error
+        if override.is_delete() or override.is_sweep_override():
+            raise ConfigurationError(f"{word!r} does not give one value to a key; write key=value (command line)")
+        overrides[override.key_or_group] = override.value()
+    return overrides
+
+
+def usage(name: str, command: Command) -> str:
+    """Return the text of `etude COMMAND --help`."""
+    runs = "RUN…" if command.many else "RUN"
+    words = runs if name == "report" else f"{runs} [key=value…]"
+    return (
+        f"etude {name}: {command.help}.\n\nusage: etude {name} {words}\n\n"
+        "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last. For example:\n\n"
+        f"  etude {name} {command.example}\n"
+    )

@@ -1,0 +1,218 @@
+"""Where a dotted name is defined, found by reading source files: nothing is imported, so a look costs milliseconds.
+
+`torch.optim.AdamW` leads from `torch/optim/__init__.py` over its `from torch.optim.adamw import AdamW` to the class.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from etude.errors import ConfigurationError
+
+Callee = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A module as its source file states it.
+
+    Attributes:
+        name: Dotted name.
+        path: The source file; None for a folder without `__init__.py`.
+        folders: Where submodules are; empty for a plain module.
+    """
+
+    name: str
+    path: Path | None
+    folders: tuple[Path, ...]
+
+    @cached_property
+    def bindings(self) -> dict[str, ast.stmt]:
+        """The statement that binds each top-level name; the last one, as when the module is run."""
+        bound: dict[str, ast.stmt] = {}
+        for statement in _statements(self._tree.body):
+            for name in _bound_names(statement):
+                bound[name] = statement
+        return bound
+
+    @cached_property
+    def _tree(self) -> ast.Module:
+        if self.path is None:
+            return ast.Module(body=[], type_ignores=[])
+        try:
+            return ast.parse(self.path.read_bytes())
+        except (SyntaxError, ValueError) as error:
+            line = getattr(error, "lineno", None) or 1
+            raise ConfigurationError(f"{self.path}:{line} is not valid Python: {error}") from error
+
+    def absolute(self, statement: ast.ImportFrom) -> str:
+        """Return the module that `from … import` names, with leading dots resolved."""
+        if not statement.level:
+            return statement.module or ""
+        parts = self.name.split(".")
+        drop = statement.level - 1 if self.folders else statement.level
+        base = parts[: len(parts) - drop]
+        return ".".join([*base, *([statement.module] if statement.module else [])])
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """A class, a function, or an expression that a name stands for, and the module it is written in."""
+
+    module: Module
+    name: str
+    node: Callee | ast.expr
+
+    @property
+    def dotted(self) -> str:
+        """The name where it is defined, such as `torch.optim.adamw.AdamW`."""
+        return f"{self.module.name}.{self.name}"
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield statements in order, also those inside `if`, `try` and `with`; what is tried first comes last, to win."""
+    for statement in body:
+        if isinstance(statement, ast.If | ast.Try):
+            for handler in getattr(statement, "handlers", []):
+                yield from _statements(handler.body)
+            yield from _statements(statement.orelse)
+            yield from _statements(statement.body)
+        elif isinstance(statement, ast.With):
+            yield from _statements(statement.body)
+        else:
+            yield statement
+
+
+def _bound_names(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return [name]
+        case ast.ImportFrom(names=names):
+            return [alias.asname or alias.name for alias in names if alias.name != "*"]
+        case ast.Import(names=names):
+            return [alias.asname or alias.name.partition(".")[0] for alias in names]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
+            return [name]
+    return []
+
+
+@cache
+def find_module(dotted: str) -> Module | None:
+    """Return the module of that name, or None where there is none with a source file."""
+    parent, _, last = dotted.rpartition(".")
+    if parent:
+        package = find_module(parent)
+        return _submodule(package, last) if package else None
+    try:
+        spec = importlib.util.find_spec(dotted)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    source = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return Module(dotted, source, tuple(map(Path, spec.submodule_search_locations or ())))
+
+
+def _submodule(package: Module, name: str) -> Module | None:
+    for folder in package.folders:
+        inner = folder / name
+        if (inner / "__init__.py").is_file():
+            return Module(f"{package.name}.{name}", inner / "__init__.py", (inner,))
+        if (source := folder / f"{name}.py").is_file():
+            return Module(f"{package.name}.{name}", source, ())
+        if inner.is_dir():
+            return Module(f"{package.name}.{name}", None, (inner,))
+    return None
+
+
+def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> Definition | Module | None:
+    """Return what a name means inside a module, following imports and plain aliases; None if it cannot be told."""
+    if (module.name, name) in seen:
+        return None
+    seen |= {(module.name, name)}
+    match module.bindings.get(name):
+        case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() as node:
+            return Definition(module, name, node)
+        case ast.ImportFrom() as statement:
+            return _imported(module, statement, name, seen)
+        case ast.Import(names=names):
+            alias = next(alias for alias in names if (alias.asname or alias.name.partition(".")[0]) == name)
+            return find_module(alias.name if alias.asname else name)
+        case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+            return _aliased(module, name, value, seen)
+    return find_module(f"{module.name}.{name}") if module.folders else None
+
+
+def _imported(
+    module: Module, statement: ast.ImportFrom, name: str, seen: frozenset[tuple[str, str]]
+) -> Definition | Module | None:
+    original = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
+    source = find_module(module.absolute(statement))
+    if source is None:
+        return None
+    return lookup(source, original, seen) or find_module(f"{source.name}.{original}")
+
+
+def _aliased(
+    module: Module, name: str, value: ast.expr, seen: frozenset[tuple[str, str]]
+) -> Definition | Module | None:
+    if isinstance(value, ast.Name) and value.id in module.bindings:
+        return lookup(module, value.id, seen)
+    return Definition(module, name, value)
+
+
+def expression(module: Module, node: ast.expr) -> Definition | Module | None:
+    """Return what `name` or `module.name` means inside a module."""
+    if isinstance(node, ast.Name):
+        return lookup(module, node.id)
+    if isinstance(node, ast.Attribute):
+        base = expression(module, node.value)
+        return lookup(base, node.attr) if isinstance(base, Module) else None
+    return None
+
+
+def resolve(dotted: str) -> Definition | None:
+    """Return the class or function that a `_target_` names, or None if there is none.
+
+    Raises:
+        ConfigurationError: If a source file on the way cannot be parsed.
+    """
+    first, *rest = dotted.split(".")
+    found: Definition | Module | None = find_module(first)
+    for position, part in enumerate(rest):
+        if isinstance(found, Module):
+            deeper = find_module(f"{found.name}.{part}") if position < len(rest) - 1 else None
+            found = deeper or lookup(found, part)
+        elif found is not None:
+            found = _member(found, part)
+    return found if isinstance(found, Definition) and isinstance(found.node, Callee) else None
+
+
+def _member(owner: Definition, name: str) -> Definition | None:
+    """Return a class or static method of a class, since those can be called without an object."""
+    for node in owner.node.body if isinstance(owner.node, ast.ClassDef) else ():
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return Definition(owner.module, f"{owner.name}.{name}", node)
+    return None
+
+
+def nearest(dotted: str) -> str:
+    """Return a few words about a name that does not resolve: the nearest beside it, or what is missing on the way."""
+    parent, _, last = dotted.rpartition(".")
+    top = dotted.partition(".")[0]
+    if find_module(top) is None:
+        return f"the package {top} is not installed"
+    owner = find_module(parent) if parent else None
+    if owner is None:
+        return nearest(parent) if resolve(parent) is None else f"{parent} has no {last}"
+    inner = [path.stem for folder in owner.folders for path in folder.iterdir() if path.suffix in {"", ".py"}]
+    close = difflib.get_close_matches(last, [*owner.bindings, *inner], 1)
+    return f"did you mean {parent}.{close[0]}?" if close else f"{parent} has no {last}"

@@ -1,0 +1,164 @@
+"""The root of every configuration, typed. What lies under a group is typed by the constructor that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.clock import Duration
+
+Node = dict[str, Any]
+"""What makes one object: `_target_` and the arguments of its constructor."""
+
+NODES = ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "decoding", "trainer", "logger")
+"""The root keys that hold one node each. `callbacks` holds a mapping of nodes."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The global batch of one step: one of the two."""
+
+    tokens: int | None = None
+    """At most so many tokens in a batch, on the longer side of a pair, padding included."""
+    examples: int | None = None
+    """So many examples in a batch."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """When the validation split is scored, and which score counts."""
+
+    every: Duration
+    """The time between two validations; one more is always made at the end."""
+    metric: str
+    """The metric that says which checkpoint is best, such as `val/bleu`: one of the task's."""
+    mode: Literal["min", "max"]
+    """Whether the best is the smallest or the largest."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When checkpoints are written, and which stay."""
+
+    every: Duration
+    """The time between two checkpoints; one more is always written at the end."""
+    keep_last: int = 2
+    """So many of the newest stay; at least 2, so that one survives a broken one."""
+    keep_best: int = 1
+    """So many of the best, by `validate.metric`, stay besides."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """When values of training are recorded."""
+
+    every: Duration
+    """The time between two lines of `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many examples of each split are used; null: all."""
+
+    train: int | None = None
+    """Of the training split."""
+    val: int | None = None
+    """Of the validation split."""
+    test: int | None = None
+    """Of the test split."""
+    overfit: bool = False
+    """Validate and test on the training examples."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the run is called."""
+
+    experiment: str | None = None
+    """The folder of its runs; null: the name of the experiment that was chosen."""
+    name: str | None = None
+    """The run's folder inside the experiment's; null: the time of its start."""
+    tags: tuple[str, ...] = ()
+    """Words to find it by."""
+    notes: str = ""
+    """A sentence about it."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are written; `~` is the home folder."""
+
+    outputs: Path
+    """The folder of all runs."""
+    cache: Path
+    """The folder of prepared data, which can be deleted at any time."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """Everything that a command can count on, whatever the task."""
+
+    seed: int
+    """Every random choice follows from it."""
+    budget: Duration
+    """How long training lasts."""
+    batch: BatchSize
+    """The global batch of one step."""
+    validate: Validation
+    """When the validation split is scored, and which score counts."""
+    checkpoint: Checkpoints
+    """When checkpoints are written, and which stay."""
+    log: Log
+    """When values of training are recorded."""
+    limit: Limit
+    """How many examples of each split are used."""
+    run: Run
+    """What the run is called."""
+    paths: Paths
+    """Where things are written."""
+    task: Node
+    """The loss and the metrics: makes a `LightningModule`."""
+    model: Node
+    """The network."""
+    data: Node
+    """The corpus and its batches: makes a `LightningDataModule`."""
+    tokenizer: Node
+    """How text becomes ids."""
+    optimizer: Node
+    """Makes a torch optimizer of parameters."""
+    scheduler: Node
+    """The course of the learning rate."""
+    trainer: Node
+    """The machine. Changing it never changes the science."""
+    decoding: Node | None = None
+    """How sequences are searched; null for a task that writes none."""
+    logger: Node | None = None
+    """A Lightning logger besides the local record; null: none."""
+    callbacks: Mapping[str, Node | None] = field(default_factory=dict)
+    """Lightning callbacks by name; null takes one away."""
+    trust: tuple[str, ...] = ()
+    """Packages besides etude whose classes may be instantiated."""
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Root:
+        """Give types to a checked configuration, as `etude.configuration.check.plain` returns it."""
+        return cls(
+            seed=values["seed"],
+            budget=Duration.parse(values["budget"]),
+            batch=BatchSize(**values["batch"]),
+            validate=Validation(**_timed(values["validate"])),
+            checkpoint=Checkpoints(**_timed(values["checkpoint"])),
+            log=Log(**_timed(values["log"])),
+            limit=Limit(**values["limit"]),
+            run=Run(**{**values["run"], "tags": tuple(values["run"].get("tags", ()))}),
+            paths=Paths(**{name: Path(path).expanduser() for name, path in values["paths"].items()}),
+            callbacks=values.get("callbacks") or {},
+            trust=tuple(values.get("trust", ())),
+            **{name: values[name] for name in NODES if name in values},
+        )
+
+
+def _timed(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {**section, "every": Duration.parse(section["every"])}

@@ -1,0 +1,171 @@
+"""One's own files: aligned lines, tables, and Tatoeba's pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from etude.data.corpora.holdout import digest, split_of
+from etude.data.sources import Dropped, Row, content_sha256, read_lines, text_of
+from etude.data.tables import read_rows
+from etude.errors import DataError
+
+SPLITS = ("train", "val", "test")
+TATOEBA_FILES = {"train": "deu-eng.train.tsv", "val": "deu-eng.train.tsv", "test": "deu-eng.valid.tsv"}
+TATOEBA_HELD_OUT = {"val": 0.006}
+
+
+class ParallelFiles:
+    """Two files of aligned lines for each split: line n of one is the translation of line n of the other.
+
+    Args:
+        root: Their folder.
+        source: Ending of the files to translate from, such as `en`.
+        target: Ending of the files to translate into.
+        splits: Split -> file name before the ending (`{train: train}` reads `train.en` or `train.en.gz`); null: none.
+
+    Attributes:
+        dropped: Rows left out, by reason.
+    """
+
+    def __init__(self, root: str, source: str, target: str, splits: dict[str, str]) -> None:
+        self.root = Path(root).expanduser()
+        self.source = source
+        self.target = target
+        self.stems = {split: splits[split] for split in SPLITS if splits.get(split)}
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content."""
+        contents = (content_sha256(path) for split in self.stems for path in self._paths(split))
+        return digest("ParallelFiles 1", *self.stems, *contents)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits that have files."""
+        return tuple(self.stems)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield pairs with the fields `source` and `target`.
+
+        Raises:
+            DataError: If a file is missing or broken, or the two have different numbers of lines.
+        """
+        source, target = self._paths(split)
+        lines = zip_longest(read_lines(source), read_lines(target))
+        number = 0
+        for number, (left, right) in enumerate(lines, 1):
+            if left is None or right is None:
+                longer = number + sum(1 for _ in lines)
+                counts = (number - 1, longer) if left is None else (longer, number - 1)
+                raise DataError(
+                    f"{source} has {counts[0]} lines but {target} has {counts[1]}; line n of one must translate line n "
+                    f"of the other"
+                )
+            row, origin = (text_of(left), text_of(right)), f"{source.name}:{number}"
+            if row[0] is None or row[1] is None:
+                self.dropped.drop("not UTF-8 text", origin)
+            elif not row[0] or not row[1]:
+                self.dropped.drop("empty", origin)
+            else:
+                yield Row({"source": row[0], "target": row[1]}, origin)
+
+    def _paths(self, split: str) -> tuple[Path, Path]:
+        return self._path(split, self.source), self._path(split, self.target)
+
+    def _path(self, split: str, ending: str) -> Path:
+        name = f"{self.stems[split]}.{ending}"
+        found = next((self.root / file for file in (name, f"{name}.gz") if (self.root / file).is_file()), None)
+        if found is None:
+            beside = sorted(path.name for path in self.root.iterdir())[:12] if self.root.is_dir() else []
+            raise DataError(
+                f"no {name} or {name}.gz in {self.root} (it has: {', '.join(beside) or 'nothing'}); "
+                f"name the files as data.corpus.splits.{split}=NAME, or null for no {split} split"
+            )
+        return found
+
+
+class Tatoeba:
+    """English-German sentence pairs of Tatoeba as packaged by manythings.org: short sentences of everyday language.
+
+    Test is the file `deu-eng.valid.tsv`; val is about a thousand pairs of `deu-eng.train.tsv`, held out by English
+    sentence.
+
+    Args:
+        root: Folder of the two files (also .gz).
+
+    Attributes:
+        dropped: Rows left out, by reason.
+    """
+
+    def __init__(self, root: str | None) -> None:
+        self.root = None if root is None else Path(root).expanduser()
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of both files' content."""
+        return digest(
+            "Tatoeba 1", TATOEBA_HELD_OUT, *(content_sha256(self._path(split)) for split in ("train", "test"))
+        )
+
+    def splits(self) -> tuple[str, ...]:
+        """Return all three splits."""
+        return SPLITS
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield pairs with the fields `source` (English) and `target` (German).
+
+        Raises:
+            DataError: If no folder is given, or a file is missing or broken.
+        """
+        for row in read_rows(self._path(split), {"source": "0", "target": "1"}, self.dropped):
+            if split == "test" or split_of(row.fields["source"], TATOEBA_HELD_OUT) == split:
+                yield row
+
+    def _path(self, split: str) -> Path:
+        if self.root is None:
+            raise DataError(
+                "the files of Tatoeba are not downloaded by etude; give data.root=FOLDER with deu-eng.train.tsv and "
+                "deu-eng.valid.tsv: English, a tab, German on each line (pairs: www.manythings.org/anki, CC BY 2.0)"
+            )
+        path = self.root / TATOEBA_FILES[split]
+        packed = path.with_name(f"{path.name}.gz")
+        return packed if packed.is_file() and not path.is_file() else path
+
+
+class Tables:
+    """A table for each split: TSV, CSV, JSON lines, Parquet, or a folder that `datasets` saved.
+
+    Args:
+        train: Path of the training table.
+        val: Path of the validation table.
+        test: Path of the test table, or None.
+        columns: Field -> column, such as `{text: sentence, label: polarity}`; positions from 0 if a TSV or CSV file has
+            no line of names.
+
+    Attributes:
+        dropped: Rows left out, by reason.
+    """
+
+    def __init__(self, train: str, val: str, test: str | None, columns: dict[str, str]) -> None:
+        paths = {"train": train, "val": val, "test": test}
+        self.paths = {split: Path(path).expanduser() for split, path in paths.items() if path is not None}
+        self.columns = {field: str(column) for field, column in columns.items()}
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content and the chosen columns."""
+        contents = (f"{split} {content_sha256(path)}" for split, path in self.paths.items())
+        return digest("Tables 1", *sorted(self.columns.items()), *contents)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits that have a table."""
+        return tuple(self.paths)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield rows with the fields that `columns` names.
+
+        Raises:
+            DataError: If the file is missing or broken, lacks a column, or has no usable row.
+        """
+        yield from read_rows(self.paths[split], self.columns, self.dropped)

@@ -1,0 +1,88 @@
+"""Plain text files as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from etude.data.corpora.holdout import digest, split_of
+from etude.data.sources import Dropped, Row, content_sha256, read_lines, text_of
+from etude.errors import DataError
+
+HELD_OUT = {"val": 0.01}
+LONGEST_DOCUMENT = 1_000_000
+"""Characters; a longer document is divided at a line end, so that no file has to fit into memory."""
+
+
+class TextFiles:
+    """Documents of plain text; a blank line, or the end of a file, ends a document.
+
+    Args:
+        train: A file, a folder (all its files that are not hidden, in order of name), or several of either.
+        val: The same for validation; None: about one in a hundred documents of train, chosen by their text.
+        test: The same for testing; None: no such split.
+
+    Attributes:
+        dropped: Lines left out, by reason.
+    """
+
+    def __init__(
+        self, train: str | list[str], val: str | list[str] | None = None, test: str | list[str] | None = None
+    ) -> None:
+        given = {"train": train, "val": val, "test": test}
+        named = {split: [paths] if isinstance(paths, str) else paths for split, paths in given.items() if paths}
+        self.paths = {split: [Path(path).expanduser() for path in paths] for split, paths in named.items()}
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content."""
+        contents = (f"{split} {content_sha256(path)}" for split in self.paths for path in self._files(split))
+        return digest("TextFiles 1", HELD_OUT, LONGEST_DOCUMENT, *contents)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return train, val, and test where it is given."""
+        return ("train", "val", "test") if "test" in self.paths else ("train", "val")
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield documents with the field `text`; their lines stay lines.
+
+        Raises:
+            DataError: If a file or folder is missing, unreadable, empty, or not UTF-8 throughout.
+        """
+        shared = "val" not in self.paths and split in ("train", "val")
+        for path in self._files("train" if shared else split):
+            for row in self._documents(path):
+                if not shared or split_of(row.fields["text"], HELD_OUT) == split:
+                    yield row
+
+    def _files(self, split: str) -> Iterator[Path]:
+        for path in self.paths[split]:
+            if not path.is_dir():
+                yield path
+                continue
+            files = (file for file in path.rglob("*") if file.is_file())
+            shown = sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts))
+            if not shown:
+                raise DataError(f"the folder {path} has no file to read text from")
+            yield from shown
+
+    def _documents(self, path: Path) -> Iterator[Row]:
+        lines: list[str] = []
+        first, size, decoded = 1, 0, 0
+        for number, line in enumerate(read_lines(path), 1):
+            text = text_of(line)
+            if text is None:
+                self.dropped.drop("not UTF-8 text", f"{path.name}:{number}")
+                continue
+            decoded += 1
+            if lines and (not text or size > LONGEST_DOCUMENT):
+                yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
+                lines, size = [], 0
+            if text:
+                first = first if lines else number
+                lines.append(text)
+                size += len(text)
+        if decoded == 0:
+            raise DataError(f"{path} is no UTF-8 text: not one of its lines can be read")
+        if lines:
+            yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")

@@ -1,0 +1,181 @@
+"""From rows to examples on disk: ids, the texts they came from, and labels of one split."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from etude.data.cache import RaggedWriter
+from etude.data.sources import Row
+from etude.errors import ConfigurationError, DataError
+from etude.tokenization.tokenizer import Tokenizer
+
+OVERFLOWS = ("drop", "truncate", "window")
+BATCH_ROWS = 1000
+BATCH_CHARACTERS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become examples.
+
+    Attributes:
+        text_fields: The fields that are encoded.
+        label_field: The field of the class; None where there is none.
+        max_length: Most tokens of a field, without special tokens.
+        overflow: What happens to a longer text: `drop` the row, `truncate` the text, or cut it into `window`s. Only
+            training rows are ever dropped for their length: a score is over every row, so the others are truncated.
+
+    Raises:
+        ConfigurationError: If the settings do not fit together.
+    """
+
+    text_fields: tuple[str, ...]
+    label_field: str | None
+    max_length: int
+    overflow: str
+
+    def __post_init__(self) -> None:
+        if self.overflow not in OVERFLOWS:
+            raise ConfigurationError(f"overflow={self.overflow!r} is not one of {', '.join(OVERFLOWS)}")
+        if self.overflow == "window" and len(self.text_fields) != 1:
+            raise ConfigurationError(f"overflow='window' is for one text field, not for {', '.join(self.text_fields)}")
+        if self.max_length < 1:
+            raise ConfigurationError(f"data.max_length leaves {self.max_length} tokens of text; give a larger one")
+
+    def examples(self, ids: dict[str, list[int]], training: bool) -> tuple[list[dict[str, list[int]]], str | None]:
+        """Return the examples of one row, and what was done to it: `truncated`, or why it was dropped."""
+        size = self.max_length
+        if training and not all(ids.values()):
+            return [], "no tokens"
+        if self.overflow == "window":
+            ((field, tokens),) = ids.items()
+            windows = [{field: tokens[start : start + size]} for start in range(0, len(tokens), size)]
+            return windows, None if windows else "no tokens"
+        if all(len(tokens) <= size for tokens in ids.values()):
+            return [ids], None
+        if training and self.overflow == "drop":
+            return [], f"longer than {size} tokens"
+        return [{field: tokens[:size] for field, tokens in ids.items()}], "truncated"
+
+
+class Labels:
+    """Ids of class names: those of given classes, or of the training split in its own order, sorted at its end.
+
+    Args:
+        field: The field of the class.
+        classes: The names; None: they are learnt from the training split.
+    """
+
+    def __init__(self, field: str, classes: Sequence[str] | None) -> None:
+        self.field = field
+        self._open = classes is None
+        self._ids = {name: number for number, name in enumerate(classes or ())}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names in the order of their ids."""
+        return tuple(self._ids)
+
+    def id(self, row: Row) -> int:
+        """Return the id of a row's class.
+
+        Raises:
+            DataError: If the class is none of the given or learnt ones.
+        """
+        label = row.fields[self.field]
+        if label not in self._ids:
+            if not self._open:
+                known = ", ".join(list(self._ids)[:8]) + (", …" if len(self._ids) > 8 else "")
+                raise DataError(f"{row.origin} has the label {label!r}, which training has not; it has: {known}")
+            self._ids[label] = len(self._ids)
+        return self._ids[label]
+
+    def close(self, ids: np.ndarray) -> np.ndarray:
+        """Sort the learnt names (whole numbers by value), learn no more, and return the ids renumbered accordingly."""
+        if not self._open:
+            return ids
+        numbers = all(name.isdecimal() for name in self._ids)
+        names = sorted(self._ids, key=lambda name: (int(name), name) if numbers else (0, name))
+        renumbered = np.zeros(len(names), np.int64)
+        for number, name in enumerate(names):
+            renumbered[self._ids[name]] = number
+        self._ids, self._open = {name: number for number, name in enumerate(names)}, False
+        return renumbered[ids]
+
+
+def token_type(vocabulary: int) -> str:
+    """Return the smallest of the types of ids that are stored."""
+    return "uint16" if vocabulary <= 1 << 16 else "int32"
+
+
+def encode_split(
+    rows: Iterable[Row], folder: Path, tokenizer: Tokenizer, encoding: Encoding, labels: Labels | None, training: bool
+) -> tuple[int, Counter[str]]:
+    """Write a split's examples into a new folder; only offsets and labels are held in memory.
+
+    Returns:
+        The number of examples, and how many rows were truncated or dropped here, by reason.
+    """
+    folder.mkdir()
+    counts: Counter[str] = Counter()
+    origins, label_ids = array("q"), array("q")
+    with ExitStack() as stack:
+        dtype = token_type(tokenizer.vocabulary)
+        writer = {
+            field: (
+                stack.enter_context(RaggedWriter(folder / f"{field}.tokens", dtype)),
+                stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)),
+            )
+            for field in encoding.text_fields
+        }
+        for row, ids in _encoded(rows, tokenizer, encoding.text_fields):
+            examples, happened = encoding.examples(ids, training)
+            if happened:
+                counts[happened] += 1
+            if not examples:
+                continue
+            label = labels.id(row) if labels else 0
+            row_number = len(writer[encoding.text_fields[0]][1])
+            for field, (_, texts) in writer.items():
+                texts.append(row.fields[field].encode())
+            for example in examples:
+                origins.append(row_number)
+                label_ids.append(label)
+                for field, (tokens, _) in writer.items():
+                    tokens.append(example[field])
+    if encoding.overflow == "window":
+        np.save(folder / "rows.npy", np.array(origins, np.int64))
+    if labels:
+        np.save(folder / "labels.npy", labels.close(np.array(label_ids, np.int64)))
+    return len(origins), counts
+
+
+def _encoded(
+    rows: Iterable[Row], tokenizer: Tokenizer, fields: tuple[str, ...]
+) -> Iterator[tuple[Row, dict[str, list[int]]]]:
+    """Yield each row with the ids of its fields; whole batches are encoded at once, on all cores."""
+    for batch in _batches(rows, fields):
+        columns = [tokenizer.encode([row.fields[field] for row in batch]) for field in fields]
+        for row, ids in zip(batch, zip(*columns, strict=True), strict=True):
+            yield row, dict(zip(fields, ids, strict=True))
+
+
+def _batches(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[list[Row]]:
+    """Yield lists of rows, limited in rows and in characters."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(row.fields[field]) for field in fields)
+        if len(batch) == BATCH_ROWS or size > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,192 @@
+"""What the LightningDataModules of all tasks share: preparing once, planning, and loaders that know their place."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning
+from torch.utils.data import DataLoader
+
+from etude.clock import Clock
+from etude.data.loader import Examples, PlanLoader, PlanSampler
+from etude.data.plan import BatchSize, Plan
+from etude.data.prepare import Corpus, Prepared, Split
+from etude.errors import DataError
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.types import Batch, Facts
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many examples of each split are used; None: all.
+
+    Attributes:
+        train: Of the training split.
+        val: Of the validation split.
+        test: Of the test split.
+        overfit: Validate and test on the training examples.
+    """
+
+    train: int | None = None
+    val: int | None = None
+    test: int | None = None
+    overfit: bool = False
+
+
+class PlannedData(lightning.LightningDataModule):
+    """Prepares a corpus and serves its splits in the order of the plan.
+
+    Attributes:
+        evaluated: The split that `test_dataloader` serves.
+
+    A task's data module says how the corpus is read (`read`), what an example is (`examples`), and what the model must
+    know of it (`facts`).
+
+    Args:
+        corpus: Where the rows come from.
+        max_length: Longest text in tokens, special tokens included.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed, which orders the training data.
+        batch: The size of a global batch.
+        limit: How much of each split is used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches, for each process that trains.
+    """
+
+    BATCH: ClassVar[str]
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.max_length = max_length
+        self.seed = seed
+        self.batch_size = batch
+        self.limit = limit
+        self.cache = cache
+        self.micro_batches = micro_batches
+        self.workers = workers
+        self.evaluated = "test"
+        self._recipe = tokenizer
+        self.plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
+
+    @abstractmethod
+    def read(self) -> Prepared:
+        """Return the prepared corpus: from the cache, or made now."""
+
+    @abstractmethod
+    def examples(self, split: Split, rows: int, *, training: bool) -> Examples:
+        """Return the first `rows` examples of a split."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What a model must know of the data."""
+
+    @functools.cached_property
+    def prepared(self) -> Prepared:
+        """The tokenizer and the tokenized splits."""
+        return self.read()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids."""
+        return self.prepared.tokenizer
+
+    @functools.cached_property
+    def splits(self) -> dict[str, Examples]:
+        """The examples that are used, by the name of the split."""
+        if "train" not in self.prepared.splits:
+            raise DataError(f"the data has no split 'train', only {sorted(self.prepared.splits)}")
+        found = {name: self._limited(name, "train" if self.limit.overfit else name) for name in self.prepared.splits}
+        return {name: examples for name, examples in found.items() if examples is not None}
+
+    def _limited(self, name: str, read_from: str) -> Examples | None:
+        split = self.prepared.splits[read_from]
+        limit = getattr(self.limit, read_from)
+        rows = len(next(iter(split.tokens.values())))
+        return self.examples(split, rows if limit is None else min(rows, limit), training=name == "train")
+
+    def text(self, split: str, field: str, example: int) -> str:
+        """Return a field of an example as it was read."""
+        return self.prepared.splits["train" if self.limit.overfit else split].texts[field][example]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return ids as text, special tokens left out."""
+        return self.tokenizer.decode(ids)
+
+    # The plan of training
+
+    def _plan_epoch(self, epoch: int) -> Plan:
+        examples = self.splits["train"]
+        return Plan.make(
+            examples.lengths, seed=self.seed, epoch=epoch, batch=self.batch_size, counts=examples.counts, shuffle=True
+        )
+
+    @functools.cached_property
+    def clock(self) -> Clock:
+        """Converts durations to steps of this plan."""
+        plan = self.plan(0)
+        return Clock(plan.steps, int(plan.cost.sum()) / plan.steps)
+
+    def tokens_at(self, step: int) -> int:
+        """Return the real tokens of the first `step` optimizer updates of a run."""
+        epoch, step = divmod(step, self.clock.steps_per_epoch)
+        plan = self.plan(epoch)
+        return epoch * int(plan.cost.sum()) + plan.tokens_before(step)
+
+    # Loaders
+
+    def train_dataloader(self) -> PlanLoader:
+        """Return the loader of training micro-batches of this process."""
+        return self._loader("train", self.plan, self.micro_batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the validation split, in order of length."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the split that is evaluated, in order of length."""
+        return self._evaluation_loader(self.evaluated)
+
+    def _evaluation_loader(self, name: str) -> PlanLoader:
+        examples = self.splits[name]
+        plan = Plan.make(
+            examples.lengths, seed=0, epoch=0, batch=self.batch_size, counts=examples.counts, shuffle=False
+        )
+        return self._loader(name, lambda _: plan, 1)
+
+    def _loader(self, name: str, plan: Any, micro_batches: int) -> PlanLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = PlanSampler(plan, rank=rank, world=world, micro_batches=micro_batches)
+        return PlanLoader(self.splits[name], sampler, self.workers if name == "train" else 0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the record says of the data: rows, dropped rows, fingerprint, tokenizer, batches."""
+        return {
+            "rows": {name: len(examples.counts) for name, examples in self.splits.items()},
+            "dropped": self.prepared.dropped,
+            "fingerprint": self.prepared.fingerprint,
+            "classes": list(self.prepared.classes),
+            "tokenizer": {"vocabulary": self.tokenizer.vocabulary, "fingerprint": self.tokenizer.fingerprint},
+            "batch": asdict(self.batch_size),
+            "steps_per_epoch": self.clock.steps_per_epoch,
+            "tokens_per_step": self.clock.tokens_per_step,
+        }

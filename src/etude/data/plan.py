@@ -1,0 +1,154 @@
+"""The plan: which examples make up each step of an epoch, as a pure function of (lengths, seed, epoch).
+
+A step's batch is global. It is cut into slices of equal cost for ranks and micro-batches only when it is asked for, so the
+order depends on neither, nor on workers or restarts. Every epoch has the same number of steps, whatever its shuffle: the
+examples are sorted by length and cut at equal shares of the total cost, then the steps are shuffled. That also puts texts
+of like length together, which keeps padding away, and makes every step cost the same.
+
+Axes: N examples, S steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+from etude.seeding import mix
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The size of a global batch, in tokens or in examples.
+
+    Attributes:
+        tokens: Real tokens, source and target together; None if the size is in examples.
+        examples: Examples; None if the size is in tokens.
+    """
+
+    tokens: int | None = None
+    examples: int | None = None
+
+    def steps(self, cost: Int[Array, " N"]) -> int:
+        """Return the steps of an epoch over examples of these costs, in tokens."""
+        if self.examples is not None:
+            return -(-len(cost) // self.examples)
+        total = int(cost.sum())
+        # No step may be smaller than the longest example, or some step would be left empty.
+        return max(1, min(-(-total // (self.tokens or 1)), total // int(cost.max())))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One epoch's order, with the denominator of every step's loss.
+
+    Attributes:
+        order: Examples in the order of training; within a step sorted by length.
+        cost: Real tokens of each example of `order`.
+        starts: Step k is `order[starts[k]:starts[k + 1]]`.
+        counts: What each step's loss is divided by: target tokens, masked tokens or examples.
+    """
+
+    order: Int[Array, " N"]
+    cost: Int[Array, " N"]
+    starts: Int[Array, " S+1"]
+    counts: Int[Array, " S"]
+
+    @classmethod
+    def make(
+        cls,
+        lengths: Int[Array, N] | Int[Array, "N sides"],
+        *,
+        seed: int,
+        epoch: int,
+        batch: BatchSize,
+        counts: Int[Array, " N"] | None = None,
+        shuffle: bool = True,
+    ) -> Plan:
+        """Plan an epoch.
+
+        Args:
+            lengths: Real tokens of each example; [N, 2] for source and target.
+            seed: The run's seed.
+            epoch: Which epoch, from 0.
+            batch: The size of a global batch.
+            counts: What each example adds to the loss's denominator; None: one each.
+            shuffle: False for evaluation: steps stay in order of length.
+
+        Raises:
+            ValueError: If there are no examples.
+        """
+        if not len(lengths):
+            raise ValueError(f"a plan needs examples; lengths has the shape {lengths.shape}")
+        sides = lengths.reshape(len(lengths), -1)
+        cost = sides.sum(axis=1)
+        order = _by_length(sides, _random_keys(len(sides), mix("order", seed, epoch)))
+        starts = _equal_cuts(cost[order], batch.steps(cost), by_cost=batch.examples is None)
+        if shuffle:
+            order, starts = _shuffle_steps(order, starts, _random_keys(len(starts) - 1, mix("steps", seed, epoch)))
+        each = np.ones(len(sides), np.int64) if counts is None else counts
+        return cls(order, cost[order], starts, np.add.reduceat(each[order], starts[:-1]))
+
+    @property
+    def steps(self) -> int:
+        """How many steps the epoch has."""
+        return len(self.counts)
+
+    def examples(
+        self, step: int, rank: int = 0, world: int = 1, micro_batch: int = 0, micro_batches: int = 1
+    ) -> Int[Array, " n"]:
+        """Return one slice of a step: equal in cost to the others, disjoint from them, together the batch.
+
+        A step with fewer examples than slices leaves some slices empty.
+        """
+        start, end = self.starts[step : step + 2]
+        cuts = _equal_cuts(self.cost[start:end], world * micro_batches, by_cost=True)
+        slot = micro_batch * world + rank
+        return self.order[start + cuts[slot] : start + cuts[slot + 1]]
+
+    def count(self, step: int) -> int:
+        """Return what the loss of the step is divided by, over all ranks and micro-batches."""
+        return int(self.counts[step])
+
+    def tokens_before(self, step: int) -> int:
+        """Return the real tokens of the steps before this one."""
+        return int(self.cost[: self.starts[step]].sum())
+
+
+def _random_keys(count: int, key: int) -> UInt64[Array, " N"]:
+    """Raw Philox output: numpy promises that it never changes, which it does not for permutations (NEP 19)."""
+    return np.asarray(np.random.Philox(key=key).random_raw(count))
+
+
+def _by_length(sides: Int[Array, "N sides"], keys: UInt64[Array, " N"]) -> Int[Array, " N"]:
+    """Sort by the first side, then the second, with equal lengths in random order.
+
+    The second side runs up and down by turns, so that it does not jump where the first grows by one: on sentence pairs
+    that halves the padding left in attention.
+    """
+    first, *others = sides.T
+    others = [np.where(first % 2, -side, side) for side in others]
+    return np.lexsort((keys, *others, first))
+
+
+def _equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Array, " parts+1"]:
+    """Cut a row of examples at equal shares of the cost, or of their number."""
+    shares = np.arange(parts + 1)
+    if not by_cost:
+        return shares * len(cost) // parts
+    spent = np.cumsum(cost)
+    return np.searchsorted(spent, shares * spent[-1] // parts, side="right").astype(np.int64)
+
+
+def _shuffle_steps(
+    order: Int[Array, " N"], starts: Int[Array, " S+1"], keys: UInt64[Array, " S"]
+) -> tuple[Int[Array, " N"], Int[Array, " S+1"]]:
+    """Put the steps in random order, each kept whole."""
+    permutation = np.argsort(keys, kind="stable")
+    sizes = np.diff(starts)[permutation]
+    ends = np.cumsum(sizes)
+    within = np.arange(len(order)) - np.repeat(ends - sizes, sizes)
+    return order[np.repeat(starts[:-1][permutation], sizes) + within], np.concatenate(([0], ends))

@@ -1,0 +1,168 @@
+r"""Lines of text files, streamed; counts of dropped rows; files fetched once; and what a file's content hashes to.
+
+Lines end at `\n` (or `\r\n`) only, never at the other characters that Unicode calls line ends. A file that is missing,
+unreadable, empty or broken is refused by a `DataError` of one line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tempfile
+import urllib.error
+import urllib.request
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from etude.errors import DataError
+from etude.packages import file_sha256
+
+
+class Row(NamedTuple):
+    """One row as read.
+
+    Attributes:
+        fields: Text by field name, without white space around it.
+        origin: Where it came from, for messages: `train.tsv:12`.
+    """
+
+    fields: dict[str, str]
+    origin: str
+
+
+class Dropped(Counter[str]):
+    """Counts of dropped rows by reason.
+
+    Attributes:
+        first: Reason -> origin of the first row dropped for it.
+    """
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(counts or {})
+        self.first: dict[str, str] = {}
+
+    def drop(self, reason: str, origin: str) -> None:
+        """Count one dropped row."""
+        self[reason] += 1
+        self.first.setdefault(reason, origin)
+
+    def __str__(self) -> str:
+        counted = (f"{count} {reason} (the first at {self.first.get(reason, '?')})" for reason, count in self.items())
+        return ", ".join(counted) or "none"
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, `.gz` or not, without line ends.
+
+    Raises:
+        DataError: If the file is missing, unreadable, broken or empty.
+    """
+    number = 0
+    with refusing(path), _open(path) as stream:
+        for number, line in enumerate(stream, 1):
+            content = line.removesuffix(b"\n").removesuffix(b"\r")
+            yield content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
+    if number == 0:
+        raise DataError(f"{path} is empty")
+
+
+def text_of(line: bytes) -> str | None:
+    """Return a line as text without white space around it, or None if it is not UTF-8 text."""
+    text = line.decode("utf-8", "surrogateescape").strip()
+    return text if is_text(text) else None
+
+
+def download(url: str, sha256: str | None, folder: Path) -> Path:
+    """Fetch a file once, unpacking .gz, and return its path.
+
+    Args:
+        url: An https address; the file is named by its last part, without .gz.
+        sha256: Hash of the unpacked content, in hexadecimal (packed content differs with the time of packing), or None
+            where the address itself fixes the content.
+        folder: Where the file is kept.
+
+    Raises:
+        DataError: If there is no network, or the content is another one.
+    """
+    path = folder / url.rpartition("/")[2].removesuffix(".gz")
+    if path.is_file() and (sha256 is None or file_sha256(path) == sha256):
+        return path
+    if not url.startswith("https://"):
+        raise DataError(f"{url!r} is no https address")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 (https only, above)
+            content = answer.read()
+            content = gzip.decompress(content) if url.endswith(".gz") else content
+    except (OSError, EOFError, zlib.error, urllib.error.URLError) as error:
+        raise DataError(
+            f"cannot fetch {url} ({error}); put {path.name} into a folder and give data.root=FOLDER"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, found):
+        raise DataError(f"{url} has sha256 {found}, expected {sha256}; to use other files, give data.root=FOLDER")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        partial = Path(temporary) / path.name
+        partial.write_bytes(content)
+        partial.replace(path)
+    return path
+
+
+def content_sha256(path: Path) -> str:
+    """Return the hash of a file's content, or of the names and contents of all files in a folder.
+
+    Raises:
+        DataError: If the path is missing or unreadable.
+    """
+    with refusing(path):
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            parts = (f"{file.relative_to(path).as_posix()} {content_sha256(file)}" for file in files)
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        state = path.stat()
+        return _remembered_sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Hash a file; within one process again only when its size or time has changed."""
+    return file_sha256(path)
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn every way in which reading a file fails into one line.
+
+    Raises:
+        DataError: In place of any error of the file system or of a broken gzip file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
+        hint = f"{path.parent} has: {', '.join(beside) or 'nothing'}" if path.parent.is_dir() else "nor its folder"
+        raise DataError(f"no such file: {path} ({hint})") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is no complete gzip file: {error}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_text(text: str) -> bool:
+    """Whether the text is free of undecodable bytes (read as surrogates) and of NUL, which no text has."""
+    if text.isascii():
+        return "\0" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

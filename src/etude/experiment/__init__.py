@@ -1,0 +1,1 @@
+"""From configuration to a run: checking, building, running, recording."""

@@ -1,0 +1,91 @@
+"""The only place where configuration becomes objects. Everything below takes plain arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+
+from etude.configuration.root import Root
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize
+from etude.errors import EtudeError
+from etude.experiment.machine import Machine
+from etude.seeding import mix, seed_all
+from etude.tasks.base import Task
+from etude.tokenization.tokenizer import Tokenizer
+from etude.types import Facts
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes, built.
+
+    Attributes:
+        root: The typed root of the configuration.
+        data: The data module, prepared.
+        task: The task with its model.
+        machine: What it is trained on.
+        callbacks: The experiment's own callbacks.
+    """
+
+    root: Root
+    data: PlannedData
+    task: Task
+    machine: Machine
+    callbacks: list[Callback]
+
+
+def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experiment:
+    """Build the experiment of a configuration.
+
+    Args:
+        nodes: The composed and checked configuration as plain values (`etude.configuration.check.plain`).
+        tokenizer: The run's tokenizer where it exists already; None: made as the configuration says.
+    """
+    root = Root.from_plain(nodes)
+    machine: Machine = make(nodes["trainer"])()
+    data = build_data(root, nodes, machine, tokenizer)
+    # Weights are drawn here; every later seed is set by the task.
+    seed_all(mix("weights", root.seed))
+    task = build_task(nodes, data.facts)
+    callbacks = [make(node)() for node in (nodes["callbacks"] or {}).values() if node]
+    return Experiment(root, data, task, machine, callbacks)
+
+
+def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
+    """Build the data module. It is prepared when it is first asked for facts."""
+    return make(nodes["data"])(
+        tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
+        seed=root.seed,
+        batch=BatchSize(root.batch.tokens, root.batch.examples),
+        limit=Limit(root.limit.train, root.limit.val, root.limit.test, overfit=root.limit.overfit),
+        cache=root.paths.cache,
+        micro_batches=machine.micro_batches,
+        workers=machine.workers,
+    )
+
+
+def build_task(nodes: dict[str, Any], facts: Facts) -> Task:
+    """Build the model for the facts, and the task around it."""
+    parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
+    model = make(nodes["model"])(facts=facts)
+    return make(nodes["task"])(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
+
+
+def make(node: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return what the node names, with the node's arguments bound: call it with the rest.
+
+    Raises:
+        EtudeError: What a constructor inside the node says.
+    """
+    try:
+        return instantiate(dict(node), _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, EtudeError):
+            raise error.__cause__ from None
+        raise

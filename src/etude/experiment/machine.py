@@ -1,0 +1,88 @@
+"""The machine that a run is trained on. Nothing here changes the science."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Arguments of Lightning's Trainer that belong to the machine.
+
+    Attributes:
+        accelerator: `auto`, `cpu`, `gpu`, `mps`.
+        devices: Devices on each node: processes that train together.
+        nodes: Computers that train together.
+        strategy: `auto`, `ddp`, `fsdp`; several processes on CPUs talk through gloo.
+        precision: `32-true`, `bf16-mixed`, `16-mixed`, `64-true`.
+        micro_batches: Slices of a step's batch on each device, one after the other: less memory, same gradient.
+        workers: Processes that make batches, for each device.
+        deterministic: Refuse operations whose result differs from run to run.
+        profiler: `simple`, `advanced`, `pytorch` or null.
+        progress_bar: Show progress on stderr.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    micro_batches: int = 1
+    workers: int = 0
+    deterministic: bool = True
+    profiler: str | None = None
+    progress_bar: bool = True
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.nodes
+
+    def trainer(
+        self,
+        folder: Path,
+        *,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Logger] = (),
+        plugins: Sequence[CheckpointIO] = (),
+        **arguments: Any,
+    ) -> lightning.Trainer:
+        """Return a Trainer that works in a run's folder.
+
+        Args:
+            folder: The run's folder.
+            callbacks: Lightning callbacks.
+            loggers: Lightning loggers.
+            plugins: How checkpoints are written.
+            arguments: More arguments of Lightning's Trainer.
+        """
+        torch.use_deterministic_algorithms(self.deterministic)
+        # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        return lightning.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.nodes,
+            strategy="ddp" if self.strategy == "auto" and self.world > 1 else self.strategy,
+            precision=self.precision,  # type: ignore[arg-type]
+            accumulate_grad_batches=self.micro_batches,
+            profiler=self.profiler,
+            default_root_dir=folder,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            plugins=list(plugins),
+            use_distributed_sampler=False,  # the plan cuts each batch for ranks
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            **arguments,
+        )

@@ -1,0 +1,6 @@
+"""What a person reads of a run: one page that stands on its own, and a short table in the terminal."""
+
+from etude.experiment.report.page import report
+from etude.experiment.report.summary import terminal_summary
+
+__all__ = ["report", "terminal_summary"]

@@ -1,0 +1,78 @@
+"""The report of a run: one HTML file with everything in it, that needs no network and runs no program.
+
+All text of a run (samples, names, configurations) is escaped by the template engine: it may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from etude import __version__
+from etude.errors import ConfigurationError
+from etude.experiment.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from etude.experiment.report.contents import Contents
+from etude.experiment.report.heatmap import CELL
+from etude.experiment.report.writing import count, duration, number, score
+from etude.store.folder import write_text
+
+REPORT = "report.html"
+"""Name of the report in the run's folder."""
+
+_FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+
+
+def report(run: Path) -> Path:
+    """Write the report of a run, finished or not, into its folder.
+
+    Args:
+        run: The run's folder. Any of its files may be missing: the page says what is not there yet.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigurationError: If there is no such folder.
+        StorageError: If the page cannot be written.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise ConfigurationError(f"{run} is not a folder; give the folder of a run, as `etude train` prints it")
+    contents = Contents.read(run)
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(contents=contents, charts=contents.charts(), frame=_FRAME, cell=CELL, version=__version__)
+    )
+    write_text(run / REPORT, page)
+    return run / REPORT
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
+    return environment
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested values as rows of a table: names joined by dots, and texts. A list is one text."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) or "–"))
+        else:
+            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
+    return rows

@@ -1,0 +1,147 @@
+"""Cross-entropy at real positions, in chunks of positions so that the logits of a batch never exist at once.
+
+Axes: N positions, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from etude.types import IGNORED
+
+CHUNK = 512
+"""Positions whose logits are in memory at a time."""
+
+
+def label_smoothed_cross_entropy(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int[Tensor, " N"],
+    smoothing: float = 0.0,
+    bias: Float[Tensor, " V"] | None = None,
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Compute the cross-entropy of logits hidden weightᵀ + bias with smoothed labels (Szegedy et al. 2016, section 7).
+
+    A label y stands for the distribution (1 - ε) [v = y] + ε / V, as in torch's `label_smoothing`. With logits z, the
+    loss of a position is logsumexp(z) - (1 - ε) z_y - ε/V Σ_v z_v. Where gradients are wanted they are made in this
+    forward pass, while a chunk's logits are at hand; there is no second derivative. Under autocast, products are in the
+    lower precision and the softmax in float32.
+
+    Args:
+        hidden: States before the output projection.
+        weight: The output projection.
+        labels: Ids of the right tokens; positions labelled `IGNORED` count for nothing.
+        smoothing: ε, from 0 to 1.
+        bias: Added to the logits.
+
+    Returns:
+        The loss summed over the positions that count, in nats, and their number: the denominator. Without any, the sum
+        is 0 and its gradients are zeros.
+
+    Example:
+        total, count = label_smoothed_cross_entropy(torch.zeros(3, 2), torch.ones(5, 2), torch.tensor([4, 0, IGNORED]))
+        # total = 2 log 5, count = 2
+    """
+    kept = (labels != IGNORED).nonzero().squeeze(1)
+    if len(kept) < len(labels):
+        hidden, labels = hidden.index_select(0, kept), labels.index_select(0, kept)
+    total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, torch.is_grad_enabled())
+    return total, torch.tensor(len(kept), device=labels.device)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum over positions, none of them `IGNORED`; its gradients are made with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Float[Tensor, "N D"],
+        weight: Float[Tensor, "V D"],
+        bias: Float[Tensor, " V"] | None,
+        labels: Int[Tensor, " N"],
+        smoothing: float,
+        differentiable: bool,
+    ) -> Float[Tensor, ""]:
+        gradients = _Gradients(hidden, weight, bias, [differentiable and needed for needed in ctx.needs_input_grad])
+        dtype = _product_dtype(hidden)
+        states, matrix = hidden.to(dtype), weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
+        for start in range(0, len(labels), CHUNK):
+            chunk, chunk_labels = states[start : start + CHUNK], labels[start : start + CHUNK, None]
+            logits = (chunk @ matrix.T).to(total.dtype)
+            if bias is not None:
+                logits += bias
+            total -= (1 - smoothing) * logits.gather(1, chunk_labels).sum()
+            total += _softmax_in_place(logits).sum()
+            logits.scatter_add_(1, chunk_labels, logits.new_full(chunk_labels.shape, smoothing - 1))
+            gradients.add(start, chunk, matrix, logits.to(dtype))
+        if smoothing:
+            total -= gradients.add_uniform(hidden, weight, bias, smoothing / len(weight))
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        scaled = (None if ready is None else ready * gradient.to(ready.dtype) for ready in ctx.saved_tensors)
+        return *scaled, None, None, None
+
+
+_chunked_cross_entropy: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
+
+
+class _Gradients:
+    """Sums of the gradients of the loss, for those of hidden, weight and bias that need one."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]) -> None:
+        self.hidden = torch.zeros_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight) if needed[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+
+    def add(self, start: int, states: Tensor, matrix: Tensor, logits: Float[Tensor, "n V"]) -> None:
+        """Add those of a chunk of n positions from `start` on, given the gradient of its logits."""
+        if self.hidden is not None:
+            self.hidden[start : start + len(states)] = logits @ matrix
+        if self.weight is not None and self.weight.dtype == states.dtype:
+            self.weight.addmm_(logits.T, states)
+        elif self.weight is not None:
+            self.weight += logits.T @ states
+        if self.bias is not None:
+            self.bias += logits.sum(0)
+
+    def add_uniform(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, share: float) -> Float[Tensor, ""]:
+        """Subtract those of `share` x the sum of all logits, and return that: no pass over the logits is needed.
+
+        Σ_n Σ_v (h_n · W_v + b_v) = (Σ_n h_n) · (Σ_v W_v) + N Σ_v b_v.
+        """
+        states, matrix = hidden.sum(0), weight.sum(0)
+        if self.hidden is not None:
+            self.hidden -= share * matrix
+        if self.weight is not None:
+            self.weight -= share * states
+        if self.bias is not None:
+            self.bias -= share * len(hidden)
+        logits = states @ matrix.to(states.dtype)
+        return share * (logits if bias is None else logits + len(hidden) * bias.sum())
+
+
+def _softmax_in_place(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Turn logits into probabilities and return what was subtracted: logsumexp, without a second pass of exponentials.
+
+    The largest probability is exp(largest - logsumexp), never near zero.
+    """
+    largest = logits.amax(1)
+    torch.softmax(logits, 1, out=logits)
+    return largest - logits.amax(1).log()
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which autocast would multiply."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

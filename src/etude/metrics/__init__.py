@@ -1,0 +1,1 @@
+"""What is reported: translation scores by sacrebleu, classification scores by torchmetrics, language-model scores."""

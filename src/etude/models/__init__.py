@@ -1,0 +1,1 @@
+"""Whole models: sequence to sequence, encoder, and pretrained weights."""

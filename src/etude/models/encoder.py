@@ -1,0 +1,106 @@
+"""An encoder of BERT's kind (Devlin et al. 2019).
+
+Axes: B texts, L positions, N real tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from etude.nn.dropout import Dropout
+from etude.nn.encoder_layer import EncoderLayer
+from etude.nn.feed_forward import Activation
+from etude.nn.packing import Layout
+from etude.nn.positions import Learned
+from etude.nn.residual import PreNorm, Residual
+from etude.types import Facts
+
+
+class Encoder(nn.Module):
+    """Embeddings with a norm, and layers in which every token attends to every real token of its text.
+
+    With `Learned` positions and `PostNorm` it is BERT for texts of one segment, whose embedding is then part of the
+    positions'.
+
+    Args:
+        facts: The vocabulary's size.
+        width: D.
+        heads: Heads of each attention, a divisor of D.
+        layers: How many.
+        feed_forward: Inner width of the feed-forward layers.
+        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        max_length: The most tokens of a text.
+        positions: Makes the positions' vectors, given `width` and `max_length`.
+        residual: Makes a residual connection, given `width` and `dropout`.
+        activation: Of the feed-forward layers.
+        eps: Added to the variance in the embeddings' LayerNorm; those of the layers are the residual's.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        width: int,
+        heads: int,
+        layers: int,
+        feed_forward: int,
+        dropout: float,
+        max_length: int,
+        positions: Callable[..., nn.Module] = Learned,
+        residual: Callable[..., Residual] = PreNorm,
+        activation: Activation = F.gelu,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.width, self.max_length = width, max_length
+        self.embedding = nn.Embedding(facts.vocabulary, width)
+        self.positions = positions(width=width, max_length=max_length)
+        self.embedding_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, feed_forward, dropout, residual, activation) for _ in range(layers)
+        )
+        self.norm = residual(width=width, dropout=dropout).final_norm()
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Return the last states; zeros at padding.
+
+        Args:
+            tokens: Ids.
+            mask: True at real tokens.
+
+        Raises:
+            TooLongError: If a text has more than `max_length` real tokens.
+        """
+        layout = Layout.from_mask(mask)
+        return layout.pad(self.encode(tokens, layout))
+
+    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+
+        Takes and raises what `forward` does.
+        """
+        return self.encode(tokens, Layout.from_mask(mask))
+
+    def encode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
+        """Return the last states at the real tokens of a layout."""
+        x = self.embedding(layout.pack(tokens)) + self.positions(layout.positions)
+        x = self.dropout(self.embedding_norm(x))
+        for layer in self.layers:
+            x = layer(x, layout)
+        return self.norm(x)

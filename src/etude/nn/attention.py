@@ -1,0 +1,236 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2): as fast as there is, and to look inside.
+
+Probabilities are not dropped out: that would need them one by one, which fused attention never has.
+
+Axes: B examples, H heads, Q queries, L keys, K head width, N real tokens, D = H K model width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from etude.errors import ConfigurationError
+from etude.nn.packing import Layout
+
+Mask = Bool[Tensor, "#B 1 #Q L"]
+"""True where a query may attend to a key."""
+
+
+def attend(
+    query: Float[Tensor, "B H Q K"],
+    key: Float[Tensor, "B H L K"],
+    value: Float[Tensor, "B H L K"],
+    mask: Mask | None = None,
+    causal: bool = False,
+) -> Float[Tensor, "B H Q K"]:
+    """Compute softmax(query keyᵀ / √K) value by torch's fused attention.
+
+    Args:
+        query: What each position looks for.
+        key: What each position is found by.
+        value: What each position gives.
+        mask: True where a query may attend to a key; None: everywhere. A query that may attend nowhere gets zeros.
+        causal: Query i attends to keys 0 to i only, besides what the mask says.
+    """
+    if causal and mask is not None:
+        mask, causal = mask & causal_mask(query, key), False
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+def attention_weights(
+    query: Float[Tensor, "B H Q K"], key: Float[Tensor, "B H L K"], mask: Mask | None = None, causal: bool = False
+) -> Float[Tensor, "B H Q L"]:
+    """Compute the probabilities softmax(query keyᵀ / √K) that `attend` never writes down, in float32 or better.
+
+    Args:
+        query: As in `attend`.
+        key: As in `attend`.
+        mask: As in `attend`.
+        causal: As in `attend`.
+
+    Returns:
+        Rows that sum to 1; zeros for a query that may attend nowhere.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(exact) @ key.to(exact).mT / math.sqrt(query.shape[-1])
+    allowed = causal_mask(query, key) if causal else torch.ones_like(scores, dtype=torch.bool)
+    allowed = allowed if mask is None else allowed & mask
+    weights = scores.masked_fill(~allowed, -math.inf).softmax(dim=-1)
+    return weights.masked_fill(~allowed, 0.0)
+
+
+def causal_mask(query: Float[Tensor, "B H Q K"], key: Float[Tensor, "B H L K"]) -> Bool[Tensor, "Q L"]:
+    """Return True where key j does not come after query i: j ≤ i."""
+    return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril_()
+
+
+class Attend(nn.Module):
+    """`attend` as a module: the place where `record_attention` looks on.
+
+    Args:
+        causal: As in `attend`.
+    """
+
+    def __init__(self, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(
+        self,
+        query: Float[Tensor, "B H Q K"],
+        key: Float[Tensor, "B H L K"],
+        value: Float[Tensor, "B H L K"],
+        mask: Mask | None,
+    ) -> Float[Tensor, "B H Q K"]:
+        """Attend."""
+        return attend(query, key, value, mask, self.causal)
+
+
+class KeyValues:
+    """The keys and values of the positions that a self-attention has seen so far, while decoding.
+
+    Attributes:
+        states: For each row and position, its keys and its values.
+    """
+
+    def __init__(self, states: Float[Tensor, "B L 2 H K"]) -> None:
+        self.states = states
+
+    def append(self, states: Float[Tensor, "B 1 2 H K"]) -> None:
+        """Add one position. The tensor is replaced, not changed: whoever holds the old one keeps it."""
+        self.states = torch.cat([self.states, states], dim=1)
+
+    def select(self, rows: Int[Tensor, " R"]) -> KeyValues:
+        """Return those of the given rows, in that order."""
+        return KeyValues(self.states.index_select(0, rows))
+
+    @property
+    def heads(self) -> tuple[Float[Tensor, "B H L K"], Float[Tensor, "B H L K"]]:
+        """Keys and values as `attend` takes them: views."""
+        keys, values = self.states.transpose(1, 3).unbind(2)
+        return keys, values
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of each row's tokens to one another; query, key and value in one product.
+
+    Args:
+        width: D.
+        heads: H, a divisor of D.
+        causal: A token attends to itself and those before it only.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.head_width = head_width(width, heads)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attend = Attend(causal)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "N D"]:
+        """Attend within each row of the layout."""
+        projected = torch.unflatten(layout.pad(self.query_key_value(x)), 2, (3, -1, self.head_width))
+        query, key, value = projected.transpose(1, 3).unbind(2)
+        mixed = self.attend(query, key, value, layout.key_mask)
+        return self.output(layout.pack(mixed.transpose(1, 2).flatten(2)))
+
+    def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
+        """Attend from one new position of each row to it and to those in `past`, which it joins."""
+        projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
+        past.append(projected[:, None, 1:])
+        mixed = attend(projected[:, 0, :, None], *past.heads)
+        return self.output(mixed.flatten(1))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of each row's tokens to keys and values that were computed elsewhere.
+
+    Args:
+        width: D.
+        heads: H, a divisor of D.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.head_width = head_width(width, heads)
+        self.query = nn.Linear(width, width)
+        self.attend = Attend()
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        layout: Layout,
+        keys: Float[Tensor, "B H L K"],
+        values: Float[Tensor, "B H L K"],
+        mask: Bool[Tensor, "B 1 1 L"] | None,
+    ) -> Float[Tensor, "N D"]:
+        """Attend from the tokens of each row of the layout to that row's keys, where the mask is True."""
+        query = torch.unflatten(layout.pad(self.query(x)), 2, (-1, self.head_width)).transpose(1, 2)
+        mixed = self.attend(query, keys, values, mask)
+        return self.output(layout.pack(mixed.transpose(1, 2).flatten(2)))
+
+
+def head_width(width: int, heads: int) -> int:
+    """Return the width of one head.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width.
+    """
+    if heads < 1 or width % heads:
+        divisors = [count for count in range(1, width + 1) if width % count == 0]
+        nearest = min(divisors, key=lambda count: abs(count - heads))
+        raise ConfigurationError(f"model.heads = {heads} does not divide model.width = {width}; try heads={nearest}")
+    return width // heads
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "B H Q L"]]]:
+    """Look inside a model's attention.
+
+    Whole forward passes are recorded, not single steps of decoding.
+
+    Args:
+        model: Any module that has attention in it.
+
+    Yields:
+        A dictionary that each forward pass within the context fills anew: the probabilities of each attention by its
+        name in the model, such as `decoder.0.cross_attention`, computed from the queries and keys of the pass.
+
+    Example:
+        with record_attention(model) as maps:
+            model(src, tgt, src_mask, tgt_mask)
+        alignment = maps["decoder.2.cross_attention"].mean(dim=1)
+    """
+    maps: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Callable[[Attend, tuple[Tensor, ...], Tensor], None]:
+        def record(module: Attend, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            query, key, _value, mask = inputs
+            maps[name] = attention_weights(query.detach(), key.detach(), mask, module.causal)
+
+        return record
+
+    hooks = [
+        module.register_forward_hook(recorder(name.removesuffix(".attend")))
+        for name, module in model.named_modules()
+        if isinstance(module, Attend)
+    ]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,64 @@
+"""Residual connections around a sublayer, with dropout and a norm in one of two places.
+
+Axes: N real tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from etude.nn.dropout import Dropout
+
+Sublayer = Callable[[Tensor], Tensor]
+"""Maps packed states [N, D] to packed states."""
+
+
+class Residual(nn.Module, ABC):
+    """Adds what a sublayer makes of its input to that input.
+
+    Args:
+        width: D.
+        dropout: On the sublayer's output.
+        eps: Added to the variance in the LayerNorm.
+    """
+
+    def __init__(self, width: int, dropout: float, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = Dropout(dropout)
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "N D"], sublayer: Sublayer) -> Float[Tensor, "N D"]:
+        """Return the sum."""
+
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """Return a new module for the end of a stack of such layers."""
+
+
+class PreNorm(Residual):
+    """x + Dropout(Sublayer(LayerNorm(x))): trains without a warm-up (Xiong et al. 2020)."""
+
+    def forward(self, x: Float[Tensor, "N D"], sublayer: Sublayer) -> Float[Tensor, "N D"]:
+        """Return the sum, which no norm has touched."""
+        return x + self.dropout(sublayer(self.norm(x)))
+
+    def final_norm(self) -> nn.Module:
+        """Return a LayerNorm, since the sum of the layers is not normalised."""
+        return nn.LayerNorm(self.norm.normalized_shape, eps=self.norm.eps)
+
+
+class PostNorm(Residual):
+    """LayerNorm(x + Dropout(Sublayer(x))): the original Transformer (Vaswani et al. 2017, section 3.1) and BERT."""
+
+    def forward(self, x: Float[Tensor, "N D"], sublayer: Sublayer) -> Float[Tensor, "N D"]:
+        """Return the normalised sum."""
+        return self.norm(x + self.dropout(sublayer(x)))
+
+    def final_norm(self) -> nn.Module:
+        """Return the identity, since every layer ends in a norm."""
+        return nn.Identity()

@@ -1,0 +1,31 @@
+"""Randomness is a pure function: every seed is derived from what it is for, so none has to be stored."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def mix(*parts: int | str) -> int:
+    """Return a 63-bit integer that depends on every part and its place, the same on every machine and version."""
+    text = repr([part if isinstance(part, str) else int(part) for part in parts])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of Python, NumPy (which takes 32 bits) and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # the generator that other people's code may use
+    torch.manual_seed(seed)
+
+
+def seed_micro_batch(seed: int, epoch: int, index: int, rank: int) -> None:
+    """Seed torch's generators for the micro-batch `index` of an epoch on one rank, wherever the run was stopped before."""
+    value = mix("micro-batch", seed, epoch, index, rank)
+    # Not torch.manual_seed: as long as no GPU is used, it takes a stack trace each time, which costs more than a small layer.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(value)

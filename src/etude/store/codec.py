@@ -1,0 +1,200 @@
+"""A checkpoint as a tree: tensors go to safetensors, all else to JSON, exactly, and nothing is pickled.
+
+JSON has no tuples, no integer keys, no infinities and no tensors. Each is written as a mark, an object whose only key
+starts with `$`:
+
+    {"$tensor": "model:encoder.weight"}   a tensor: its file, its name there
+    {"$tuple": [0.9, 0.98]}               a tuple
+    {"$float": "7ff0000000000000"}        a float that is not finite, by its bits (IEEE 754, big-endian)
+    {"$items": [[0, "a"], [1, "b"]]}      a dict with keys that are integers, or that look like marks
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.errors import StorageError
+
+MODEL = "model"
+TRAINING = "training"
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tree, taken apart.
+
+    Attributes:
+        state: The tree as JSON can hold it, with marks.
+        tensors: For each of `model` and `training`, its tensors by name. `model` has those of `state_dict`, under
+            their own names.
+        aliases: For each of the two, the names of tied tensors that are stored under another name: {name: stored}.
+    """
+
+    state: Any
+    tensors: dict[str, dict[str, Tensor]]
+    aliases: dict[str, dict[str, str]]
+
+
+def encode(tree: Mapping[str, Any]) -> Encoded:
+    """Take a checkpoint apart into JSON and tensors.
+
+    Tensors of the same memory, shape and strides are tied and stored once; other views are stored as tensors of their
+    own. Tensors on the CPU are not copied: what is returned is what they hold when it is written.
+
+    Args:
+        tree: Made of dict (keys str or int), list, tuple, str, int, float, bool, None and dense tensors. An
+            OrderedDict counts as a dict.
+
+    Raises:
+        StorageError: If something else is in it; names the place.
+    """
+    encoder = _Encoder()
+    return Encoded(encoder.value(dict(tree), ()), encoder.tensors, encoder.aliases)
+
+
+class _Encoder:
+    """Walks through one tree and collects its tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, dict[str, Tensor]] = {MODEL: {}, TRAINING: {}}
+        self.aliases: dict[str, dict[str, str]] = {MODEL: {}, TRAINING: {}}
+        self._stored: dict[tuple[object, ...], str] = {}
+
+    def value(self, value: Any, path: tuple[str | int, ...]) -> Any:
+        kind = type(value)  # not isinstance: a subclass would come back as something else
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+        if kind is list:
+            return [self.value(item, (*path, index)) for index, item in enumerate(value)]
+        if kind is tuple:
+            return {"$tuple": [self.value(item, (*path, index)) for index, item in enumerate(value)]}
+        if kind in (dict, OrderedDict):
+            return self._mapping(value, path)
+        if kind in (Tensor, nn.Parameter):
+            return {"$tensor": self._tensor(value, path)}
+        raise StorageError(
+            f"a checkpoint cannot hold {_written(path)}, a {kind.__module__}.{kind.__qualname__}; "
+            "return plain values and tensors from state_dict() and on_save_checkpoint()"
+        )
+
+    def _mapping(self, mapping: Mapping[Any, Any], path: tuple[str | int, ...]) -> Any:
+        for key in mapping:
+            if type(key) not in (str, int):
+                raise StorageError(f"a checkpoint cannot hold the key {key!r} of {_written(path)}; use str or int keys")
+        if all(type(key) is str and not key.startswith("$") for key in mapping):
+            return {key: self.value(item, (*path, key)) for key, item in mapping.items()}
+        return {"$items": [[key, self.value(item, (*path, key))] for key, item in mapping.items()]}
+
+    def _tensor(self, tensor: Tensor, path: tuple[str | int, ...]) -> str:
+        if tensor.layout != torch.strided or tensor.dtype not in _DTYPES or tensor.device.type == "meta":
+            raise StorageError(
+                f"a checkpoint cannot hold {_written(path)}, a {tensor.layout} tensor of {tensor.dtype} "
+                f"on {tensor.device}; make it dense, and of one of {', '.join(_DTYPES.values())}"
+            )
+        in_model = len(path) == 2 and path[0] == "state_dict"
+        file = MODEL if in_model else TRAINING
+        name = self._free_name(file, str(path[1]) if in_model else "/".join(map(str, path)))
+        place = (file, tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        stored = self._stored.setdefault(place, name) if tensor.numel() else name
+        if stored == name:
+            self.tensors[file][name] = tensor.detach().cpu()
+        else:
+            self.aliases[file][name] = stored
+        return f"{file}:{name}"
+
+    def _free_name(self, file: str, name: str) -> str:
+        """Return the name, in valid UTF-8 and changed as long as another tensor, or the format itself, has it."""
+        name = name.encode(errors="backslashreplace").decode()
+        while name == "__metadata__" or name in self.tensors[file] or name in self.aliases[file]:
+            name += "'"
+        return name
+
+
+def _written(path: tuple[str | int, ...]) -> str:
+    return "/".join(map(str, path)) or "the whole"
+
+
+def decode(state: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> Any:
+    """Put together what `encode` took apart.
+
+    Args:
+        state: The tree with marks.
+        tensors: For each file, its tensors by name, aliases included.
+
+    Raises:
+        KeyError: If a mark is unknown or its tensor is missing.
+    """
+    if isinstance(state, list):
+        return [decode(item, tensors) for item in state]
+    if not isinstance(state, dict):
+        return state
+    mark = next(iter(state), "")
+    if not mark.startswith("$"):
+        return {key: decode(item, tensors) for key, item in state.items()}
+    content = state[mark]
+    if mark == "$tensor":
+        file, _, name = content.partition(":")
+        return tensors[file][name]
+    if mark == "$tuple":
+        return tuple(decode(item, tensors) for item in content)
+    if mark == "$float":
+        return struct.unpack(">d", bytes.fromhex(content))[0]
+    if mark == "$items":
+        return {key: decode(item, tensors) for key, item in content}
+    raise KeyError(mark)
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a safetensors file, one tensor at a time.
+
+    The library's own writer wants the whole model a second time in memory or the file's name; this one lets the bytes
+    be hashed and written in one pass. The order is by width, then name, so that every tensor is aligned and equal
+    tensors make equal files.
+
+    Args:
+        tensors: Dense tensors on the CPU, of any shape and strides.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text))
+    yield text
+    for name in order:
+        dense = tensors[name].resolve_conj().resolve_neg().contiguous()
+        yield dense.reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,337 @@
+"""What every task shares: the exact loss of a step, its seeds, its learning rate, and sums that become averages once.
+
+A task says how a batch becomes a loss (`loss`), how a batch is judged (`judge`) and how judged rows become scores
+(`scores`). It never divides: `training_step` is the one place where a loss is divided.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import lightning
+import torch
+import torch.distributed
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etude.errors import NonFiniteError
+from etude.metrics.score import Score
+from etude.optim.groups import parameter_groups
+from etude.seeding import seed_micro_batch
+from etude.tokenization.tokenizer import Tokenizer
+from etude.types import Batch, Facts
+
+Row = dict[str, Any]
+"""What is known of one evaluated example: its id, the model's output, and what the metric needs."""
+
+
+class Schedule(Protocol):
+    """The learning rate's course (see `etude.optim.schedules`)."""
+
+    warmup: str
+
+    def multiplier(self, position: float, warmup: float, total: float) -> float:
+        """Return the factor on the optimizer's rate."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """What a task must know of the run it is trained in.
+
+    Attributes:
+        seed: The run's seed.
+        micro_batches: Slices of each step on each process.
+        warmup: Of the schedule, in the unit below.
+        total: The budget, in the unit below.
+        in_seconds: Whether warmup and total are seconds; otherwise they are steps.
+        log_every: Steps between two lines of the record.
+    """
+
+    seed: int
+    micro_batches: int
+    warmup: float
+    total: float
+    in_seconds: bool
+    log_every: int
+
+
+class Texts(Protocol):
+    """What a task asks of the data module of its trainer."""
+
+    evaluated: str
+
+    def text(self, split: str, field: str, example: int) -> str:
+        """Return a field of an example as it was read."""
+        ...
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return ids as text."""
+        ...
+
+    def tokens_at(self, step: int) -> int:
+        """Return the real tokens of the first steps of a run."""
+        ...
+
+
+class Task(lightning.LightningModule):
+    """A model, its loss and its metrics.
+
+    Attributes:
+        timetable: What the task knows of the run.
+        bootstrap: Resamplings for the confidence intervals of scores; 0: none.
+        sample_count: Rows that an evaluation leaves in `samples`.
+        samples: The first rows of the last evaluation, as texts.
+        rows: All rows of the last evaluation, in the order of the data.
+        results: The scores of the last evaluation.
+        last_logged: What training logged last.
+
+    Args:
+        facts: What the model must know of the data.
+        model: The model, whose parameters are trained.
+        optimizer: Makes the optimizer of groups of parameters.
+        scheduler: The learning rate's course.
+        gradient_clip: Largest norm of the gradient; None: not clipped.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]]
+    BATCH: ClassVar[str]
+
+    def __init__(
+        self,
+        facts: Facts,
+        model: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule,
+        gradient_clip: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.facts = facts
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.gradient_clip = gradient_clip
+        self.timetable = Timetable(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
+        self.bootstrap = 0
+        self.sample_count = 0
+        self.samples: list[dict[str, str]] = []
+        self.rows: list[Row] = []
+        self.results: dict[str, Score] = {}
+        self.last_logged: dict[str, float] = {}
+        self._evaluated: list[Row] = []
+        self._training = Sums()
+        self._evaluation = Sums()
+        self._gradient_norm = torch.zeros(())
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    # What a task must say
+
+    @abstractmethod
+    def loss(self, batch: Any) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return the loss summed over the batch, in nats, and what it is summed over."""
+
+    @abstractmethod
+    def judge(self, batch: Any, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
+        """Return loss and count as `loss` does, and a row for each example: its `id` (-1: a filler), and what `scores` needs."""
+
+    @abstractmethod
+    def scores(self, rows: list[Row]) -> dict[str, Score]:
+        """Return scores of all the rows of a split, by name."""
+
+    @abstractmethod
+    def sample(self, row: Row, split: str) -> dict[str, str]:
+        """Return a row as texts that a person can read."""
+
+    @abstractmethod
+    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+        """Return one line of output for each text, whatever its neighbours are."""
+
+    # Training
+
+    def training_step(self, batch: Batch, index: int) -> Float[Tensor, ""]:
+        """Return the micro-batch's share of the step's loss.
+
+        The gradient of a step is that of Σ loss / Σ count over the global batch. Lightning divides what is returned by the
+        micro-batches and DDP averages over ranks; both are undone here.
+        """
+        seed_micro_batch(self.timetable.seed, self.current_epoch, index, self.global_rank)
+        total, count = self.loss(batch)
+        self._training.add(total, count)
+        return total * (self.timetable.micro_batches * self.trainer.world_size / batch.step_count)
+
+    def step_ended(self, index: int) -> bool:
+        """Whether the micro-batch with this index in its epoch was the last one of a step."""
+        return (index + 1) % self.timetable.micro_batches == 0
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the optimizer over the parameters that train; its rate is set at each step, from the step alone."""
+        decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
+        return self.optimizer(parameter_groups(self, decay))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the whole gradient's norm, and remember it."""
+        limit = self.gradient_clip if self.gradient_clip is not None else float("inf")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Set the learning rate of the step that follows."""
+        timetable = self.timetable
+        position = self.seconds() if timetable.in_seconds else self.global_step + 1
+        factor = self.scheduler.multiplier(position, timetable.warmup, timetable.total)
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * factor
+
+    def seconds(self) -> float:
+        """Return the seconds of training so far, over all the times that the run was continued."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def on_fit_start(self) -> None:
+        """Start the stopwatch."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log at every interval; between them nothing is read from the device."""
+        if self.step_ended(batch_idx) and self.global_step % self.timetable.log_every == 0:
+            self._log_training()
+
+    def _log_training(self) -> None:
+        seconds = self.seconds()
+        loss_sum, count = self._training.total(self)
+        norm = float(self._gradient_norm)
+        self._refuse_non_finite(loss_sum, norm)
+        tokens = self.texts.tokens_at(self.global_step)
+        self.last_logged = {
+            "train/loss": loss_sum / count,
+            "train/gradient_norm": norm,
+            "train/learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "speed/tokens_per_second": (tokens - self._training.tokens) / (seconds - self._training.seconds),
+        }
+        self._training = Sums(tokens=tokens, seconds=seconds)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(self.last_logged, self.global_step)
+
+    def _refuse_non_finite(self, loss_sum: float, norm: float) -> None:
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"step {self.global_step}: the sum of losses is {loss_sum}, the gradient's norm {norm}; "
+                "lower optimizer.lr or lengthen scheduler.warmup; the checkpoints before it are kept"
+            )
+
+    @property
+    def texts(self) -> Texts:
+        """The data module of the trainer."""
+        return cast(Texts, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    # Evaluation: the same for validation while training and for `etude evaluate`
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Judge a batch of the validation split."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        """Judge a batch of the split that is evaluated."""
+        self._evaluate(batch, self.texts.evaluated)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split."""
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the split that is evaluated."""
+        self._conclude(self.texts.evaluated)
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        loss_sum, count, rows = self.judge(batch, split)
+        self._evaluation.add(loss_sum, count)
+        self._evaluated += [row for row in rows if row["id"] >= 0]
+
+    def _conclude(self, split: str) -> None:
+        """Bring the rows of all ranks together, in the order of the data, and score them on every rank alike."""
+        self.rows = sorted(_gathered(self._evaluated), key=lambda row: row["id"])
+        loss_sum, count = self._evaluation.total(self)
+        self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows)}
+        self._evaluated, self._evaluation = [], Sums()
+        self.samples = [self.sample(row, split) for row in self.rows[: self.sample_count]]
+        values = {f"{split}/{name}": score.value for name, score in self.results.items()}
+        # To the loggers directly: Lightning would log a validation one step too early.
+        self.log_dict(values, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, self.global_step)
+
+    # What a checkpoint holds besides weights and optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the sums since the last line of the record, and the seconds. A broken state is never kept as a good one."""
+        loss_sum, count = self._training.total(self)
+        self._refuse_non_finite(loss_sum, float(self._gradient_norm))
+        checkpoint["progress"] = {
+            "seconds": self.seconds(),
+            "loss_sum": loss_sum,
+            "count": count,
+            "window": [self._training.tokens, self._training.seconds],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` added."""
+        progress = checkpoint["progress"]
+        self._seconds_before = progress["seconds"]
+        self._training = Sums(progress["loss_sum"], progress["count"], *progress["window"])
+        if torch.distributed.is_initialized() and self.global_rank > 0:
+            self._training = Sums(0.0, 0, *progress["window"])  # the sums are over ranks: one rank carries them
+
+
+class Sums:
+    """A running sum of losses and what it is summed over, kept on the device until it is asked for.
+
+    Args:
+        loss_sum: Where the sum of losses begins.
+        count: Where the count begins.
+        tokens: Tokens of the run when it began.
+        seconds: Seconds of the run when it began.
+    """
+
+    def __init__(self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0) -> None:
+        self.tokens = tokens
+        self.seconds = seconds
+        self._loss_sum: Tensor | float = loss_sum
+        self._count: Tensor | int = count
+
+    def add(self, loss_sum: Float[Tensor, ""], count: Int[Tensor, ""]) -> None:
+        """Add a micro-batch."""
+        self._loss_sum = self._loss_sum + loss_sum.detach().double()
+        self._count = self._count + count
+
+    def total(self, module: lightning.LightningModule) -> tuple[float, int]:
+        """Return sum and count over all ranks."""
+        both = torch.stack(
+            [
+                torch.as_tensor(value, dtype=torch.float64, device=module.device)
+                for value in (self._loss_sum, self._count)
+            ]
+        )
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(both)
+        loss_sum, count = both.tolist()
+        return loss_sum, int(count)
+
+
+def _gathered(rows: list[Row]) -> list[Row]:
+    """Return the rows of all ranks, on every rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    shards: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(shards, rows)
+    return [row for shard in shards for row in shard]

@@ -1,0 +1,129 @@
+"""What every tokenizer of etude is: ids without special tokens in, text as a person writes it out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+
+from etude.errors import DataError
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The tokens that stand for no text.
+
+    Attributes:
+        pad: Fills a batch.
+        bos: Starts a sequence.
+        eos: Ends a sequence.
+        unknown: Stands for what the vocabulary cannot write.
+        mask: Hides a token; None where the tokenizer has none.
+    """
+
+    pad: str
+    bos: str
+    eos: str
+    unknown: str
+    mask: str | None
+
+
+class Tokenizer:
+    """A fixed mapping between texts and ids.
+
+    Text that looks like a special token (`<pad>`, `[MASK]`) is encoded as the ordinary characters it is made of, so
+    that no corpus and no user can put a special id into a sequence.
+
+    Args:
+        backend: The tokenizer of the tokenizers library; changed in place: no padding, no truncation.
+        special: Its special tokens.
+
+    Attributes:
+        special: The special tokens as text.
+        vocabulary: Number of ids, the largest id plus one.
+        pad: Id of padding.
+        bos: Id that starts a sequence.
+        eos: Id that ends a sequence.
+        unknown: Id of what cannot be written.
+        mask: Id of a masked token, or -1.
+        fingerprint: Sha256 of the backend's JSON and the special tokens.
+
+    Raises:
+        DataError: If a special token is not in the vocabulary.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True
+        self.backend = backend
+        self.special = special
+        self.vocabulary = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self.pad, self.bos, self.eos, self.unknown = (
+            self._id(token) for token in (special.pad, special.bos, special.eos, special.unknown)
+        )
+        self.mask = -1 if special.mask is None else self._id(special.mask)
+        self._silent = {self.pad, self.bos, self.eos, self.mask}
+        self.fingerprint = hashlib.sha256(f"{backend.to_str()}\n{special}".encode()).hexdigest()
+
+    def _id(self, token: str) -> int:
+        number = self.backend.token_to_id(token)
+        if number is None:
+            raise DataError(f"the tokenizer's vocabulary has no special token {token!r}")
+        return number
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text; no special ids are added."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
+        """Return each sequence as text; special ids are left out."""
+        plain = [[int(token) for token in sequence if int(token) not in self._silent] for sequence in ids]
+        return [text.strip() for text in self.backend.decode_batch(plain, skip_special_tokens=True)]
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads as well."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {"pad": "pad", "bos": "bos", "eos": "eos", "unknown": "unk", "mask": "mask"}
+        tokens = {f"{name}_token": getattr(self.special, field) for field, name in names.items()}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: If a file is missing or broken.
+        """
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = json.loads((folder / "tokenizer_config.json").read_bytes())
+            names = ("pad", "bos", "eos", "unk", "mask")
+            return cls(backend, SpecialTokens(*(config[f"{name}_token"] for name in names)))
+        except DataError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise DataError(f"no tokenizer in {folder}: {error}") from error
+
+
+class TokenizerRecipe(Protocol):
+    """How to get a tokenizer: trained on texts, or read from a pretrained model."""
+
+    @property
+    def key(self) -> str:
+        """All settings as stable text: equal keys and equal texts give equal tokenizers."""
+
+    def build(self, texts: Iterator[str]) -> Tokenizer:
+        """Return the tokenizer.
+
+        Args:
+            texts: The training texts; a recipe that needs none does not read them.
+        """

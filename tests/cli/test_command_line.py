@@ -1,0 +1,257 @@
+"""What the command line does when it is right: data alone on stdout, every member of a multirun, help."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from etude.cli.commands import COMMANDS, Command
+from etude.cli.main import main
+from etude.configuration import modules, signatures
+from etude.configuration.check import plain
+from etude.errors import DataError
+
+SOURCE = Path(__file__).parents[2] / "src"
+Calls = list[tuple[DictConfig, list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    modules.find_module.cache_clear()
+    signatures.signature.cache_clear()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What `etude train` is called with. It writes where it should not, and fails for the seed 13."""
+    seen: Calls = []
+
+    def train(config: DictConfig, overrides: list[str]) -> Path:
+        seen.append((config, overrides))
+        print("a library's chatter")
+        os.write(1, b"native chatter\n")
+        if config.seed == 13:
+            raise DataError("train.tsv is empty")
+        return Path("outputs") / f"seed-{config.seed}"
+
+    monkeypatch.setattr(Command, "function", lambda command: train)
+    return seen
+
+
+def test_the_only_line_on_stdout_is_the_run_folder(calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "seed=7", "model.width=64"]) == 0
+    out, error = capfd.readouterr()
+    assert out == "outputs/seed-7\n"
+    assert "a library's chatter" in error
+    assert "native chatter" in error
+    (config, overrides) = calls[0]
+    assert overrides == ["seed=7", "model.width=64"]
+    assert (config.seed, config.model.width, config.run.experiment) == (7, 64, "translation/demo")
+
+
+def test_nothing_is_written_into_the_working_folder(calls: Calls, here: Path) -> None:
+    assert main(["train"]) == 0
+    assert not list(here.iterdir())
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(calls: Calls) -> None:
+    assert main(["train", "seed=3", "-m", "model.width=64,96", "paths.outputs=runs"]) == 0
+    assert [(config.seed, config.model.width) for config, _ in calls] == [(3, 64), (3, 96)]
+
+
+def test_an_argument_that_no_file_lists_is_set_without_plus(calls: Calls) -> None:
+    assert main(["train", "optimizer.amsgrad=true", "++optimizer.eps=1e-6"]) == 0
+    assert (calls[0][0].optimizer.amsgrad, calls[0][0].optimizer.eps) == (True, 1e-6)
+
+
+@pytest.mark.parametrize("line", ["decoding=null", "decoding=none", "~decoding"])
+def test_a_group_is_taken_away_and_chosen_again(calls: Calls, line: str) -> None:
+    assert main(["train", "experiment=masked_lm/demo", line, "logger=null"]) == 0
+    assert plain(calls[0][0])["decoding"] is None
+    assert plain(calls[0][0])["logger"] is None
+
+
+def test_defaults_then_experiment_then_debug_then_command_line(calls: Calls, here: Path) -> None:
+    experiment = here / "mine" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /logger: csv\n  - override /decoding: beam\n"
+    experiment.write_text(f"{text}budget: 9step\nseed: 5\nscheduler: {{warmup: 1step}}\nlog: {{every: 9step}}\n")
+    assert main(["train", "--config-dir", "mine", "experiment=mine", "debug=fast", "log.every=2step"]) == 0
+    config = calls[0][0]
+    assert (config.seed, config.budget, config.log.every, config.logger) == (5, "3step", "2step", None)
+    assert config.decoding.beams == 5
+    assert config.run.experiment == "mine"
+
+
+def test_a_variable_beside_arguments_is_not_given_to_the_constructor(calls: Calls) -> None:
+    own = ["experiment=null", "data=parallel", "data.root=texts", "data.corpus.target=fr"]
+    assert main(["train", *own]) == 0
+    data = plain(calls[0][0])["data"]
+    assert (data["corpus"]["root"], data["corpus"]["target"]) == ("texts", "fr")
+    assert not {"root", "source", "target"} & set(data)
+
+
+def test_every_member_of_a_multirun_is_called_and_one_that_fails_stops_no_other(
+    calls: Calls, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "-m", "seed=1,13,2", "paths.outputs=runs"]) == 1
+    out, error = capfd.readouterr()
+    assert [config.seed for config, _ in calls] == [1, 13, 2]
+    assert out == "outputs/seed-1\noutputs/seed-2\n"
+    assert "etude: run 1: seed=13 paths.outputs=runs\n" in error
+    assert error.count("etude: error: train.tsv is empty\n") == 1
+    assert "Traceback" not in error
+
+
+def test_no_member_starts_before_every_configuration_is_checked(calls: Calls) -> None:
+    assert main(["train", "-m", "model.heads=4,5"]) == 78
+    assert not calls
+
+
+def test_glob_looks_into_the_folders_of_a_group(calls: Calls) -> None:
+    assert main(["train", "-m", "experiment=glob(*/multi*)", "seed=1,2", "paths.outputs=runs"]) == 0
+    names = [(config.run.experiment, config.seed) for config, _ in calls]
+    assert names == [("translation/multi30k", 1), ("translation/multi30k", 2)]
+
+
+def test_an_error_of_a_single_run_is_its_one_line_and_its_code(calls: Calls, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "seed=13"]) == 65
+    assert capfd.readouterr().err.endswith("etude: error: train.tsv is empty\n")
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: DictConfig, overrides: list[str]) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Command, "function", lambda command: train)
+    assert main(["train"]) == 130
+
+
+def test_the_composed_configuration_is_shown_resolved(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "data=table", "data.train=a.tsv", "data.val=b.tsv", "--cfg", "job", "--resolve"]) == 78
+    out, error = capfd.readouterr()  # a table under a translation experiment: shown, and then refused
+    assert OmegaConf.create(out).data.corpus.train == "a.tsv"
+    assert error.startswith("etude: error: ")
+    assert main(["train", "--cfg", "job", "--resolve", "model.layers_=3", "~model.layers_"]) == 0
+    assert OmegaConf.create(capfd.readouterr().out).budget == "40epoch"
+
+
+def test_help_lists_commands_then_groups_then_usage(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    overview = capfd.readouterr().out
+    assert all(f"\n  {name} " in overview for name in COMMANDS)
+    assert main(["train", "--help"]) == 0
+    groups = capfd.readouterr().out
+    assert "model: encoder, minilm, seq2seq" in groups
+    assert "label_smoothing: 0.1" in groups
+    assert main(["evaluate", "--help"]) == 0
+    assert "usage: etude evaluate RUN…" in capfd.readouterr().out
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out.startswith("etude ")
+    assert not list(here.iterdir())
+
+
+def _run_folder(here: Path) -> Path:
+    run = here / "outputs" / "translation" / "demo" / "one"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1\n")
+    (here / "outputs" / "last").symlink_to(run)
+    return run
+
+
+def test_commands_on_runs_get_folders_and_plain_values(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = _run_folder(here)
+    seen: list[Any] = []
+
+    def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append((runs, overrides))
+        return {"test/bleu": 30.5, "text": "ü"}
+
+    monkeypatch.setattr(Command, "function", lambda command: evaluate)
+    assert main(["evaluate", "last", "translation/demo/one", "split=test", "decoding.beams=5", "a='x y'"]) == 0
+    assert seen == [([run, run], {"split": "test", "decoding.beams": 5, "a": "x y"})]
+    assert json.loads(capfd.readouterr().out) == {"test/bleu": 30.5, "text": "ü"}
+
+
+def test_predict_reads_stdin_and_writes_lines(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _run_folder(here)
+
+    def predict(run: Path, overrides: Mapping[str, Any], lines: io.BytesIO, out: TextIO) -> None:
+        print("loading")
+        out.writelines(line.decode().upper() for line in lines)
+
+    monkeypatch.setattr(Command, "function", lambda command: predict)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("grün\nblau\n".encode())))
+    assert main(["predict", "last"]) == 0
+    assert capfd.readouterr().out == "GRÜN\nBLAU\n"
+
+
+def test_a_package_of_ones_own_is_used_when_it_is_trusted(here: Path, calls: Calls) -> None:
+    (here / "cli_own_package.py").write_text(
+        "from etude.optim.schedules import Cosine\n\n\nclass Wavy(Cosine):\n"
+        "    def __init__(self, waves: int, **rest):\n        super().__init__(**rest)\n"
+    )
+    target = ["scheduler._target_=cli_own_package.Wavy", "+scheduler.waves=3"]
+    assert main(["train", *target]) == 78
+    assert main(["train", "trust=[cli_own_package]", *target]) == 0
+    assert main(["train", "trust=[cli_own_package]", *target, "scheduler.wafes=3"]) == 78
+    assert calls[0][0].scheduler.waves == 3
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m etude --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0].startswith("etude: train")
+
+
+def ask(line: str) -> list[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    words = [sys.executable, "-m", "etude", "-sc", "query=bash"]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("etude tr", {"train", "evaluate", "report"}),
+        ("etude train exp", {"experiment="}),
+        ("etude train experiment=", {"experiment=translation/demo", "experiment=masked_lm/demo"}),
+        ("etude train seed=1 model=", {"model=encoder", "model=seq2seq"}),
+        ("etude train experiment=masked_lm/demo model.l", {"model.layers="}),
+        ("etude evaluate ", {"last"}),
+    ],
+)
+def test_the_shell_completes(line: str, expected: set[str]) -> None:
+    assert expected <= set(ask(line))
+
+
+def test_completion_is_installed_for_the_command(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/etude"])
+    assert main(["-sc", "install=bash"]) == 0
+    assert capfd.readouterr().out.rstrip().endswith("hydra_bash_completion etude")

@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Two test processes share two cores; and no test may talk to a dashboard.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["WANDB_MODE"] = "disabled"
+
+
+def corpora() -> Path:
+    """The folder of the development corpora, which need not exist."""
+    return Path(os.environ.get("ETUDE_CORPORA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def corpus_folder() -> Path:
+    """The folder of the development corpora; skips the test where there is none."""
+    folder = corpora()
+    if not folder.is_dir():
+        pytest.skip(f"needs the development corpora: {folder} is absent; set ETUDE_CORPORA")
+    return folder

@@ -1,0 +1,130 @@
+"""Laws of the plan: each example once, equal cost, and nothing that depends on who asks."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.data.plan import BatchSize, Plan
+
+batches = st.one_of(st.builds(BatchSize, tokens=st.integers(1, 400)), st.builds(BatchSize, examples=st.integers(1, 50)))
+
+
+def lengths_of(draw: st.DataObject, sides: int = 2) -> np.ndarray:
+    rows = draw.draw(st.lists(st.tuples(*[st.integers(1, 60)] * sides), min_size=1, max_size=120))
+    return np.array(rows)
+
+
+@given(st.data(), batches, st.integers(0, 2**40), st.integers(0, 50))
+def test_each_epoch_has_every_example_exactly_once(
+    data: st.DataObject, batch: BatchSize, seed: int, epoch: int
+) -> None:
+    lengths = lengths_of(data)
+    plan = Plan.make(lengths, seed=seed, epoch=epoch, batch=batch)
+    seen = np.concatenate([plan.examples(step) for step in range(plan.steps)])
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(st.data(), batches, st.integers(1, 4), st.integers(1, 4))
+def test_slices_of_ranks_and_micro_batches_are_disjoint_and_together_the_step(
+    data: st.DataObject, batch: BatchSize, world: int, micro_batches: int
+) -> None:
+    plan = Plan.make(lengths_of(data), seed=1, epoch=0, batch=batch)
+    for step in range(plan.steps):
+        slices = [
+            plan.examples(step, rank, world, micro_batch, micro_batches)
+            for micro_batch in range(micro_batches)
+            for rank in range(world)
+        ]
+        np.testing.assert_array_equal(np.concatenate(slices), plan.examples(step))
+
+
+@given(st.data(), batches)
+def test_every_epoch_has_the_same_number_of_steps_and_none_is_empty(data: st.DataObject, batch: BatchSize) -> None:
+    lengths = lengths_of(data)
+    plans = [Plan.make(lengths, seed=3, epoch=epoch, batch=batch) for epoch in range(4)]
+    assert len({plan.steps for plan in plans}) == 1
+    assert all(len(plan.examples(step)) for plan in plans for step in range(plan.steps))
+
+
+@given(st.data(), st.integers(1, 400))
+def test_a_step_holds_at_most_its_tokens_and_one_example_more(data: st.DataObject, tokens: int) -> None:
+    lengths = lengths_of(data)
+    plan = Plan.make(lengths, seed=3, epoch=1, batch=BatchSize(tokens=tokens))
+    cost = lengths.sum(axis=1)
+    limit = max(cost.sum() / plan.steps, 1) + cost.max()
+    assert all(cost[plan.examples(step)].sum() <= limit for step in range(plan.steps))
+
+
+@given(st.data(), batches)
+def test_counts_are_the_sums_of_what_their_examples_add(data: st.DataObject, batch: BatchSize) -> None:
+    lengths = lengths_of(data)
+    plan = Plan.make(lengths, seed=3, epoch=1, batch=batch, counts=lengths[:, 1])
+    assert [plan.count(step) for step in range(plan.steps)] == [
+        lengths[plan.examples(step), 1].sum() for step in range(plan.steps)
+    ]
+    assert [plan.tokens_before(step) for step in range(plan.steps + 1)] == [
+        0,
+        *np.cumsum([lengths[plan.examples(step)].sum() for step in range(plan.steps)]),
+    ]
+
+
+def test_the_plan_is_a_pure_function_and_changes_with_seed_and_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(3, 40, (997, 2))
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return Plan.make(lengths, seed=seed, epoch=epoch, batch=BatchSize(tokens=500)).order.tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+
+
+def test_the_order_is_the_same_on_every_machine_and_version() -> None:
+    lengths = np.arange(7, 18)
+    plan = Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(examples=3))
+    assert plan.order.tolist() == GOLDEN_ORDER
+
+
+GOLDEN_ORDER = [0, 1, 2, 3, 4, 8, 9, 10, 5, 6, 7]
+
+
+def test_no_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs examples.*\(0, 2\)"):
+        Plan.make(np.zeros((0, 2), int), seed=1, epoch=0, batch=BatchSize(tokens=10))
+
+
+def test_a_million_examples_are_planned_in_a_few_arrays() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, (1_000_000, 2))
+    tracemalloc.start()
+    Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(tokens=4096))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 8_000_000  # bytes: sixteen arrays of a million int64 at the very most
+
+
+def share_of_real_positions(lengths: np.ndarray, plan: Plan, slices: int) -> float:
+    real = padded = 0
+    for step in range(plan.steps):
+        for part in range(slices):
+            rows = lengths[plan.examples(step, part, slices)]
+            real += rows.sum()
+            padded += (rows.max(axis=0) * len(rows)).sum() if len(rows) else 0
+    return real / padded
+
+
+@pytest.mark.corpora
+@pytest.mark.parametrize("slices", [1, 4])
+def test_few_positions_are_padding_on_multi30k(corpus_folder: Path, slices: int) -> None:
+    sides = []
+    for language in ("en", "de"):
+        with gzip.open(corpus_folder / "multi30k" / f"train.{language}.gz", "rt", encoding="utf-8") as file:
+            sides.append([len(line.split()) + 1 for line in file])
+    lengths = np.array(sides).T
+    plan = Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(tokens=3000))
+    assert share_of_real_positions(lengths, plan, slices) >= 0.97

@@ -1,0 +1,78 @@
+"""Words with a tag each."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.data.collate import framed, pad, real
+from etude.data.loader import Slice
+from etude.data.module import PlannedData
+from etude.data.prepare import Prepared, Split, prepare
+from etude.tokenization.tokenizer import Tokenizer
+from etude.types import IGNORED, Facts
+
+
+class TaggingBatch(NamedTuple):
+    """Texts with a tag at the first token of each word."""
+
+    tokens: Tensor
+    mask: Tensor
+    labels: Tensor
+    step_count: int
+    ids: Tensor
+
+
+class TaggedTexts:
+    """The texts of a split as batches; the loss is taken once for each word."""
+
+    def __init__(self, split: Split, rows: int, facts: Facts, tokenizer: Tokenizer) -> None:
+        self._words = [split.texts["text"][row].split() for row in range(rows)]
+        self._tags = [split.texts["tags"][row].split() for row in range(rows)]
+        self._facts = facts
+        self._tokenizer = tokenizer
+        self.lengths = split.tokens["text"].lengths[:rows] + 2
+        self.counts = np.array([len(words) for words in self._words])
+
+    def _row(self, example: int) -> tuple[np.ndarray, np.ndarray]:
+        pieces = self._tokenizer.encode(self._words[example])
+        tags = [self._facts.classes.index(tag) for tag in self._tags[example]]
+        labels = [[tag] + [IGNORED] * (len(piece) - 1) for tag, piece in zip(tags, pieces, strict=True)]
+        ids = np.array([i for piece in pieces for i in piece])
+        return framed(ids, self._facts.bos, self._facts.eos), framed(np.concatenate(labels), IGNORED, IGNORED)
+
+    def batch(self, part: Slice) -> TaggingBatch:
+        tokens, labels = zip(*(self._row(int(i)) for i in part.examples), strict=True)
+        targets, ids = pad(labels, IGNORED), torch.from_numpy(part.examples.astype(np.int64))
+        if part.filler:
+            targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
+        return TaggingBatch(pad(tokens, self._facts.pad), real(tokens), targets, part.denominator, ids)
+
+
+class TaggingData(PlannedData):
+    """Texts from a corpus with the fields `text` and `tags`, both with a word for a word."""
+
+    BATCH: ClassVar[str] = "TaggingBatch"
+
+    def read(self) -> Prepared:
+        return prepare(
+            self.corpus,
+            self._recipe,
+            text_fields=("text", "tags"),
+            max_length=self.max_length - 2,
+            overflow="drop",
+            cache=self.cache,
+        )
+
+    def examples(self, split: Split, rows: int, *, training: bool) -> TaggedTexts:
+        return TaggedTexts(split, rows, self.facts, self.tokenizer)
+
+    @property
+    def facts(self) -> Facts:
+        texts = self.prepared.splits["train"].texts["tags"]
+        tags = sorted({tag for row in range(len(texts)) for tag in texts[row].split()})
+        tokenizer = self.tokenizer
+        return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, classes=tuple(tags))

@@ -1,0 +1,129 @@
+"""Every file of `conf/` composes and passes the check, and the check's own tables are about things that exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from etude.cli.commands import COMMANDS
+from etude.clock import Duration
+from etude.configuration import root as typed
+from etude.configuration.check import check, plain
+from etude.configuration.compose import Composer, Composition
+from etude.configuration.conf import CONF
+from etude.configuration.root import NODES, Root
+from etude.configuration.schema import INJECTED
+from etude.configuration.signatures import signature
+
+COMPOSER = Composer(CONF, "train")
+EXPERIMENTS = COMPOSER.options("experiment")
+FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler")
+CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
+OWN_DATA = {
+    "data=parallel": ["experiment=null", "data.root=texts"],
+    "data=tatoeba": ["experiment=null", "data.root=texts"],
+    "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b"],
+    "data=text": ["experiment=masked_lm/demo", "data.train=a"],
+}
+
+
+def composed(*overrides: str) -> Composition:
+    composition = COMPOSER.compose(COMPOSER.normalized(overrides))
+    check(composition.config, composition.overrides, composition.sources)
+    return composition
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_passes(experiment: str) -> None:
+    composition = composed(f"experiment={experiment}")
+    root = Root.from_plain(plain(composition.config))
+    assert root.budget.amount > 0
+    assert (root.batch.tokens is None) != (root.batch.examples is None)
+    first = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
+    assert first.startswith(f"# etude train experiment={experiment}")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_the_groups_that_fit_everything_passes(choice: str) -> None:
+    composed(choice)
+
+
+@pytest.mark.parametrize("choice", OWN_DATA)
+def test_ones_own_data_needs_nothing_but_its_files(choice: str) -> None:
+    composed(choice, *OWN_DATA[choice])
+
+
+def test_without_an_experiment_the_defaults_fit_together() -> None:
+    composed("experiment=null")
+
+
+def test_every_file_is_a_choice_or_a_root() -> None:
+    roots = {command.root for command in COMMANDS.values() if command.root}
+    groups = {*COMPOSER.groups(), "hydra"}
+    for path in CONF.rglob("*.yaml"):
+        inside = path.relative_to(CONF)
+        assert inside.stem in roots if len(inside.parts) == 1 else inside.parts[0] in groups
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_function_that_takes_what_it_is_given(name: str) -> None:
+    command = COMMANDS[name]
+    found = signature(command.target.replace(":", "."))
+    assert found is not None
+    if command.root is not None:
+        expected = ["config", "overrides"] if command.records else ["config"]
+    else:
+        expected = ["runs" if command.many else "run", *(["overrides"] if name != "report" else [])]
+    assert list(found.parameters)[: len(expected)] == expected
+    assert all(
+        not parameter.required or key in {*expected, "lines", "out"} for key, parameter in found.parameters.items()
+    )
+
+
+@pytest.mark.parametrize("root", sorted({command.root for command in COMMANDS.values() if command.root}))
+def test_every_root_is_checked_like_training(root: str) -> None:
+    composition = Composer(CONF, root).compose([])
+    check(composition.config, composition.overrides, composition.sources)
+
+
+def test_values_keep_their_files_and_lines() -> None:
+    composition = composed("experiment=translation/multi30k", "model.width=128")
+    places = {source.shown for source in composition.sources}
+    assert {"conf/train.yaml", "conf/data/parallel.yaml", "conf/experiment/translation/multi30k.yaml"} <= places
+    assert isinstance(composition.config, DictConfig)
+
+
+def test_a_checked_configuration_survives_its_file(tmp_path: Path) -> None:
+    values = plain(composed("data=parallel", "experiment=null", "data.root=texts").config)
+    OmegaConf.save(OmegaConf.create(values), tmp_path / "config.yaml")
+    loaded = OmegaConf.load(tmp_path / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    check(loaded)
+    assert plain(loaded) == values
+
+
+def test_what_etude_gives_is_an_argument_of_what_it_is_given_to() -> None:
+    values = [plain(composed(f"experiment={experiment}").config) for experiment in EXPERIMENTS]
+    for group in ("task", "model"):
+        taken = [signature(value[group]["_target_"]) for value in values]
+        names = {name for found in taken if found for name in found.parameters}
+        assert INJECTED[group] & {"facts", "model", "optimizer", "scheduler", "decoding"} <= names
+
+
+def test_every_field_of_the_root_has_its_sentence() -> None:
+    source = inspect.getsource(typed)
+    for section in [
+        value for value in vars(typed).values() if dataclasses.is_dataclass(value) and value is not Duration
+    ]:
+        for name in get_type_hints(section):
+            assert re.search(rf'^    {name}: [^\n]*\n    """[A-Z][^\n]*\."""$', source, re.MULTILINE), (section, name)
+
+
+def test_the_roots_groups_are_the_folders() -> None:
+    assert {*NODES, "callbacks"} == {*COMPOSER.groups()} - {"experiment", "debug", "paths"}

@@ -1,0 +1,83 @@
+"""The encoder: every token sees its text, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from etude.models.encoder import Encoder
+from etude.nn.attention import record_attention
+from etude.nn.positions import TooLongError
+from etude.nn.residual import PostNorm, PreNorm, Residual
+from etude.types import Facts
+
+B, L, WIDTH, VOCABULARY = 3, 7, 22, 29
+BOTH_NORMS = pytest.mark.parametrize("residual", [PreNorm, PostNorm])
+
+
+def build(residual: Callable[..., Residual] = PreNorm) -> Encoder:
+    torch.manual_seed(1)
+    facts = Facts(vocabulary=VOCABULARY, pad=0, bos=1, eos=2)
+    return Encoder(facts, WIDTH, 2, 3, 31, 0.0, 11, residual=residual).eval()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(3, VOCABULARY, (B, L), generator=torch.Generator().manual_seed(2))
+    return tokens, torch.arange(L) < torch.tensor([[7], [4], [2]])
+
+
+@BOTH_NORMS
+def test_a_token_changes_its_text_only(residual: Callable[..., Residual]) -> None:
+    model, (tokens, mask) = build(residual), batch()
+    states = model(tokens, mask)
+    for row in range(B):
+        changed = tokens.clone()
+        changed[row, 1] = 3 + (changed[row, 1] - 2) % (VOCABULARY - 3)
+        seen = (model(changed, mask) != states).any(dim=2)
+        assert torch.equal(seen, mask & torch.eye(B, dtype=torch.bool)[row][:, None]), row
+
+
+def test_ids_at_padding_change_nothing() -> None:
+    model, (tokens, mask) = build(), batch()
+    states = model(tokens, mask)
+    assert torch.equal(model(torch.where(mask, tokens, 5), mask), states)
+    assert states[~mask].count_nonzero() == 0
+
+
+@BOTH_NORMS
+def test_a_text_is_the_same_alone(residual: Callable[..., Residual]) -> None:
+    model, (tokens, mask) = build(residual), batch()
+    states = model(tokens, mask)
+    for row in range(B):
+        text = tokens[row][mask[row]][None]
+        alone = model(text, torch.ones_like(text, dtype=torch.bool))[0]
+        torch.testing.assert_close(states[row][mask[row]], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_hidden_is_packed_in_the_order_of_the_mask() -> None:
+    model, (tokens, mask) = build(), batch()
+    assert torch.equal(model.hidden(tokens, mask), model(tokens, mask)[mask])
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model, (tokens, mask) = build().train(), batch()
+    model.hidden(tokens, mask).square().sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_one_token_too_many_is_refused() -> None:
+    tokens = torch.full((1, 12), 5)
+    with pytest.raises(TooLongError, match=r"12 tokens is longer than model.max_length = 11"):
+        build()(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def test_attention_of_every_layer_is_recorded() -> None:
+    model, (tokens, mask) = build(), batch()
+    with record_attention(model) as maps:
+        model(tokens, mask)
+    assert {name: tuple(weights.shape) for name, weights in maps.items()} == {
+        f"layers.{layer}.attention": (B, 2, L, L) for layer in range(3)
+    }

@@ -1,0 +1,24 @@
+"""The feed-forward layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from etude.nn.feed_forward import FeedForward
+
+
+def test_it_is_two_linear_layers_around_the_activation() -> None:
+    layer, x = FeedForward(3, 5, dropout=0.0, activation=F.gelu), torch.randn(7, 3)
+    torch.testing.assert_close(
+        layer(x), F.gelu(x @ layer.inner.weight.T + layer.inner.bias) @ layer.outer.weight.T + layer.outer.bias
+    )
+
+
+def test_what_is_dropped_is_between_the_layers() -> None:
+    layer, x = FeedForward(3, 4001, dropout=0.5).train(), torch.ones(1, 3)
+    torch.nn.init.ones_(layer.inner.weight)
+    seen: list[torch.Tensor] = []
+    layer.outer.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    layer(x)
+    assert 0.4 < float((seen[0] == 0).double().mean()) < 0.6

@@ -1,0 +1,48 @@
+"""Law 3: the gradient of a step is that of the whole global batch, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from etude.configuration.check import plain
+from etude.experiment.build import Experiment, build
+from tests.runs.conftest import TASKS
+
+NO_DROPOUT = ("model.dropout=0.0",)
+
+
+def gradients(experiment: Experiment, step: int, world: int, micro_batches: int) -> dict[str, torch.Tensor]:
+    """The gradient that DDP and Lightning arrive at: averages over ranks, sums over micro-batches."""
+    task, data = experiment.task.double().train(), experiment.data
+    task.zero_grad()
+    plan, examples = data.plan(0), data.splits["train"]
+    for rank in range(world):
+        for micro_batch in range(micro_batches):
+            from etude.data.loader import Slice
+
+            chosen = plan.examples(step, rank, world, micro_batch, micro_batches)
+            filler = not len(chosen)
+            part = Slice(plan.examples(step)[:1] if filler else chosen, 0, plan.count(step), filler)
+            batch = examples.batch(part)
+            (task.loss(batch)[0] / batch.step_count).backward()
+    return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 2), (1, 4), (2, 3), (1, 64)])
+def test_gradients_do_not_depend_on_how_a_batch_is_cut(
+    composed: Callable[..., Any], task: str, world: int, micro_batches: int
+) -> None:
+    extra = ("task.head_dropout=0.0",) if task == "classification" else ()
+    experiment = build(plain(composed(task, *NO_DROPOUT, *extra)))
+    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
+    cut = gradients(experiment, 1, world, micro_batches)
+    assert whole.keys() == cut.keys()
+    scale = max(float(gradient.abs().max()) for gradient in whole.values())
+    assert scale > 1e-4
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)

