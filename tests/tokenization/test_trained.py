@@ -98,10 +98,11 @@ def test_wordpiece_splits_as_bert_does() -> None:
 
 
 def test_unigram_takes_the_parts_that_words_share() -> None:
-    texts = ["laufen kaufen laufend kaufend raufen taufen"] * 31
-    tokenizer = Unigram(23).build(iter(texts))
-    (ids,) = tokenizer.encode(["haufen"])
-    assert "aufen" in [tokenizer.backend.id_to_token(number) for number in ids]
+    stems = ["walk", "talk", "jump", "sing", "play", "read", "cook", "work", "help", "open", "call", "turn"]
+    texts = [f"{stem}{end} {stem}" for stem in stems for end in ("ing", "er", "s", "ing")]
+    tokenizer = Unigram(53).build(iter(texts))
+    (ids,) = tokenizer.encode(["waiting"])
+    assert tokenizer.backend.id_to_token(ids[-1]) == "ing"
 
 
 def test_unigram_takes_words_that_a_space_always_follows() -> None:
@@ -114,9 +115,20 @@ def test_unigram_takes_words_that_a_space_always_follows() -> None:
     assert {"▁the", "▁and"} <= set(pieces)
 
 
-def test_unigram_keeps_the_characters_of_very_long_words() -> None:
-    tokenizer = Unigram(173).build(iter([*TEXTS, "ж" * 2503]))
-    assert tokenizer.unknown not in tokenizer.encode(["жж"])[0]
+def test_unigram_has_only_parts_of_words() -> None:
+    """A piece that no word of the pre-tokenizer has would be an id that is never used."""
+    texts = [f"{n}% of {n * n}, {n}.{n} it's ½ﬁ. Who's? ({n})" for n in range(97)]
+    backend = Unigram(211).build(iter(texts)).backend
+    normalizer, splitter = backend.normalizer, backend.pre_tokenizer
+    assert normalizer and splitter
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    pieces = backend.get_vocab(with_added_tokens=True).keys() - {"<pad>", "<s>", "</s>", "<unk>", "<mask>"}
+    assert [piece for piece in pieces if not any(piece in word for word in words)] == []
+
+
+def test_unigram_keeps_rare_characters_and_those_of_very_long_words() -> None:
+    tokenizer = Unigram(173).build(iter([*TEXTS * 31, "ж", "ю" * 2503]))
+    assert tokenizer.unknown not in tokenizer.encode(["ж юю"])[0]
 
 
 def test_unigram_on_texts_that_sentencepiece_refuses() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: What follows `etude` on the command line; None: as the process was started.
     """
+    # Beside a busy neighbour, threads that wait for each other by spinning make a step many times longer.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     configure_console()
     here = str(Path.cwd())
     if here not in sys.path:  # as `python -m etude` does, so that both find a package under `trust`

@@ -6,10 +6,9 @@ a piece with letters or digits, so that a word is the same word before a comma. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain, zip_longest
 from typing import Any
 
 import tokenizers
@@ -32,7 +31,6 @@ SENTENCEPIECE: dict[str, Any] = {
     "max_sentence_length": 2**30,
     "normalization_rule_name": "identity",
     "add_dummy_prefix": False,
-    "remove_extra_whitespaces": False,
     "pad_id": 0,
     "bos_id": 1,
     "eos_id": 2,
@@ -202,10 +200,6 @@ def _training_texts(texts: Iterator[str]) -> list[str]:
 def _unigram_pieces(words: Sequence[str], vocabulary: int) -> list[tuple[str, float]]:
     """Train sentencepiece's unigram model.
 
-    A sentence of one word is one that no piece can cross. But training starts from the substrings that different
-    characters follow, and nothing follows a word that always ends its sentence. So every second word runs on to the
-    next where that starts with `▁`, which no piece can cross either.
-
     Args:
         words: What the pre-tokenizer makes of the texts, in their order.
         vocabulary: Most pieces, special tokens included; all characters are kept in any case.
@@ -213,12 +207,12 @@ def _unigram_pieces(words: Sequence[str], vocabulary: int) -> list[tuple[str, fl
     Returns:
         Pieces with natural log probabilities in the order of their ids, the special tokens first.
     """
-    pairs = zip_longest(words[::2], words[1::2], fillvalue="")
-    sentences = chain.from_iterable([a + b] if b.startswith(SPACE) else [a, b] for a, b in pairs)
     size = max(vocabulary, len(NAMES) + len(set().union(*words)))
     model = BytesIO()
     try:
-        SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=size, **SENTENCEPIECE)
+        SentencePieceTrainer.train(
+            sentence_iterator=_sentences(words), model_writer=model, vocab_size=size, **SENTENCEPIECE
+        )
     except RuntimeError as error:
         reason = str(error).strip()
         raise DataError(
@@ -229,6 +223,21 @@ def _unigram_pieces(words: Sequence[str], vocabulary: int) -> list[tuple[str, fl
     # With so few digits a score is the same number after it was written as JSON and read.
     scores = (round(score, 6) for score in trained.get_score(ids))
     return list(zip(trained.id_to_piece(ids), scores, strict=True))
+
+
+def _sentences(words: Iterable[str]) -> Iterator[str]:
+    """Join words to sentences of which sentencepiece makes the same words: it parts them at `▁`.
+
+    Its training starts from the substrings that different characters follow. A word that the same one always follows,
+    be it `▁` or the end of the sentence, would never become a piece; so a sentence ends at every fifth word as well.
+    """
+    sentence = ""
+    for number, word in enumerate(words):
+        if number % 5 == 0 or not word.startswith(SPACE):
+            yield sentence
+            sentence = ""
+        sentence += word
+    yield sentence
 
 
 def _wordpieces(pieces: list[str]) -> list[str]:
