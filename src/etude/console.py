@@ -6,8 +6,8 @@ import logging
 import sys
 import warnings
 
-QUIET = ("lightning.pytorch", "lightning.fabric")
-"""Libraries that tell of their settings at every start; their warnings are shown."""
+QUIET = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+"""Loggers that tell of their settings at every start; their warnings are shown."""
 
 KNOWN = (
     "The number of training batches",  # Lightning's own logging interval is not used

@@ -6,19 +6,15 @@ import sys
 from pathlib import Path
 
 from etude.console import configure_console
-from etude.errors import EtudeError
-from etude.experiment.launch import global_rank
+from etude.experiment.launch import as_rank, global_rank
 from etude.experiment.run import fit
 
 
 def main() -> None:
     """Train the run of the folder that is given."""
     configure_console(global_rank())
-    try:
+    with as_rank():
         fit(Path(sys.argv[1]))
-    except EtudeError as error:
-        print(f"etude: error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_text_of(line: bytes, text: str | None) -> None:
     assert text_of(line) == text
 
 
-PACKED = gzip.compress(b"line\n" * 10_000)
+PACKED = gzip.compress(b"line\n" * 10_000, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ class Web:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Web:
-    web = Web(gzip.compress(b"text\n"))
+    web = Web(gzip.compress(b"text\n", mtime=0))
     monkeypatch.setattr("urllib.request.urlopen", web.urlopen)
     return web
 

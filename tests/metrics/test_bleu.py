@@ -89,3 +89,10 @@ def test_rows_must_match() -> None:
         sentence_chrf([], [])
     with pytest.raises(ConfigurationError, match=r"tokenize=moses .* 13a"):
         bleu(HYPOTHESES, REFERENCES, tokenize="moses")
+
+
+def test_an_interval_where_some_resamplings_match_nothing() -> None:
+    score = chrf(["abc", "xyz", "xyz"], ["abd", "uvw", "uvw"], bootstrap=200)
+    assert score.low is not None
+    assert score.high is not None
+    assert score.low <= score.value <= score.high

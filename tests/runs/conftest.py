@@ -61,6 +61,7 @@ def overrides(small_data: Path, tmp_path: Path) -> Callable[..., list[str]]:
                 "tokenizer.vocabulary=60",
                 "batch.tokens=180",
                 "validate.metric=val/bleu",
+                "decoding=greedy",
                 "decoding.max_length=24",
             ],
             "masked_lm": [

@@ -307,19 +307,17 @@ def test_stopped_between_micro_batches_nothing_wrong_is_saved(tmp_path: Path, ca
 # When
 
 
-def test_another_callback_can_have_a_step_saved_but_not_before_its_validation(
+def test_another_callback_can_have_a_step_saved_also_before_its_validation(
     tmp_path: Path, whole: tuple[Path, Model]
 ) -> None:
     folder, _ = whole
     callback = saver(tmp_path, every_steps=None)
-    answers: dict[int, bool] = {}
 
     class SaveNow(Callback):
         def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-            answers[trainer.global_step] = callback.save_now(trainer)
+            callback.save_now(trainer)
 
     fit(tmp_path, SaveNow(), callback=callback)
-    assert answers == {step: step % EVERY != 0 for step in range(1, BATCHES * EPOCHS + 1)}
     for step, path in checkpoints(folder).items():
         for file in path.iterdir():
             assert file.read_bytes() == (tmp_path / "checkpoints" / path.name / file.name).read_bytes(), (step, file)

@@ -1,8 +1,7 @@
-"""A signal ends a run in good order: the step is finished, its checkpoint written, and the process leaves."""
+"""A signal ends a training in good order: the step is finished, its checkpoint written, and the process leaves."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -13,26 +12,20 @@ import torch
 import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
-from etude.errors import EtudeError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, the end that a system asks for, and SLURM's notice of preemption."""
-
-
-class StoppedError(EtudeError):
-    """A run was stopped by a signal, after it was saved."""
+from etude.interrupts import SIGNALS, StoppedError, leave_at_once
 
 
 class StopOnSignal(Callback):
-    """Saves and leaves after the step in which a signal came; a second Ctrl-C leaves at once.
+    """Saves and leaves after the step, or the batch of a validation, in which a signal came.
 
-    Whichever rank was signalled, all save together and leave. The exit code is that of the signal: 130 or 143.
+    Whichever rank was signalled, all save together and leave. The exit code is that of the signal: 130 or 143. A second
+    Ctrl-C leaves at once.
 
     Args:
-        save: Saves a checkpoint of this moment unless there is one; False where it must not, before a validation.
+        save: Saves a checkpoint of the last whole step, unless there is one.
     """
 
-    def __init__(self, save: Callable[[lightning.Trainer], bool]) -> None:
+    def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
         self._save = save
         self._received = 0
         self._previous: dict[int, Any] = {}
@@ -45,7 +38,7 @@ class StopOnSignal(Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received and number == signal.SIGINT:
-            os._exit(130)
+            leave_at_once()
         self._received = number
 
     def on_train_batch_end(
@@ -56,24 +49,48 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After a whole step: if any rank was signalled, save and leave.
+        """Leave after a whole step.
 
         Raises:
-            StoppedError: With the signal's exit code.
+            StoppedError: If any rank was signalled.
         """
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._leave_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave a validation; the continued run begins with it.
+
+        Raises:
+            StoppedError: If any rank was signalled.
+        """
+        self._leave_if_asked(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave when no step follows any more.
+
+        Raises:
+            StoppedError: If any rank was signalled.
+        """
+        self._leave_if_asked(trainer)
+
+    def _leave_if_asked(self, trainer: lightning.Trainer) -> None:
         received = self._received_anywhere(trainer)
-        # Where a validation follows, nothing is saved before it: then the next step is the last.
-        if received and self._save(trainer):
-            stop = StoppedError(
-                f"stopped by {signal.Signals(received).name} after step {self._step}; saved in {trainer.default_root_dir}; "
-                f"continue with: etude resume {trainer.default_root_dir}"
+        if received:
+            self._save(trainer)
+            raise StoppedError(
+                received,
+                f"stopped by {signal.Signals(received).name} after step {trainer.global_step}, which is saved; "
+                f"continue with: etude resume {trainer.default_root_dir}",
             )
-            # SLURM sends SIGUSR1 ahead of the SIGTERM that would follow.
-            stop.exit_code = 130 if received == signal.SIGINT else 143
-            raise stop
 
     def _received_anywhere(self, trainer: lightning.Trainer) -> int:
         if trainer.world_size == 1:

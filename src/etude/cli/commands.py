@@ -73,6 +73,11 @@ COMMANDS: dict[str, Command] = {
         "etude.experiment.predict:predict",
         "last < texts.txt",
     ),
+    "replay": Command(
+        "do one step of a run again and find what is not finite in it; writes one JSON object",
+        "etude.experiment.replay:replay",
+        "last step=17",
+    ),
     "report": Command(
         "make one self-contained page of a run; writes its path",
         "etude.experiment.report:report",

@@ -12,8 +12,8 @@ from etude.cli.commands import find, load, overview
 from etude.cli.streams import drop_output
 from etude.console import configure_console
 from etude.errors import ConfigurationError, EtudeError
+from etude.interrupts import INTERRUPTED, StoppedError, stop_on_signals
 
-INTERRUPTED = 130
 READER_GONE = 141
 
 
@@ -30,11 +30,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if here not in sys.path:  # as `python -m etude` does, so that both find a package under `trust`
         sys.path.append(here)
     try:
-        code = dispatch(sys.argv[1:] if words is None else words)
-        sys.stdout.flush()
+        with stop_on_signals():
+            code = dispatch(sys.argv[1:] if words is None else words)
+            sys.stdout.flush()
     except EtudeError as error:
         sys.stderr.write(f"etude: error: {error}\n")
         return error.exit_code
+    except StoppedError as stop:
+        sys.stderr.write(f"etude: {stop}\n")
+        return stop.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

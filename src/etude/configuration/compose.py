@@ -21,9 +21,11 @@ from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.configuration.check import check
+from etude.configuration.conf import CONF
 from etude.configuration.origins import Source
 from etude.errors import ConfigurationError
 
@@ -219,3 +221,21 @@ def _sentence(error: Exception) -> str:
     cause = error.__cause__ if not str(error).strip() and error.__cause__ else error
     lines = [line.strip() for line in str(cause).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("See http", "full_key:", "object_type=")))
+
+
+def compose(*overrides: str, command: str = "train") -> DictConfig:
+    """Compose and check a configuration as the command line would: `compose("experiment=translation/demo", "seed=2")`.
+
+    Args:
+        overrides: What would be written on the command line.
+        command: The command whose root configuration it is.
+
+    Raises:
+        ConfigurationError: If it cannot be composed, or does not fit.
+    """
+    composer = Composer(CONF, command)
+    composition = composer.compose(composer.normalized(overrides))
+    check(composition.config, composition.overrides, composition.sources)
+    if composition.config.run.experiment is None:
+        OmegaConf.update(composition.config, "run.experiment", composition.config.hydra.runtime.choices.experiment)
+    return composition.config

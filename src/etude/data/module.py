@@ -152,6 +152,11 @@ class PlannedData(lightning.LightningDataModule):
         plan = self.plan(epoch)
         return epoch * int(plan.cost.sum()) + plan.tokens_before(step)
 
+    def examples_of(self, step: int) -> list[int]:
+        """Return the training examples of a step, counted from 1."""
+        epoch, step = divmod(step - 1, self.clock.steps_per_epoch)
+        return [int(example) for example in self.plan(epoch).examples(step)]
+
     # Loaders
 
     def train_dataloader(self) -> PlanLoader:

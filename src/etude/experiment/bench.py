@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from etude.callbacks.log import LogTraining
 from etude.configuration.check import plain
 from etude.experiment.build import Experiment, build
 from etude.experiment.record import RECORD, Record
@@ -120,7 +121,7 @@ def _lightning_loop(experiment: Experiment) -> float:
         logger = RecordLogger(Record(Path(folder) / RECORD), lambda: (task.global_step, 0, 0.0))
         trainer = experiment.machine.trainer(
             Path(folder),
-            callbacks=[timer],
+            callbacks=[LogTraining(), timer],
             loggers=[logger],
             max_steps=STEPS,
             limit_val_batches=0,

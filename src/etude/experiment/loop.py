@@ -93,6 +93,9 @@ class StepLoop(_TrainingEpochLoop):
         loop.milestones = milestones
         trainer.fit_loop.epoch_loop = loop
 
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Ask nothing of other ranks before a micro-batch: they agree on signals once a step (`StopOnSignal`)."""
+
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         if self._should_accumulate():
             return False

@@ -68,7 +68,7 @@ class Machine:
         torch.use_deterministic_algorithms(self.deterministic)
         # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.nodes,
@@ -86,3 +86,7 @@ class Machine:
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             **arguments,
         )
+        # Lightning's own handlers would talk to other ranks inside the handler, and wait there for good. The answer to
+        # signals is in etude.interrupts and etude.callbacks.signals.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer

@@ -37,8 +37,7 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
     """
     own = {key: value for key, value in overrides.items() if key != "checkpoint"}
     values = stored_configuration(run, own, OVERRIDABLE)
-    tokenizer = Tokenizer.load(run / "tokenizer")
-    task = load_task(run, values, str(overrides.get("checkpoint", "best")))
+    task, tokenizer = load_run(run, values, str(overrides.get("checkpoint", "best")))
     chunk = int(values["batch"]["examples"] or CHUNK) if "batch.examples" in own else CHUNK
     total = 0
     for texts, broken in _chunks(lines, chunk):
@@ -52,12 +51,19 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
         _log.warning("%d lines had bytes that are no UTF-8; they were replaced by U+FFFD", total)
 
 
-def load_task(run: Path, values: dict[str, Any], which: str = "best") -> Task:
-    """Return the task of a run with the weights of a checkpoint, ready to predict."""
+def load_run(run: Path, values: dict[str, Any] | None = None, which: str = "best") -> tuple[Task, Tokenizer]:
+    """Return the task of a run with the weights of a checkpoint, ready to predict, and its tokenizer.
+
+    Args:
+        run: The run's folder.
+        values: The run's configuration, where it was changed.
+        which: `best`, `last` or a step's number.
+    """
+    values = values or stored_configuration(run)
     task = build_task(values, Facts.from_json(json.loads((run / "facts.json").read_text())))
     task.load_state_dict(read_weights(find_checkpoint(run, which)))
     device = "cuda" if torch.cuda.is_available() and values["trainer"]["accelerator"] in ("auto", "gpu") else "cpu"
-    return task.to(device).eval()
+    return task.to(device).eval(), Tokenizer.load(run / "tokenizer")
 
 
 def _chunks(lines: BinaryIO, size: int) -> Iterator[tuple[list[str], int]]:

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from etude.callbacks.log import LogTraining
 from etude.callbacks.progress import Progress
 from etude.callbacks.signals import StopOnSignal
 from etude.clock import Clock, Duration
@@ -26,6 +27,7 @@ from etude.configuration.root import Root
 from etude.errors import ConfigurationError, DataError
 from etude.experiment import launch
 from etude.experiment.build import Experiment, build, build_data, make
+from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
 from etude.experiment.evaluate import evaluate_checkpoint, find_checkpoint
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.manifest import manifest
@@ -39,7 +41,6 @@ from etude.store.folder import (
     CONFIGURATION,
     FINISHED,
     create,
-    differences,
     state,
     write_configuration,
     write_json,
@@ -52,9 +53,10 @@ from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
 
 
-def train(config: DictConfig, overrides: list[str]) -> Path:
+def train(config: DictConfig, overrides: list[str]) -> Path | None:
     """Begin a run, or continue the one of that name, and conclude it.
 
     Args:
@@ -62,19 +64,22 @@ def train(config: DictConfig, overrides: list[str]) -> Path:
         overrides: What was written on the command line.
 
     Returns:
-        The run's folder.
+        The run's folder; None in a rank beyond the first, so that it is written once.
     """
     values = plain(config)
     run = _folder(Root.from_plain(values))
+    if nothing_left(run, values):
+        _say_finished(run)
+        return run if launch.global_rank() == 0 else None
     if launch.global_rank() > 0:
-        _wait_for(run / CONFIGURATION)
+        _wait_for(run, values)
         fit(run)
-        return run
+        return None
     with RunLock(run) as lock:
         if state(run) == "new":
             write_configuration(run, values, overrides)
         else:
-            _refuse_other(run, values)
+            adopt(run, values, overrides)
         _execute(run, lock)
     return run
 
@@ -84,14 +89,21 @@ def resume(run: Path, overrides: Mapping[str, Any] | None = None) -> Path:
 
     Args:
         run: The run's folder.
-        overrides: Dotted keys of the machine and their values, such as `trainer.devices`: they change no result.
+        overrides: Dotted keys of the machine and their values, such as `trainer.devices`: they change no result; and
+            `budget`, to go on for longer.
     """
-    values = stored_configuration(run, overrides, allowed=("trainer", "logger", "log", "paths"))
+    values = stored_configuration(run, overrides, allowed=("trainer", "logger", "log", "paths", BUDGET))
+    if nothing_left(run, values):
+        _say_finished(run)
+        return run
     with RunLock(run) as lock:
-        if overrides:
-            write_configuration(run, values, [f"{key}={value}" for key, value in overrides.items()])
+        adopt(run, values, [f"{key}={value}" for key, value in (overrides or {}).items()])
         _execute(run, lock)
     return run
+
+
+def _say_finished(run: Path) -> None:
+    print(f"{run} is finished; nothing to do", file=sys.stderr)  # noqa: T201
 
 
 def prepare(config: DictConfig) -> dict[str, Any]:
@@ -115,35 +127,23 @@ def _folder(root: Root) -> Path:
     return create(root.paths.outputs, root.run.experiment or "run", name)
 
 
-def _wait_for(path: Path, seconds: float = 120.0) -> None:
+def _wait_for(run: Path, values: Mapping[str, Any], seconds: float = 120.0) -> None:
+    """Wait until rank 0 has written the configuration that this rank was started with."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    while state(run) == "new" or asked_changes(run, values):
         if time.monotonic() > deadline:
-            raise ConfigurationError(f"{path} did not appear in {seconds:g} s; has rank 0 failed?")
+            raise ConfigurationError(f"{run / CONFIGURATION} was not written in {seconds:g} s; has rank 0 failed?")
         time.sleep(0.1)
-
-
-def _refuse_other(run: Path, values: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with another configuration."""
-    stored = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / CONFIGURATION)))
-    changed = differences(stored, values)
-    if changed:
-        raise ConfigurationError(
-            f"{run} was begun with another configuration ({'; '.join(changed)}); "
-            "give this one a name of its own: run.name=NAME, or write what was begun"
-        )
 
 
 def _execute(run: Path, lock: RunLock) -> None:
     """Train what is left of a run, on as many processes as it asks for, and conclude it."""
-    if state(run) == "finished":
-        print(f"{run} is finished; nothing to do", file=sys.stderr)  # noqa: T201
-        return
-    devices = stored_configuration(run)["trainer"]["devices"]
-    if devices > 1 and not launch.started_outside():
-        launch.launch(run, devices, lock)
-    else:
-        fit(run)
+    if state(run) != "finished":  # it is, where the process was killed before the report was written
+        devices = stored_configuration(run)["trainer"]["devices"]
+        if devices > 1 and not launch.started_outside():
+            launch.launch(run, devices, lock)
+        else:
+            fit(run)
     report(run)
     terminal_summary(run)
 
@@ -153,7 +153,8 @@ def fit(run: Path) -> None:
 
     Ends with the scores of the best checkpoint on the test split, or on the validation split where there is none.
     """
-    tokenizer = Tokenizer.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
+    # The tokenizer is whole once the file is there that is written after it.
+    tokenizer = Tokenizer.load(run / "tokenizer") if (run / DATA).exists() else None
     experiment = build(stored_configuration(run), tokenizer)
     first = launch.global_rank() == 0
     if first:
@@ -184,7 +185,7 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
 def _write_facts(run: Path, experiment: Experiment) -> None:
     """Write what the run is made of, once; refuse to continue on other data."""
     described = experiment.data.describe()
-    known = run / "data.json"
+    known = run / DATA
     if known.exists():
         before = json.loads(known.read_text())["fingerprint"]
         if before != described["fingerprint"]:
@@ -237,7 +238,8 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
         metric=root.validate.metric if "val" in data.splits else None,
         validation_due=milestones.validation_due,
     )
-    callbacks: list[Callback] = [*experiment.callbacks, RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    own = [RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    callbacks: list[Callback] = [LogTraining(), *experiment.callbacks, *own]  # a step is logged, then saved
     if machine.progress_bar:
         callbacks.append(Progress())
     companions = {name: run / name for name in (CONFIGURATION, "facts.json", "tokenizer")}

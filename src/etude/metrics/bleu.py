@@ -59,7 +59,7 @@ def chrf(
     Raises:
         DataError: If the corpus is empty, or hypotheses and references are not equally many.
     """
-    return _corpus_score(CHRF(lowercase=lowercase, word_order=word_order), hypotheses, references, bootstrap)
+    return _corpus_score(_CHRF(lowercase=lowercase, word_order=word_order), hypotheses, references, bootstrap)
 
 
 def sentence_bleu(
@@ -73,7 +73,14 @@ def sentence_chrf(
     hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False, word_order: int = 0
 ) -> list[float]:
     """Return the chrF of each row."""
-    return _sentence_scores(CHRF(lowercase=lowercase, word_order=word_order), hypotheses, references)
+    return _sentence_scores(_CHRF(lowercase=lowercase, word_order=word_order), hypotheses, references)
+
+
+class _CHRF(CHRF):  # type: ignore[misc]
+    """sacrebleu's scores of resamplings are NumPy's, but Python's where nothing matches; their mean takes no mixture."""
+
+    def _compute_f_score(self, statistics: list[int]) -> float:
+        return float(super()._compute_f_score(statistics))
 
 
 def _bleu(lowercase: bool, tokenize: str, effective_order: bool = False) -> BLEU:

@@ -94,7 +94,7 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
     with storage_errors(folder):
         make_folder(folder.parent)
         _remove_leftovers(folder.parent)
-        if os.path.lexists(folder) and _holds(folder, taken.step):
+        if os.path.lexists(folder) and _holds(folder, taken.step, taken.score):
             return
         temporary = _temporary(folder, "")
         try:
@@ -104,7 +104,7 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
             write_file(temporary / MANIFEST, [manifest.to_text().encode()])
             sync_folder(temporary)
             if os.path.lexists(folder):
-                remove(folder)  # a broken one: see _holds
+                remove(folder)  # see _holds
             temporary.rename(folder)
             sync_folder(folder.parent)
         except BaseException:
@@ -112,8 +112,10 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
             raise
 
 
-def _holds(folder: Path, step: int) -> bool:
-    """Whether the folder is a whole checkpoint of the step; False if it is a broken one, which may be replaced.
+def _holds(folder: Path, step: int, score: float | None) -> bool:
+    """Whether the folder is a whole checkpoint of the step.
+
+    False if it may be replaced: it is a broken one, or was written before the validation that has now given a score.
 
     Raises:
         StorageError: If it is one of another step, or no checkpoint at all: nobody asked to replace that.
@@ -124,12 +126,13 @@ def _holds(folder: Path, step: int) -> bool:
             raise StorageError(f"cannot write the checkpoint {folder}: something else has that name; move it away")
         _log.warning("replacing the broken checkpoint %s: %s", folder, problems[0])
         return False
-    found = read_manifest(folder).step
+    manifest = read_manifest(folder)
+    found = manifest.step
     if found != step:
         raise StorageError(
             f"cannot write step {step} to {folder}: it is a checkpoint of step {found}; use another name"
         )
-    return True
+    return score is None or manifest.score is not None
 
 
 def _write_content(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> dict[str, Written]:

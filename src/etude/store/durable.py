@@ -105,11 +105,13 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Point a symbolic link to `target` (relative to the link's folder) at once.
+    """Point a symbolic link to `target` (relative to the link's folder) at once; one that does so is not touched.
 
     Raises:
         StorageError: If it cannot be written; the old link is then untouched.
     """
+    if link.is_symlink() and str(link.readlink()) == target:
+        return
     temporary = _beside(link)
     with storage_errors(link):
         try:

@@ -20,8 +20,10 @@ from etude.store.lock import RunLock
 __all__ = [
     "MACHINE",
     "RunLock",
+    "changes",
     "create",
     "differences",
+    "is_machine",
     "public_arguments",
     "resolve",
     "state",
@@ -190,10 +192,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         Lines in the order of the keys, without those of the machine (`MACHINE`); a key that one of them does not have
         is `(none)` there.
     """
+    return [f"{key}: {change}" for key, change in changes(old, new).items() if not is_machine(key)]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return all that differs between two configurations, also of the machine: `256 -> 512` by its key, in order."""
     before, after = _flat(old), _flat(new)
-    keys = [key for key in sorted({*before, *after}) if not any(f"{key}.".startswith(f"{part}.") for part in MACHINE)]
-    texts = [(key, _shown(before, key), _shown(after, key)) for key in keys]
-    return [f"{key}: {first} -> {second}" for key, first, second in texts if first != second]
+    texts = [(key, _shown(before, key), _shown(after, key)) for key in sorted({*before, *after})]
+    return {key: f"{first} -> {second}" for key, first, second in texts if first != second}
+
+
+def is_machine(key: str) -> bool:
+    """Whether a dotted key is one of `MACHINE`, or below one."""
+    return any(f"{key}.".startswith(f"{part}.") for part in MACHINE)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

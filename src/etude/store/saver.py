@@ -74,7 +74,8 @@ class CheckpointSaver(Checkpoint):
     """Saves `step-…` folders through the trainer's strategy and its `FolderCheckpointIO`.
 
     A checkpoint holds the state after a whole step, never one between micro-batches. One that is due at a step that a
-    validation follows is written after the validation: a run continued from one written before would skip it.
+    validation follows is written after the validation: a run continued from one written before would skip it, unless
+    that is noted in the checkpoint, as `save_now` does.
 
     Args:
         folder: Of checkpoints.
@@ -109,13 +110,21 @@ class CheckpointSaver(Checkpoint):
         self._saved_step = 0
         self._saved_at = 0.0
         self._waits_for_validation = False
+        self._validates_first = False
+        self._steps_allowed = -1
         self._epoch = 0
         self._notes: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count from here: the checkpoint that was continued from, if any, is there already."""
+        """Count from here, after the validation that the checkpoint that was continued from was saved before, if it was."""
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = self._clock()
+        if self._validates_first:
+            self._validates_first = False
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+            trainer.fit_loop.epoch_loop.max_steps = self._steps_allowed
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -181,21 +190,17 @@ class CheckpointSaver(Checkpoint):
         elif trainer.global_step != self._saved_step:
             self._save(trainer)
 
-    def save_now(self, trainer: lightning.Trainer) -> bool:
-        """Save the step that has just ended, unless that is done already. For callbacks, in `on_train_batch_end`.
+    def save_now(self, trainer: lightning.Trainer) -> None:
+        """Save the last whole step, unless that is done already: for callbacks after a step or in a validation.
 
-        Returns:
-            Whether the step is saved. It is not where a validation follows: that comes first, then the checkpoint.
+        Where a validation follows or is not over, the continued run begins with it.
         """
         if trainer.global_step != self._saved_step:
-            if self._validation_follows(trainer):
-                return False
-            self._save(trainer)
-        return True
+            self._save(trainer, validates_first=self._validation_follows(trainer))
 
-    def _save(self, trainer: lightning.Trainer, score: float | None = None) -> None:
+    def _save(self, trainer: lightning.Trainer, score: float | None = None, *, validates_first: bool = False) -> None:
         step = trainer.global_step
-        self._notes = {"score": score}
+        self._notes = {"score": score, "validates_first": validates_first}
         trainer.save_checkpoint(checkpoint_folder(self.folder, step), weights_only=False)
         self._notes = None
         if trainer.is_global_zero:
@@ -212,6 +217,20 @@ class CheckpointSaver(Checkpoint):
         if self._notes is not None:
             checkpoint.setdefault("etude", {}).update(self._notes)
             _rewind(checkpoint, self._epoch)
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count in this trainer's micro-batches, and do what a stopped process left undone after writing a checkpoint."""
+        recount(checkpoint, trainer.accumulate_grad_batches)
+        if trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero:
+            apply(self.retention, self.folder, checkpoint["global_step"])
+        self._epoch = checkpoint["epoch"]
+        self._validates_first = checkpoint.get("etude", {}).get("validates_first", False)
+        if self._validates_first:
+            # After the last step too: Lightning would not start a training that has nothing left to train.
+            loop = trainer.fit_loop.epoch_loop
+            self._steps_allowed, loop.max_steps = loop.max_steps, -1
 
 
 def _rewind(checkpoint: dict[str, Any], epoch: int) -> None:
@@ -237,6 +256,22 @@ def _rewind(checkpoint: dict[str, Any], epoch: int) -> None:
     progress["epoch_loop.val_loop.batch_progress"]["is_last_batch"] = False
     progress["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
     checkpoint["epoch"] = epoch
+
+
+def recount(checkpoint: dict[str, Any], micro_batches: int) -> None:
+    """Convert Lightning's progress, which counts micro-batches, for steps of another number of them.
+
+    Every step of a run was counted with the same number of micro-batches, so the checkpoint itself says how many.
+
+    Args:
+        checkpoint: As it was saved, after a whole step.
+        micro_batches: Slices of each step on each process from now on.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    before = progress["total"]["ready"] // checkpoint["global_step"]
+    for name in ("total", "current"):
+        counted = progress[name]["ready"] // before * micro_batches
+        progress[name].update(ready=counted, started=counted, processed=counted, completed=counted - 1)
 
 
 def _is_inside_step(trainer: lightning.Trainer) -> bool:

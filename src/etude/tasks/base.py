@@ -6,7 +6,6 @@ A task says how a batch becomes a loss (`loss`), how a batch is judged (`judge`)
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from etude.errors import NonFiniteError
 from etude.metrics.score import Score
 from etude.optim.groups import parameter_groups
 from etude.seeding import seed_micro_batch
+from etude.tasks.guard import Guard, all_finite
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Batch, Facts
 
@@ -79,6 +79,10 @@ class Texts(Protocol):
         """Return the real tokens of the first steps of a run."""
         ...
 
+    def examples_of(self, step: int) -> list[int]:
+        """Return the training examples of a step, counted from 1."""
+        ...
+
 
 class Task(lightning.LightningModule):
     """A model, its loss and its metrics.
@@ -128,6 +132,7 @@ class Task(lightning.LightningModule):
         self._training = Sums()
         self._evaluation = Sums()
         self._gradient_norm = torch.zeros(())
+        self._guard = Guard()
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
@@ -164,6 +169,7 @@ class Task(lightning.LightningModule):
         seed_micro_batch(self.timetable.seed, self.current_epoch, index, self.global_rank)
         total, count = self.loss(batch)
         self._training.add(total, count)
+        self._guard.saw_loss(self.global_step + 1, total)
         return total * (self.timetable.micro_batches * self.trainer.world_size / batch.step_count)
 
     def step_ended(self, index: int) -> bool:
@@ -185,6 +191,9 @@ class Task(lightning.LightningModule):
         limit = self.gradient_clip if self.gradient_clip is not None else float("inf")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        # With 16-mixed an overflow is no accident: the scaler leaves the step out and takes a smaller scale.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._guard.saw_norm(self.global_step + 1, self._gradient_norm)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Set the learning rate of the step that follows."""
@@ -202,16 +211,17 @@ class Task(lightning.LightningModule):
         """Start the stopwatch."""
         self._started = time.monotonic()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log at every interval; between them nothing is read from the device."""
-        if self.step_ended(batch_idx) and self.global_step % self.timetable.log_every == 0:
-            self._log_training()
+    def log_training(self, index: int) -> None:
+        """Log, if the micro-batch with this index in its epoch ends an interval: called by `LogTraining`, before a save.
 
-    def _log_training(self) -> None:
+        Between intervals nothing is read from the device.
+        """
+        if not self.step_ended(index) or self.global_step % self.timetable.log_every:
+            return
         seconds = self.seconds()
         loss_sum, count = self._training.total(self)
         norm = float(self._gradient_norm)
-        self._refuse_non_finite(loss_sum, norm)
+        self._refuse_non_finite()
         tokens = self.texts.tokens_at(self.global_step)
         self.last_logged = {
             "train/loss": loss_sum / count,
@@ -223,12 +233,20 @@ class Task(lightning.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(self.last_logged, self.global_step)
 
-    def _refuse_non_finite(self, loss_sum: float, norm: float) -> None:
-        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-            raise NonFiniteError(
-                f"step {self.global_step}: the sum of losses is {loss_sum}, the gradient's norm {norm}; "
-                "lower optimizer.lr or lengthen scheduler.warmup; the checkpoints before it are kept"
-            )
+    def _refuse_non_finite(self) -> None:
+        broken = self._guard.broken(self.device)
+        if broken is not None:
+            what = f"the sum of losses is {broken.loss_sum}, the gradient's norm {broken.gradient_norm}"
+            raise NonFiniteError(self._advice(broken.step, what))
+
+    def _advice(self, step: int, what: str) -> str:
+        ids = self.texts.examples_of(step)
+        named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        run = self.trainer.default_root_dir
+        return (
+            f"step {step}: {what}; its training examples: {named}; look closer with: etude replay {run} step={step}; "
+            "a lower optimizer.lr or a longer scheduler.warmup may help; the checkpoints before it are kept"
+        )
 
     @property
     def texts(self) -> Texts:
@@ -275,8 +293,10 @@ class Task(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the sums since the last line of the record, and the seconds. A broken state is never kept as a good one."""
+        self._refuse_non_finite()
+        if not all_finite(self.parameters()):
+            raise NonFiniteError(self._advice(self.global_step, "its update left weights that are not finite"))
         loss_sum, count = self._training.total(self)
-        self._refuse_non_finite(loss_sum, float(self._gradient_norm))
         checkpoint["progress"] = {
             "seconds": self.seconds(),
             "loss_sum": loss_sum,

@@ -1,0 +1,63 @@
+"""What the README says can be typed, can be typed; and the errors that it shows are the ones that come."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from etude.cli.commands import COMMANDS
+from etude.cli.main import main
+from etude.configuration.compose import Composer, compose
+from etude.configuration.conf import CONF
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TYPED = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMPOSED = [line for line in TYPED if re.match(r"etude (train|prepare|bench) ", line)]
+ON_RUNS = [line for line in TYPED if re.search(r"(^|\| )etude (?!train|prepare|bench)\w+ ", line)]
+
+
+def words_of(line: str, folder: Path) -> list[str]:
+    return [word.replace("FOLDER", str(folder)) for word in shlex.split(line)[1:]]
+
+
+@pytest.mark.parametrize("line", [line for line in COMPOSED if "--config-dir" not in line])
+def test_commands_compose(line: str, tmp_path: Path) -> None:
+    name, *words = words_of(line, tmp_path)
+    multirun = "-m" in words
+    composer = Composer(CONF, COMMANDS[name].root or "")
+    overrides = composer.normalized([word for word in words if word != "-m"])
+    members = list(composer.members(overrides, multirun))
+    assert len(members) == (3 if multirun else 1)
+    for member in members:
+        compose(*member, command=COMMANDS[name].root or "")
+
+
+def test_the_readme_shows_commands_of_every_kind() -> None:
+    assert len(COMPOSED) > 6
+    shown = {re.search(r"etude (\w+)", line)[1] for line in TYPED if re.search(r"etude (\w+)", line)}  # type: ignore[index]
+    assert set(COMMANDS) <= shown
+
+
+@pytest.mark.parametrize("line", re.findall(r"\| `([^|]*)` \|$", README, re.MULTILINE))
+def test_swaps_compose(line: str, tmp_path: Path) -> None:
+    for choice in re.findall(r"(?:^|`)([a-z_]+(?:\.\w+)*=[^`]*)", f"`{line}`"):
+        words = (
+            choice.replace("FOLDER_OR_FILE", str(tmp_path)).replace("FOLDER", str(tmp_path)).replace("…", "x").split()
+        )
+        compose(*words)
+
+
+@pytest.mark.parametrize(("line", "answer"), re.findall(r"^\$ (etude .*)\n(etude: error: .*)$", README, re.MULTILINE))
+def test_errors_are_those_that_come(line: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(line)[1:]) == 78
+    assert capsys.readouterr().err.strip() == answer
+
+
+def test_files_that_it_names_exist() -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,91 @@
+"""Law 4: a run is one run. Killed at any instant and continued, it ends with the same bits."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.configuration.check import plain
+from tests.runs.conftest import TASKS
+from tests.runs.killing import BATCH, EXACT, POINTS, Point, assert_same, begin, end, finish, kill_after, kill_at
+
+WORKERS = "trainer.workers=2"
+
+
+@pytest.fixture
+def beginning(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """Begins a small run of a task, of the given name."""
+
+    def begin_run(name: str, task: str, *more: str) -> Path:
+        return begin(tmp_path / name, plain(composed(task, *EXACT, BATCH[task], *more)))
+
+    return begin_run
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_it_is_the_same_run(beginning: Callable[..., Path], task: str) -> None:
+    """One run killed at each kind of point in turn; then one, with workers that read data, at random instants."""
+    whole, by_points = beginning("whole", task), beginning("by-points", task)
+    started = time.monotonic()
+    finish(whole)
+    duration = time.monotonic() - started
+    points = {what: Point(target, calls[0]) for what, (target, calls) in POINTS.items()}
+    reached = [what for what, point in points.items() if kill_at(by_points, point)]
+    assert reached == list(points)
+    finish(by_points)
+    assert_same(end(by_points), end(whole))
+
+    at_random = beginning("at-random", task, WORKERS)
+    for seconds in instants(task, duration, kills=3):
+        kill_after(at_random, seconds)
+    finish(at_random)
+    assert_same(end(at_random), end(whole))
+
+
+def instants(task: str, duration: float, kills: int) -> Iterator[float]:
+    """Instants of kills, in seconds after the start of a process: a quarter of them while it still begins."""
+    source = random.Random(task)
+    for kill in range(kills):
+        yield source.uniform(0.0, duration if kill % 4 else duration / 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_fifty_times(beginning: Callable[..., Path], task: str, workers: int) -> None:
+    """A run is killed until it comes to its end before that, then the next one: together 25 times."""
+    more = (f"trainer.workers={workers}",)
+    whole = beginning("whole", task, *more)
+    started = time.monotonic()
+    finish(whole)
+    duration, expected = time.monotonic() - started, end(whole)
+    run, number = beginning("killed-0", task, *more), 0
+    for seconds in instants(task, duration, kills=25):
+        if not kill_after(run, seconds):
+            assert_same(end(run), expected)
+            number += 1
+            run = beginning(f"killed-{number}", task, *more)
+    finish(run)
+    assert_same(end(run), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_every_point(beginning: Callable[..., Path], task: str) -> None:
+    """A run for each point: killed there, and again if it comes there again."""
+    whole = beginning("whole", task)
+    finish(whole)
+    expected = end(whole)
+    for number, point in enumerate(Point(target, call) for target, calls in POINTS.values() for call in calls):
+        run = beginning(f"killed-{number}", task)
+        assert kill_at(run, point), point
+        kill_at(run, point)
+        finish(run)
+        assert_same(end(run), expected)
