@@ -8,8 +8,8 @@ TESTS ?= tests
 
 demo: .venv/installed
 	@run=$$($(BIN)/etude train experiment=translation/demo) && \
-	echo && echo "Three texts, translated by the run:" && \
-	printf '%s\n' "Delete this file?" "The connection was lost" "Show all devices" | tee /dev/stderr | $(BIN)/etude predict "$$run" && \
+	echo && echo "'Delete this file?', 'The connection was lost' and 'Show all devices', translated by the run:" && \
+	printf '%s\n' "Delete this file?" "The connection was lost" "Show all devices" | $(BIN)/etude predict "$$run" && \
 	echo && echo "Run:    $$run" && echo "Scores: $$run/evaluations/test.json" && \
 	echo "Report: $$($(BIN)/etude report "$$run")"
 

@@ -146,7 +146,7 @@ def test_the_composed_configuration_is_shown_resolved(capfd: pytest.CaptureFixtu
     assert OmegaConf.create(out).data.corpus.train == "a.tsv"
     assert error.startswith("etude: error: ")
     assert main(["train", "--cfg", "job", "--resolve", "model.layers_=3", "~model.layers_"]) == 0
-    assert OmegaConf.create(capfd.readouterr().out).budget == "24epoch"
+    assert OmegaConf.create(capfd.readouterr().out).budget == "20epoch"
 
 
 def test_help_lists_commands_then_groups_then_usage(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

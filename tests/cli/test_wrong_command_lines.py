@@ -90,7 +90,7 @@ CASES = [
     ("train budget=3steps_", ["budget = '3steps_'", "10epoch"]),
     ("train budget=0step", ["budget = 0step"]),
     ("train scheduler.warmup=10fortnight", ["scheduler.warmup", "10fortnight"]),
-    ("train scheduler.warmup=30s", ["scheduler.warmup = 30s", "budget = 24epoch"]),
+    ("train scheduler.warmup=30s", ["scheduler.warmup = 30s", "budget = 20epoch"]),
     ("train budget=30min", ["scheduler.warmup = 400step", "budget = 30min", "60s"]),
     # groups and choices
     ("train model=encodr", ["model=encodr does not exist", "did you mean model=encoder?", "(command line)"]),

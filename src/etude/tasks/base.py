@@ -24,11 +24,9 @@ from etude.metrics.score import Score
 from etude.optim.groups import parameter_groups
 from etude.seeding import seed_micro_batch
 from etude.tasks.guard import Guard, all_finite
+from etude.tasks.sums import Row, Sums, gathered
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Batch, Facts
-
-Row = dict[str, Any]
-"""What is known of one evaluated example: its id, the model's output, and what the metric needs."""
 
 
 class Schedule(Protocol):
@@ -278,7 +276,7 @@ class Task(lightning.LightningModule):
 
     def _conclude(self, split: str) -> None:
         """Bring the rows of all ranks together, in the order of the data, and score them on every rank alike."""
-        self.rows = sorted(_gathered(self._evaluated), key=lambda row: row["id"])
+        self.rows = sorted(gathered(self._evaluated), key=lambda row: row["id"])
         loss_sum, count = self._evaluation.total(self)
         self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows)}
         self._evaluated, self._evaluation = [], Sums()
@@ -311,47 +309,3 @@ class Task(lightning.LightningModule):
         self._training = Sums(progress["loss_sum"], progress["count"], *progress["window"])
         if torch.distributed.is_initialized() and self.global_rank > 0:
             self._training = Sums(0.0, 0, *progress["window"])  # the sums are over ranks: one rank carries them
-
-
-class Sums:
-    """A running sum of losses and what it is summed over, kept on the device until it is asked for.
-
-    Args:
-        loss_sum: Where the sum of losses begins.
-        count: Where the count begins.
-        tokens: Tokens of the run when it began.
-        seconds: Seconds of the run when it began.
-    """
-
-    def __init__(self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0) -> None:
-        self.tokens = tokens
-        self.seconds = seconds
-        self._loss_sum: Tensor | float = loss_sum
-        self._count: Tensor | int = count
-
-    def add(self, loss_sum: Float[Tensor, ""], count: Int[Tensor, ""]) -> None:
-        """Add a micro-batch."""
-        self._loss_sum = self._loss_sum + loss_sum.detach().double()
-        self._count = self._count + count
-
-    def total(self, module: lightning.LightningModule) -> tuple[float, int]:
-        """Return sum and count over all ranks."""
-        both = torch.stack(
-            [
-                torch.as_tensor(value, dtype=torch.float64, device=module.device)
-                for value in (self._loss_sum, self._count)
-            ]
-        )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(both)
-        loss_sum, count = both.tolist()
-        return loss_sum, int(count)
-
-
-def _gathered(rows: list[Row]) -> list[Row]:
-    """Return the rows of all ranks, on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    shards: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(shards, rows)
-    return [row for shard in shards for row in shard]

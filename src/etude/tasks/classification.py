@@ -21,7 +21,8 @@ from etude.metrics.classification import accuracy, macro_f1
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
 from etude.nn.dropout import Dropout
-from etude.tasks.base import Row, Schedule, Task
+from etude.tasks.base import Schedule, Task
+from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, ClassificationBatch, Facts
 

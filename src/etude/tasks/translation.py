@@ -20,7 +20,8 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.bleu import bleu, chrf
 from etude.metrics.score import Score
 from etude.models.seq2seq import Seq2Seq
-from etude.tasks.base import Row, Schedule, Task
+from etude.tasks.base import Schedule, Task
+from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Facts, TranslationBatch
 

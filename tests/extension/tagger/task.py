@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
-from etude.tasks.base import Row, Schedule, Task
+from etude.tasks.base import Schedule, Task
+from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, Facts
 

@@ -1,0 +1,58 @@
+"""Sums over batches and ranks, which become averages once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Row = dict[str, Any]
+"""What is known of one evaluated example: its id, the model's output, and what the metric needs."""
+
+
+class Sums:
+    """A running sum of losses and what it is summed over, kept on the device until it is asked for.
+
+    Args:
+        loss_sum: Where the sum of losses begins.
+        count: Where the count begins.
+        tokens: Tokens of the run when it began.
+        seconds: Seconds of the run when it began.
+    """
+
+    def __init__(self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0) -> None:
+        self.tokens = tokens
+        self.seconds = seconds
+        self._loss_sum: Tensor | float = loss_sum
+        self._count: Tensor | int = count
+
+    def add(self, loss_sum: Float[Tensor, ""], count: Int[Tensor, ""]) -> None:
+        """Add a micro-batch."""
+        self._loss_sum = self._loss_sum + loss_sum.detach().double()
+        self._count = self._count + count
+
+    def total(self, module: lightning.LightningModule) -> tuple[float, int]:
+        """Return sum and count over all ranks."""
+        both = torch.stack(
+            [
+                torch.as_tensor(value, dtype=torch.float64, device=module.device)
+                for value in (self._loss_sum, self._count)
+            ]
+        )
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(both)
+        loss_sum, count = both.tolist()
+        return loss_sum, int(count)
+
+
+def gathered(rows: list[Row]) -> list[Row]:
+    """Return the rows of all ranks, on every rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    shards: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(shards, rows)
+    return [row for shard in shards for row in shard]
