@@ -26,7 +26,7 @@ BOTH_NORMS = pytest.mark.parametrize(("residual", "norm_first"), [(PreNorm, True
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def shuffled(module: nn.Module) -> nn.Module:
