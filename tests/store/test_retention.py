@@ -13,7 +13,11 @@ from etude.store.integrity import checkpoint_folder, checkpoints, newest_valid
 from etude.store.retention import Retention, Saved, apply
 
 RULES = st.builds(
-    Retention, keep_last=st.integers(2, 5), keep_best=st.integers(0, 4), mode=st.sampled_from(["min", "max"])
+    Retention,
+    keep_last=st.integers(2, 5),
+    keep_best=st.integers(0, 4),
+    mode=st.sampled_from(["min", "max"]),
+    keep_every=st.none() | st.integers(1, 9),
 )
 SCORES = st.one_of(st.none(), st.floats(), st.integers(-2, 2).map(float))
 HISTORIES = st.dictionaries(st.integers(1, 99), SCORES, max_size=20).map(
@@ -26,7 +30,9 @@ def test_the_last_ones_are_kept_and_not_too_many(rule: Retention, saved: list[Sa
     kept = rule.kept(saved)
     steps = [one.step for one in saved]
     assert set(steps[-rule.keep_last :]) <= kept <= set(steps)
-    assert len(kept) <= rule.keep_last + rule.keep_best
+    milestones = {step for step in steps if rule.keep_every is not None and step % rule.keep_every == 0}
+    assert milestones <= kept
+    assert len(kept - milestones) <= rule.keep_last + rule.keep_best
 
 
 @given(RULES, HISTORIES)
@@ -69,6 +75,7 @@ def test_worked_by_hand() -> None:
     [
         ({"keep_last": 1}, "checkpoint.keep_last=1: .* set it to 2"),
         ({"keep_best": -1}, "checkpoint.keep_best=-1"),
+        ({"keep_every": 0}, "checkpoint.keep_every=0"),
         ({"mode": "best"}, "validate.mode='best' is unknown; set it to min or max"),
     ],
 )

@@ -415,6 +415,11 @@ def test_only_the_last_and_best_stay_and_lightning_finds_the_best(tmp_path: Path
     assert model.happened[-1][2] == scores[best]
 
 
+def test_milestones_are_written_and_stay_whatever_else_is_due(tmp_path: Path) -> None:
+    fit(tmp_path, callback=saver(tmp_path, every_steps=7, metric=None, retention=Retention(keep_last=2, keep_every=4)))
+    assert list(checkpoints(tmp_path / "checkpoints")) == [4, 8, 12, 16, 20, 21]
+
+
 def test_validating_alone_saves_nothing(tmp_path: Path, whole: tuple[Path, Model]) -> None:
     folder, _ = whole
     model = Model()

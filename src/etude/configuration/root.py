@@ -21,7 +21,7 @@ class BatchSize:
     """The global batch of one step: one of the two."""
 
     tokens: int | None = None
-    """At most so many tokens in a batch, on the longer side of a pair, padding included."""
+    """At most so many real tokens in a batch: of a pair, those of source and target together."""
     examples: int | None = None
     """So many examples in a batch."""
 
@@ -48,6 +48,8 @@ class Checkpoints:
     """So many of the newest stay; at least 2, so that one survives a broken one."""
     keep_best: int = 1
     """So many of the best, by `validate.metric`, stay besides."""
+    keep_every: Duration | None = None
+    """One is written, and stays for good, whenever so many steps, epochs or tokens have passed; null: none."""
 
 
 @dataclass(frozen=True)
@@ -161,4 +163,7 @@ class Root:
 
 
 def _timed(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {**section, "every": Duration.parse(section["every"])}
+    durations = {
+        name: Duration.parse(section[name]) for name in ("every", "keep_every") if section.get(name) is not None
+    }
+    return {**section, **durations}

@@ -87,8 +87,8 @@ def check_batch(case: Case) -> None:
 
 def check_budget(case: Case) -> None:
     """Refuse a budget of nothing, intervals of nothing, and a warmup that the budget's unit cannot be compared with."""
-    for key in ("budget", "validate.every", "checkpoint.every", "log.every"):
-        if not Duration.parse(case.get(key)).amount:
+    for key in ("budget", "validate.every", "checkpoint.every", "checkpoint.keep_every", "log.every"):
+        if case.get(key) is not None and not Duration.parse(case.get(key)).amount:
             case.fail(
                 key,
                 f"= {case.get(key)} is nothing; write a length such as {'10epoch' if key == 'budget' else '50step'}",

@@ -232,7 +232,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     every = Length.of(root.checkpoint.every, clock)
     saver = CheckpointSaver(
         run / CHECKPOINTS,
-        Retention(root.checkpoint.keep_last, root.checkpoint.keep_best, root.validate.mode),
+        _retention(root, clock),
         every_steps=every.steps,
         every_seconds=every.seconds,
         metric=root.validate.metric if "val" in data.splits else None,
@@ -257,12 +257,25 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     return trainer
 
 
+def _retention(root: Root, clock: Clock) -> Retention:
+    """Return which checkpoints are kept, in steps."""
+    kept = root.checkpoint
+    every = None if kept.keep_every is None else _in_steps("checkpoint.keep_every", kept.keep_every, clock)
+    return Retention(kept.keep_last, kept.keep_best, root.validate.mode, every)
+
+
+def _in_steps(key: str, duration: Duration, clock: Clock) -> int:
+    """Return what a key says in steps, of which alone it is a function."""
+    steps = Length.of(duration, clock).steps
+    if steps is None:
+        raise ConfigurationError(f"{key}={duration} is in seconds; write it in steps, epochs or tokens")
+    return steps
+
+
 def _timetable(root: Root, clock: Clock, micro_batches: int) -> Timetable:
     """Return budget and warmup in one unit, steps or seconds, and the interval of logging in steps."""
     budget, warmup = Length.of(root.budget, clock), Length.of(Duration.parse(root.scheduler["warmup"]), clock)
-    log_every = Length.of(root.log.every, clock).steps
-    if log_every is None:
-        raise ConfigurationError(f"log.every={root.log.every} is in seconds; write it in steps, epochs or tokens")
+    log_every = _in_steps("log.every", root.log.every, clock)
     if budget.steps is None:
         return Timetable(root.seed, micro_batches, warmup.seconds or 0.0, budget.seconds or 0.0, True, log_every)
     return Timetable(root.seed, micro_batches, warmup.steps or 0.0, budget.steps, False, log_every)

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the last ones, so that a broken one can be passed over, and the best ones."""
+"""Which checkpoints are kept: the last ones, so that a broken one can be passed over, the best ones, and milestones."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ class Retention:
         keep_last: The newest ones, at least 2: one may turn out to be broken.
         keep_best: Those of the best scores; of equal scores the earlier is better.
         mode: `min` if a low score is good, `max` if a high one is.
+        keep_every: Those of every so many steps, counted from the run's start; None: no such ones.
     """
 
     keep_last: int = 2
     keep_best: int = 1
     mode: str = "min"
+    keep_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last < 2:
@@ -46,6 +48,14 @@ class Retention:
             raise ConfigurationError(f"checkpoint.keep_best={self.keep_best} is negative; set it to 0 to keep none")
         if self.mode not in ("min", "max"):
             raise ConfigurationError(f"validate.mode={self.mode!r} is unknown; set it to min or max")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ConfigurationError(
+                f"checkpoint.keep_every={self.keep_every} is no interval; set it to 1000step or null"
+            )
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether a checkpoint of this step is written and kept, whatever came since the last one."""
+        return self.keep_every is not None and step % self.keep_every == 0
 
     def ranked(self, saved: Sequence[Saved]) -> list[int]:
         """Return the steps that have a finite score, best first."""
@@ -56,7 +66,8 @@ class Retention:
     def kept(self, saved: Sequence[Saved]) -> set[int]:
         """Return the steps whose checkpoints are kept, of those there are."""
         newest = sorted(one.step for one in saved)[-self.keep_last :]
-        return {*newest, *self.ranked(saved)[: self.keep_best]}
+        milestones = (one.step for one in saved if self.is_milestone(one.step))
+        return {*newest, *self.ranked(saved)[: self.keep_best], *milestones}
 
     def links(self, saved: Sequence[Saved]) -> dict[str, int]:
         """Return the steps that `last` and `best` point to; a link that has nothing to point to is left out."""

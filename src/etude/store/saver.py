@@ -155,7 +155,7 @@ class CheckpointSaver(Checkpoint):
         return trainer.enable_validation and self._validation_due(trainer.global_step)
 
     def _is_due(self, trainer: lightning.Trainer, step: int) -> bool:
-        due = self.every_steps is not None and step % self.every_steps == 0
+        due = self.retention.is_milestone(step) or (self.every_steps is not None and step % self.every_steps == 0)
         if self.every_seconds is not None:
             late = self._clock() - self._saved_at >= self.every_seconds
             # Clocks of ranks differ, and all must come to save together.
