@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +118,28 @@ class CTranslate2:
         self, folder: Path, compute: str, tokenizer: Tokenizer, sentences: Sentences, beams: int
     ) -> list[tuple[Outputs, float]]:
         """Return CTranslate2's greedy and beam-searched translations with their seconds, on one thread."""
+        vocabulary = pieces_of(tokenizer)
+        ids = {piece: index for index, piece in enumerate(vocabulary)}
         translator = self.library.Translator(
             str(folder), device="cpu", compute_type=compute, inter_threads=1, intra_threads=torch.get_num_threads()
         )
-        tokens = tokenizer.backend.id_to_token
+        # By default an output has at least one token, and sources are cut at 1,024.
+        search = {
+            "length_penalty": 0.0,
+            "min_decoding_length": 0,
+            "max_decoding_length": sentences.limit,
+            "max_input_length": 0,
+        }
 
-        def one_batch(batch: Padded, count: int) -> Outputs:
+        def one_batch(batch: Padded, beams: int) -> Outputs:
             # The exported model adds eos itself.
-            rows = [[tokens(int(token)) for token in row[mask]][:-1] for row, mask in zip(batch.tokens, batch.mask, strict=True)]
-            found = translator.translate_batch(
-                rows, beam_size=count, length_penalty=0.0, max_decoding_length=sentences.limit, max_input_length=0
-            )
-            return [tuple(tokenizer.backend.token_to_id(token) for token in best.hypotheses[0]) for best in found]
+            lengths = (batch.mask.sum(dim=1) - 1).tolist()
+            rows = [row[:end] for row, end in zip(batch.tokens.tolist(), lengths, strict=True)]
+            pieces = [[vocabulary[token] for token in row] for row in rows]
+            found = translator.translate_batch(pieces, beam_size=beams, **search)
+            return [tuple(ids[piece] for piece in best.hypotheses[0]) for best in found]
 
-        return [sentences.translate(lambda batch, n=count: one_batch(batch, n)) for count in (1, beams)]
+        return [sentences.translate(partial(one_batch, beams=count)) for count in (1, beams)]
 
 
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "swish": "SWISH", "silu": "SWISH"}
@@ -149,11 +158,16 @@ def _measured(examples: Examples, sentences: Sentences, found: list[tuple[Output
     }
 
 
+def pieces_of(tokenizer: Tokenizer) -> list[str]:
+    """Return what CTranslate2 calls each id."""
+    return [tokenizer.backend.id_to_token(index) or f"<unused-{index}>" for index in range(tokenizer.vocabulary)]
+
+
 def _describe(specification: Any, tokenizer: Tokenizer) -> None:
     """Set the vocabulary and the special tokens."""
-    tokens = [tokenizer.backend.id_to_token(index) or f"<unused-{index}>" for index in range(tokenizer.vocabulary)]
-    specification.register_source_vocabulary(tokens)
-    specification.register_target_vocabulary(tokens)
+    vocabulary = pieces_of(tokenizer)
+    specification.register_source_vocabulary(vocabulary)
+    specification.register_target_vocabulary(vocabulary)
     special = tokenizer.special
     specification.config.bos_token = special.bos
     specification.config.eos_token = special.eos

@@ -5,6 +5,7 @@ Axes: D model width.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +59,9 @@ class HuggingFaceTranslation:
         task, sentences = translation(examples), Sentences.of(examples)
         peer = load_peer(folder, "AutoModelForSeq2SeqLM")
         beams = max(task.decoding.beams, 2)
-        greedy, searched = (sentences.translate(lambda batch, n=n: generate(peer, sentences, batch, n)) for n in (1, beams))
+        greedy, searched = (
+            sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
+        )
         ours, best = sentences.native(task.model, 1), sentences.native(task.model, beams)
         return {
             "class": type(peer).__name__,

@@ -6,7 +6,7 @@ Axes: B texts, L positions, D model width, C classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from etude.export.hugging_face_files import (
 from etude.export.proof import BATCH, Examples, Padded, largest_difference
 from etude.models.encoder import Encoder
 from etude.models.pretrained import EMBEDDINGS, LAYER, SEGMENTS, to_bert
+from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.positions import Learned
 from etude.nn.residual import PreNorm
 from etude.tasks.base import Task
@@ -99,7 +100,7 @@ def pre_norm_weights(encoder: Encoder, pad: int) -> dict[str, Tensor]:
             f"RobertaPreLayerNorm has Learned positions, and this encoder {type(encoder.positions).__name__}; train with "
             "model.positions._target_=etude.nn.positions.Learned"
         )
-    names = dict(EMBEDDINGS)
+    names: dict[str, tuple[str, ...]] = dict(EMBEDDINGS)
     for index in range(len(encoder.layers)):
         for ours, parts in (LAYER | PRE_NORMS).items():
             for kind in ("weight", "bias"):
@@ -120,25 +121,26 @@ def pre_norm_weights(encoder: Encoder, pad: int) -> dict[str, Tensor]:
 
 def _encoder(task: Task) -> Encoder:
     """Return the task's encoder, which a task with an encoder is known to have."""
-    assert isinstance(task, Classification | MaskedLM)
-    return task.model
+    return cast(Classification | MaskedLM, task).model
 
 
 def _head(task: Task, pre_norm: bool) -> tuple[dict[str, Tensor], str]:
     """Return the head's weights and the end of its class's name."""
     if isinstance(task, Classification):
         return {"classifier.weight": task.head.weight, "classifier.bias": task.head.bias}, "ForTokenClassification"
-    assert isinstance(task, MaskedLM)
+    task = cast(MaskedLM, task)
     names = ("dense", "layer_norm", "bias") if pre_norm else ("transform.dense", "transform.LayerNorm", "bias")
     dense, norm, bias = (f"{'lm_head' if pre_norm else 'cls.predictions'}.{name}" for name in names)
     parts = {dense: task.transform, norm: task.norm}
-    weights = {f"{name}.{kind}": tensor for name, module in parts.items() for kind, tensor in module.named_parameters()}
+    weights: dict[str, Tensor] = {
+        f"{name}.{kind}": tensor for name, module in parts.items() for kind, tensor in module.named_parameters()
+    }
     return weights | {bias: task.bias}, "ForMaskedLM"
 
 
 def _config(task: Task, encoder: Encoder, pre_norm: bool) -> dict[str, Any]:
     """Return the arguments of the config."""
-    facts, first = task.facts, next(iter(encoder.layers))
+    facts, first = task.facts, cast(EncoderLayer, encoder.layers[0])
     labels = {"id2label": dict(enumerate(facts.classes)), "label2id": {name: i for i, name in enumerate(facts.classes)}}
     return {
         "vocab_size": facts.vocabulary,
@@ -161,6 +163,6 @@ def _logits(task: Task, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -
     """Return the run's own logits: [B, C] of classes, or [B, L, V] of tokens."""
     if isinstance(task, Classification):
         return task.logits(tokens, mask)
-    assert isinstance(task, MaskedLM)
+    task = cast(MaskedLM, task)
     hidden = task.norm(F.gelu(task.transform(task.model(tokens, mask))))
     return F.linear(hidden, task.model.embedding.weight, task.bias)

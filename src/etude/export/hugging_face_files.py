@@ -92,7 +92,9 @@ def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts
     ours = [[*front, *ids, tokenizer.eos] for ids in tokenizer.encode(texts)]
     for text, expected, ids in zip(texts, ours, theirs(texts, truncation=False)["input_ids"], strict=True):
         if ids != expected:
-            raise MismatchError(f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {expected[:12]}; nothing was exported")
+            raise MismatchError(
+                f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {expected[:12]}; nothing was exported"
+            )
     for text, given in zip(tokenizer.decode(ours), theirs.batch_decode(ours, skip_special_tokens=True), strict=True):
         if given.strip() != text:
             raise MismatchError(f"AutoTokenizer decodes {given[:40]!r}, not {text[:40]!r}; nothing was exported")

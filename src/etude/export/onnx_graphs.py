@@ -131,8 +131,10 @@ class DecoderGraph(nn.Module):
 
 
 class OnnxTranslation:
-    """encoder.onnx (`tokens`, `mask` -> `memory`), decoder_step.onnx (`tokens`, `memory`, `memory_mask`, `past` ->
-    `logits`, `present`), and the tokenizer's files. Decoding starts from bos and a `past` of no positions.
+    """Two graphs and the tokenizer's files.
+
+    encoder.onnx makes `memory` of `tokens` and `mask`; decoder_step.onnx makes `logits` and `present` of `tokens`,
+    `memory`, `memory_mask` and `past`. Decoding starts from bos and a `past` of no positions.
 
     Raises:
         ConfigurationError: If onnx, onnxscript or onnxruntime is not installed.
@@ -150,7 +152,9 @@ class OnnxTranslation:
         heads = (len(model.decoder), 2, model.heads, model.width // model.heads)
         tokens, mask = torch.ones(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool)
         grid = {0: rows, 1: source}
-        _write_graph(EncoderGraph(model), (tokens, mask), (grid, grid), ["tokens", "mask"], ["memory"], folder / ENCODER)
+        _write_graph(
+            EncoderGraph(model), (tokens, mask), (grid, grid), ["tokens", "mask"], ["memory"], folder / ENCODER
+        )
         inputs = (tokens[:, 0], torch.zeros(3, 5, *heads), mask, torch.zeros(3, 4, *heads))
         shapes = ({0: rows}, grid, grid, {0: rows, 1: past})
         names = ["tokens", "memory", "memory_mask", "past"]
@@ -262,7 +266,7 @@ def _with_tables(model: Seq2Seq) -> Seq2Seq:
     copied = copy.deepcopy(model).eval()
     copied.positions = tables[0]
     if isinstance(copied, Bart):
-        copied.target_positions = tables[1]
+        copied.add_module("target_positions", tables[1])
     return copied
 
 

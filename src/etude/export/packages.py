@@ -18,4 +18,6 @@ def optional(module: str, to: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ConfigurationError(f"to={to} needs {package}: pip install 'etude[export]', or pip install {package}") from error
+        raise ConfigurationError(
+            f"to={to} needs {package}: pip install 'etude[export]', or pip install {package}"
+        ) from error

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -167,8 +167,7 @@ class Sentences:
 
 def translation(examples: Examples) -> Translation:
     """Return the task of the examples, which is known to translate."""
-    assert isinstance(examples.task, Translation)
-    return examples.task
+    return cast(Translation, examples.task)
 
 
 def until_eos(ids: Sequence[int], eos: int) -> tuple[int, ...]:

@@ -93,7 +93,9 @@ def _family(config: Mapping[str, Any], name: str) -> Family:
         )
     for key in ("tie_word_embeddings", "share_encoder_decoder_embeddings"):
         if config.get(key) is False:
-            raise ConfigurationError(f"{name} has {key} = false; a native model has one matrix for both sides and output")
+            raise ConfigurationError(
+                f"{name} has {key} = false; a native model has one matrix for both sides and output"
+            )
     return FAMILIES[config["model_type"]]
 
 
