@@ -159,7 +159,7 @@ def _config(task: Task, encoder: Encoder, pre_norm: bool) -> dict[str, Any]:
     }
 
 
-def _logits(task: Task, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B *more"]:
+def _logits(task: Task, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B ..."]:
     """Return the run's own logits: [B, C] of classes, or [B, L, V] of tokens."""
     if isinstance(task, Classification):
         return task.logits(tokens, mask)
