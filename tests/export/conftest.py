@@ -52,7 +52,8 @@ def examples(texts: list[str], tokenizer: Tokenizer) -> Callable[..., Examples]:
                 if "norm.weight" in name:
                     parameter.data += 1
         adam = partial(torch.optim.Adam, lr=1e-3)
-        task = Translation(facts, model, adam, Constant(warmup="1step"), Search(beams=3, max_length=12))
+        schedule: Any = Constant(warmup="1step")
+        task = Translation(facts, model, adam, schedule, Search(beams=3, max_length=12))
         return Examples(task.eval(), tokenizer, texts, texts)
 
     return make

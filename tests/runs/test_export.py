@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from etude.errors import ConfigurationError
-from etude.experiment import export as command
 from etude.experiment.export import export
 from etude.experiment.run import train
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
@@ -33,7 +32,9 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, overrides: dict[str,
 @pytest.fixture
 def run(composed: Callable[..., Any]) -> Path:
     """A classifier, trained for a moment."""
-    return train(composed("classification"), [])
+    folder = train(composed("classification"), [])
+    assert folder is not None
+    return folder
 
 
 def test_a_classifier_is_exported_and_exported_again(run: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_failed_proof_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
         assert any(folder.iterdir())
         raise MismatchError("logits differ")
 
-    monkeypatch.setattr(command.HuggingFaceEncoder, "prove", fails)
+    monkeypatch.setattr(HuggingFaceEncoder, "prove", fails)
     with pytest.raises(MismatchError):
         export(run, {"to": "huggingface"})
     assert not any((run / "exports").iterdir())
