@@ -13,7 +13,7 @@ import torch
 from etude.errors import ConfigurationError
 from etude.export.ctranslate import CTranslate2
 from etude.export.onnx_graphs import OnnxTranslation
-from etude.export.proof import Examples, MismatchError, translation
+from etude.export.proof import Examples, MismatchError, Sentences, same_best, translation
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm
 
@@ -78,3 +78,12 @@ def test_a_package_that_is_not_installed_is_named(kind: Callable[[], Any], monke
 def test_an_unknown_quantization_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="quantization=int3 is not one of int8"):
         CTranslate2("int3")
+
+
+def test_a_less_probable_translation_is_found(examples: Callable[..., Examples]) -> None:
+    given = examples()
+    model, sentences = translation(given).model, Sentences.of(given)
+    ours, _ = sentences.native(model, 3)
+    assert same_best(model, sentences, ours, ours, "it", 3)["ties"] == 0
+    with pytest.raises(MismatchError, match="it finds .* for sentence 5 with 3 beams, .* less probable"):
+        same_best(model, sentences, ours, [*ours[:4], (7, 7), *ours[5:]], "it", 3)

@@ -19,6 +19,7 @@ from etude.export.proof import (
     Outputs,
     Padded,
     Sentences,
+    same_best,
     same_translations,
     translation,
 )
@@ -97,12 +98,7 @@ class CTranslate2:
         peer = self._translations(exact, "float32", examples.tokenizer, sentences, beams)
         proof = {
             "greedy": same_translations(task.model, sentences, run[0][0], peer[0][0], "CTranslate2"),
-            "beam": {
-                "beams": beams,
-                "length_penalty": 0.0,
-                "sentences": len(run[1][0]),
-                "equal": sum(own == other for own, other in zip(run[1][0], peer[1][0], strict=True)),
-            },
+            "beam": same_best(task.model, sentences, run[1][0], peer[1][0], "CTranslate2", beams),
             "run": _measured(examples, sentences, run),
             "float32": _measured(examples, sentences, peer),
         }

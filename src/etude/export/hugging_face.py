@@ -27,6 +27,7 @@ from etude.export.proof import (
     Padded,
     Sentences,
     largest_difference,
+    same_best,
     same_translations,
     translation,
     until_eos,
@@ -68,12 +69,7 @@ class HuggingFaceTranslation:
             "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, starts=False),
             "logits": {"largest_difference": logits_difference(peer, task.model, sentences)},
             "greedy": same_translations(task.model, sentences, ours[0], greedy[0], type(peer).__name__),
-            "beam": {
-                "beams": beams,
-                "length_penalty": 0.0,
-                "sentences": len(best[0]),
-                "equal": sum(own == other for own, other in zip(best[0], searched[0], strict=True)),
-            },
+            "beam": same_best(task.model, sentences, best[0], searched[0], type(peer).__name__, beams),
         }
 
 

@@ -211,6 +211,38 @@ def same_translations(
     return {"sentences": len(ours), "equal": len(ours) - ties, "ties": ties}
 
 
+def same_best(
+    model: Seq2Seq, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
+) -> dict[str, Any]:
+    """Count equal beam-searched translations, and others that are as probable.
+
+    Raises:
+        MismatchError: If the library found a less probable one.
+    """
+    ties = 0
+    for row, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+        if own != other:
+            lost = _log_probability(model, sentences, row, own) - _log_probability(model, sentences, row, other)
+            if not lost <= 10 * TOLERANCE:
+                raise MismatchError(
+                    f"{library} finds {list(other)[:12]} for sentence {row + 1} with {beams} beams, which is {lost:.2e} nats "
+                    f"less probable than {list(own)[:12]}; nothing was exported"
+                )
+            ties += 1
+    counts = {"sentences": len(ours), "equal": len(ours) - ties, "ties": ties}
+    return {"beams": beams, "length_penalty": 0.0, **counts}
+
+
+def _log_probability(model: Seq2Seq, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
+    """Return the run's log-probability of a translation, and of eos after it unless it was cut."""
+    facts = sentences.facts
+    labels = [*tokens, facts.eos][: sentences.limit]
+    source, target = sentences.source([row]), Padded([[facts.bos, *labels[:-1]]], facts.pad)
+    with torch.no_grad():
+        logits = model(source.tokens, target.tokens, source.mask, target.mask)[0]
+    return float(logits.double().log_softmax(-1).gather(1, torch.tensor(labels)[:, None]).sum())
+
+
 def _gap(model: Seq2Seq, sentences: Sentences, row: int, own: Sequence[int], other: Sequence[int]) -> float:
     """Return how far apart the run's logits are of the first two tokens that differ."""
     eos, limit = sentences.facts.eos, sentences.limit
