@@ -85,5 +85,5 @@ def test_a_less_probable_translation_is_found(examples: Callable[..., Examples])
     model, sentences = translation(given).model, Sentences.of(given)
     ours, _ = sentences.native(model, 3)
     assert same_best(model, sentences, ours, ours, "it", 3)["ties"] == 0
-    with pytest.raises(MismatchError, match="it finds .* for sentence 5 with 3 beams, .* less probable"):
-        same_best(model, sentences, ours, [*ours[:4], (7, 7), *ours[5:]], "it", 3)
+    with pytest.raises(MismatchError, match=r"it finds .* for sentence 5 with 3 beams, .* less probable"):
+        same_best(model, sentences, ours, [*ours[:4], tuple(range(20, 31)), *ours[5:]], "it", 3)
