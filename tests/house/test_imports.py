@@ -16,7 +16,7 @@ LAYERS = [
     {"nn", "losses", "optim", "decoding", "metrics", "tokenization"},
     {"models"},
     {"data", "tasks", "callbacks"},
-    {"configuration", "store"},
+    {"configuration", "store", "export"},
     {"experiment"},
     {"cli", "worker"},
     {"__main__"},

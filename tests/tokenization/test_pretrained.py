@@ -78,3 +78,23 @@ def test_package() -> None:
     )
     assert tokenizer.encode(["Hello, world!"]) == [[7592, 1010, 2088, 999]]
     assert tokenizer.decode([[101, 7592, 1010, 2088, 999, 102, 0]]) == ["hello, world!"]
+
+
+def test_a_decoder_starts_from_what_config_json_says(tmp_path: Path) -> None:
+    BPE(vocabulary=40).build(iter(["sun moon star"])).save(tmp_path)
+    before = Pretrained(str(tmp_path))
+    key = before.key
+    assert before.build(iter(())).special.bos == "<s>"
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 0}')
+    after = Pretrained(str(tmp_path))
+    assert (after.build(iter(())).special.bos, after.build(iter(())).bos) == ("<pad>", 0)
+    assert after.key != key
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 4000}')
+    with pytest.raises(DataError, match="starts decoding from id 4000"):
+        Pretrained(str(tmp_path)).build(iter(()))
+
+
+def test_marians_sentencepiece_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "source.spm").write_bytes(b"")
+    with pytest.raises(DataError, match=r"source.spm and target.spm and no tokenizer.json"):
+        Pretrained(str(tmp_path)).build(iter(()))

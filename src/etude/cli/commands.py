@@ -73,6 +73,11 @@ COMMANDS: dict[str, Command] = {
         "etude.experiment.predict:predict",
         "last < texts.txt",
     ),
+    "export": Command(
+        "write a run's model for another library and prove that it computes the same; writes its folder",
+        "etude.experiment.export:export",
+        "last to=huggingface",
+    ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",
         "etude.experiment.replay:replay",

@@ -1,4 +1,4 @@
-"""Commands on runs that exist: resume, evaluate, predict, replay, report."""
+"""Commands on runs that exist: resume, evaluate, predict, export, replay, report."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from etude.models.encoder import Encoder
 from etude.nn.feed_forward import Activation
 from etude.nn.positions import Learned
 from etude.nn.residual import PostNorm
-from etude.pretrained_files import open_pretrained
+from etude.pretrained_files import PretrainedFiles, open_pretrained
 from etude.types import Facts
 
 ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu, "gelu_new": partial(F.gelu, approximate="tanh")}
@@ -65,20 +65,48 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
         DataError: If the files are missing or unreadable.
     """
     files = open_pretrained(name)
-    config = _read_config(files.read("config.json"), name)
+    config = _bert_config(read_json(files), name)
     if facts.vocabulary != config["vocab_size"]:
         raise ConfigurationError(
             f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: "
             f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
         )
     encoder = _bert_encoder(facts, config, dropout)
+    from_bert(encoder, read_safetensors(files), name)
+    return encoder
+
+
+def read_safetensors(files: PretrainedFiles) -> dict[str, Tensor]:
+    """Return the tensors of a pretrained model's model.safetensors.
+
+    Raises:
+        DataError: If there is none, or it is broken.
+    """
+    if not files.has("model.safetensors") and files.has("pytorch_model.bin"):
+        raise DataError(
+            f"{files.name} has its weights as pytorch_model.bin, a pickle, which may run code and is never loaded; "
+            "save them again as model.safetensors, for example with transformers' save_pretrained"
+        )
     path = files.path("model.safetensors")
     try:
-        weights = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot read {path} as safetensors: {error}; fetch it again") from error
-    from_bert(encoder, weights, name)
-    return encoder
+
+
+def read_json(files: PretrainedFiles, file: str = "config.json") -> dict[str, Any]:
+    """Return the object in a pretrained model's JSON file.
+
+    Raises:
+        DataError: If there is none, or it is no object.
+    """
+    try:
+        config = json.loads(files.read(file))
+    except ValueError as error:
+        raise DataError(f"{file} of {files.name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{file} of {files.name} is not an object but {type(config).__name__}")
+    return config
 
 
 def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
@@ -155,12 +183,8 @@ def _modern(name: str) -> str:
     )
 
 
-def _read_config(text: bytes, name: str) -> dict[str, Any]:
-    """Read a config.json and refuse what is not BERT's architecture."""
-    try:
-        config: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"config.json of {name} is not JSON: {error}") from error
+def _bert_config(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Refuse what is not BERT's architecture."""
     wanted = {"model_type": ("bert",), "position_embedding_type": ("absolute",), "hidden_act": tuple(ACTIVATIONS)}
     for key, accepted in wanted.items():
         if config.get(key, accepted[0]) not in accepted:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from etude.nn.attention import CrossAttention, KeyValues, SelfAttention
 from etude.nn.dropout import Dropout
 from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import FeedForward
+from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.packing import Layout
 from etude.nn.positions import Sinusoidal
 from etude.nn.residual import PreNorm, Residual
@@ -85,17 +85,24 @@ class DecoderLayer(nn.Module):
         feed_forward: Inner width of the feed-forward layer.
         dropout: In the feed-forward layer and on what each sublayer adds.
         residual: Makes a residual connection, given `width` and `dropout`.
+        activation: Of the feed-forward layer.
     """
 
     def __init__(
-        self, width: int, heads: int, feed_forward: int, dropout: float, residual: Callable[..., Residual]
+        self,
+        width: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
+        residual: Callable[..., Residual],
+        activation: Activation = F.relu,
     ) -> None:
         super().__init__()
         self.self_attention = SelfAttention(width, heads, causal=True)
         self.self_residual = residual(width=width, dropout=dropout)
         self.cross_attention = CrossAttention(width, heads)
         self.cross_residual = residual(width=width, dropout=dropout)
-        self.feed_forward = FeedForward(width, feed_forward, dropout)
+        self.feed_forward = FeedForward(width, feed_forward, dropout, activation)
         self.feed_forward_residual = residual(width=width, dropout=dropout)
 
     def forward(
@@ -140,6 +147,7 @@ class Seq2Seq(nn.Module):
         max_length: The most tokens of a source or target.
         positions: Makes the positions' vectors, given `width` and `max_length`.
         residual: Makes a residual connection, given `width` and `dropout`.
+        activation: Of the feed-forward layers.
 
     Raises:
         ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
@@ -157,10 +165,11 @@ class Seq2Seq(nn.Module):
         max_length: int,
         positions: Callable[..., nn.Module] = Sinusoidal,
         residual: Callable[..., Residual] = PreNorm,
+        activation: Activation = F.relu,
     ) -> None:
         super().__init__()
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
-        layer = (width, heads, feed_forward, dropout, residual)
+        layer = (width, heads, feed_forward, dropout, residual, activation)
         self.embedding = nn.Embedding(facts.vocabulary, width)
         self.positions = positions(width=width, max_length=max_length)
         self.dropout = Dropout(dropout)
@@ -187,6 +196,11 @@ class Seq2Seq(nn.Module):
         """The matrix from states to logits: the embedding itself (Press and Wolf 2017)."""
         return self.embedding.weight
 
+    @property
+    def output_bias(self) -> Float[Tensor, " V"] | None:
+        """What is added to the logits; None: nothing."""
+        return None
+
     def forward(
         self,
         src: Int[Tensor, "B S"],
@@ -206,7 +220,7 @@ class Seq2Seq(nn.Module):
             TooLongError: If a row has more than `max_length` real tokens.
         """
         states = self.hidden(src, tgt, src_mask, tgt_mask)
-        return Layout.from_mask(tgt_mask).pad(F.linear(states, self.output_weight))
+        return Layout.from_mask(tgt_mask).pad(F.linear(states, self.output_weight, self.output_bias))
 
     def hidden(
         self,
@@ -220,10 +234,7 @@ class Seq2Seq(nn.Module):
         Takes and raises what `forward` does.
         """
         source, target = Layout.from_mask(src_mask), Layout.from_mask(tgt_mask)
-        # One look-up for both sides: the gradient of the embedding, a matrix of V x D, is written once.
-        tokens = torch.cat([source.pack(src), target.pack(tgt)])
-        x = self.embed(tokens, torch.cat([source.positions, target.positions]))
-        x, y = torch.split(x, [len(source.cells), len(target.cells)])
+        x, y = self.embed_both(src, tgt, source, target)
         memory = self.remember(x, source)
         for layer, keys_values in zip(self.decoder, memory.layers(), strict=True):
             y = layer(y, target, keys_values, memory.mask)
@@ -232,6 +243,20 @@ class Seq2Seq(nn.Module):
     def embed(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
         """Return the embeddings, scaled by √D (Vaswani et al. 2017, section 3.4), plus the vectors of positions."""
         return self.dropout(self.embedding(tokens) * math.sqrt(self.width) + self.positions(positions))
+
+    def embed_target(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
+        """Return what `embed` does, for the decoder's inputs."""
+        return self.embed(tokens, positions)
+
+    def embed_both(
+        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Layout, target: Layout
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
+        """Return the embedded real tokens of both sides."""
+        # One look-up for both sides: the gradient of the embedding, a matrix of V x D, is written once.
+        tokens = torch.cat([source.pack(src), target.pack(tgt)])
+        x = self.embed(tokens, torch.cat([source.positions, target.positions]))
+        x, y = torch.split(x, [len(source.cells), len(target.cells)])
+        return x, y
 
     def remember(self, x: Float[Tensor, "N D"], source: Layout) -> Memory:
         """Run the encoder on embedded source tokens and project its states to every decoder layer's keys and values."""
@@ -276,8 +301,8 @@ class Seq2Seq(nn.Module):
         """
         layout = Layout.from_mask(torch.ones_like(tokens, dtype=torch.bool)[:, None])
         past = tuple(KeyValues(layer.states) for layer in cache.past)
-        x = self.embed(tokens, tokens.new_full((1,), cache.length))
+        x = self.embed_target(tokens, tokens.new_full((1,), cache.length))
         for layer, seen, keys_values in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
             x = cast(DecoderLayer, layer).step(x, layout, seen, keys_values, cache.row_memory.mask)
-        logits = F.linear(self.decoder_norm(x), self.output_weight)
+        logits = F.linear(self.decoder_norm(x), self.output_weight, self.output_bias)
         return logits, Cache(cache.memory, cache.sentences, cache.row_memory, past, cache.length + 1)

@@ -62,7 +62,9 @@ class Translation(Task):
         hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
         labels = batch.labels[batch.target_mask]
         smoothing = self.label_smoothing if self.training else 0.0
-        return label_smoothed_cross_entropy(hidden, self.model.output_weight, labels, smoothing)
+        return label_smoothed_cross_entropy(
+            hidden, self.model.output_weight, labels, smoothing, bias=self.model.output_bias
+        )
 
     @torch.no_grad()
     def translate(self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> list[list[Hypothesis]]:

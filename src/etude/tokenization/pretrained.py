@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from etude.tokenization.tokenizer import SpecialTokens, Tokenizer
 class Pretrained:
     """Reads the `tokenizer.json` of a pretrained model; its padding and truncation are switched off.
 
+    Where config.json says which token a decoder starts from, that is the tokenizer's bos. The two sentencepiece models
+    of MarianMT's own folders are not read; what `etude export to=huggingface` writes is.
+
     Attributes:
         name: A folder, a pinned package, or a repository of the Hugging Face hub.
     """
@@ -28,7 +32,10 @@ class Pretrained:
     @property
     def key(self) -> str:
         """The content of the tokenizer's file as a hash."""
-        return f"pretrained 1 {hashlib.sha256(open_pretrained(self.name).read('tokenizer.json')).hexdigest()}"
+        files = open_pretrained(self.name)
+        start = _decoder_start(files)
+        ending = "" if start is None else f" {start}"
+        return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
         """Return the tokenizer; the texts are not read.
@@ -38,12 +45,41 @@ class Pretrained:
         """
         files = open_pretrained(self.name)
         try:
-            backend = tokenizers.Tokenizer.from_str(files.read("tokenizer.json").decode())
+            backend = tokenizers.Tokenizer.from_str(_tokenizer_json(files).decode())
         except DataError:
             raise
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
-        return Tokenizer(backend, _special_tokens(files))
+        special = _special_tokens(files)
+        start = _decoder_start(files)
+        if start is not None:
+            token = backend.id_to_token(start)
+            if token is None:
+                raise DataError(
+                    f"config.json of {self.name} starts decoding from id {start}, which its tokenizer has not"
+                )
+            special = dataclasses.replace(special, bos=token)
+        return Tokenizer(backend, special)
+
+
+def _tokenizer_json(files: PretrainedFiles) -> bytes:
+    """Read tokenizer.json.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not files.has("tokenizer.json") and files.has("source.spm"):
+        raise DataError(
+            f"{files.name} has MarianMT's source.spm and target.spm and no tokenizer.json, which is all that "
+            "tokenizer=pretrained reads; give a folder with one"
+        )
+    return files.read("tokenizer.json")
+
+
+def _decoder_start(files: PretrainedFiles) -> int | None:
+    """Return the id that a pretrained decoder starts from, where there is a decoder."""
+    start = _object(files, "config.json").get("decoder_start_token_id") if files.has("config.json") else None
+    return start if isinstance(start, int) else None
 
 
 def _special_tokens(files: PretrainedFiles) -> SpecialTokens:

@@ -1,0 +1,121 @@
+"""The files of a transformers model: configuration, weights, tokenizer. No pickle among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from tokenizers import processors
+from torch import Tensor
+
+from etude.errors import ConfigurationError
+from etude.export.proof import MismatchError
+from etude.models.bart import ACTIVATIONS
+from etude.nn.feed_forward import Activation
+from etude.tokenization.tokenizer import Tokenizer
+
+
+def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors.
+
+    Args:
+        folder: Where.
+        model_type: A name that transformers' AutoConfig knows.
+        config: Its arguments.
+        weights: By the names of the architecture's state.
+    """
+    # transformers takes most of a second to import.
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(model_type, **config).save_pretrained(folder)
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool) -> None:
+    """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
+
+    Args:
+        folder: Where.
+        tokenizer: The run's.
+        max_length: The most tokens that the model takes.
+        starts: Whether a text starts with bos; it ends with eos in any case.
+    """
+    tokenizer.save(folder)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = tokenizer.special
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{special.bos} $A {special.eos}" if starts else f"$A {special.eos}",
+        special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_bytes())
+    # Text that looks like a special token is text, as in `Tokenizer.encode`.
+    config |= {"split_special_tokens": True, "model_max_length": max_length, "padding_side": "right"}
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def activation_name(activation: Activation) -> str:
+    """Return the name of an activation in config.json.
+
+    Raises:
+        ConfigurationError: If transformers has none.
+    """
+    for name, known in ACTIVATIONS.items():
+        same_partial = hasattr(known, "func") and getattr(activation, "func", None) is known.func
+        if activation is known or same_partial:
+            return name
+    raise ConfigurationError(f"only the activations {', '.join(ACTIVATIONS)} can be exported, not {activation}")
+
+
+def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool) -> dict[str, int]:
+    """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
+
+    Raises:
+        MismatchError: If a text gets other ids, or comes back otherwise.
+    """
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    front = [tokenizer.bos] if starts else []
+    ours = [[*front, *ids, tokenizer.eos] for ids in tokenizer.encode(texts)]
+    for text, expected, ids in zip(texts, ours, theirs(texts, truncation=False)["input_ids"], strict=True):
+        if ids != expected:
+            raise MismatchError(
+                f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {expected[:12]}; nothing was exported"
+            )
+    for text, given in zip(tokenizer.decode(ours), theirs.batch_decode(ours, skip_special_tokens=True), strict=True):
+        if given.strip() != text:
+            raise MismatchError(f"AutoTokenizer decodes {given[:40]!r}, not {text[:40]!r}; nothing was exported")
+    return {"texts": len(texts), "equal": len(texts)}
+
+
+def load_peer(folder: Path, auto: str) -> torch.nn.Module:
+    """Load the folder with one of transformers' Auto classes.
+
+    Raises:
+        MismatchError: If a weight is missing or left over.
+    """
+    import transformers
+
+    model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+    problems = [str(name) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[key]]
+    if problems:
+        raise MismatchError(f"{type(model).__name__} and the exported weights differ in {', '.join(problems[:6])}")
+    return model.eval()
+
+
+def logits_of(outputs: Any) -> Float[Tensor, "*shape"]:
+    """Return the logits of a transformers model's output."""
+    return outputs.logits.float()
