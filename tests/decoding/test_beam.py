@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from etude.decoding.beam import beam_search, stable_topk
-from etude.decoding.hypothesis import Hypothesis, length_penalty, log_probabilities
+from etude.decoding.beam import beam_search
+from etude.decoding.constraint import Constraint
+from etude.decoding.hypothesis import Hypothesis, log_normalizer
+from etude.decoding.length import GNMT, Average, LengthPenalty, Unnormalized
+from etude.decoding.topk import stable_topk
+from etude.errors import ConfigurationError
 
 EOS, BOS, A, B = range(4)
 NEVER = 1e-30
@@ -42,8 +46,10 @@ def test_worked_by_hand() -> None:
         return table[tokens].log(), cache
 
     def search(beams: int, alpha: float) -> Hypothesis:
-        limits = torch.tensor([3])
-        ((best,),) = beam_search(step, Nothing(), bos=BOS, eos=EOS, limits=limits, beams=beams, alpha=alpha)
+        limits, penalty = torch.tensor([3]), GNMT(alpha)
+        ((best,),) = beam_search(
+            step, Nothing(), bos=BOS, limits=limits, constraint=Constraint(EOS), penalty=penalty, beams=beams
+        )
         return best
 
     best = search(beams=2, alpha=0.0)
@@ -75,17 +81,42 @@ def test_the_largest_values_come_in_order_of_their_places(values: list[list[floa
         assert (row_places, row_best) == (expected, [row[place] for place in expected])
 
 
-def test_length_penalty() -> None:
-    assert length_penalty(1, 0.7) == 1.0
-    assert length_penalty(13, 0.0) == 1.0
-    assert length_penalty(7, 2.0) == 4.0  # (12 / 6)²
+def test_length_penalties() -> None:
+    assert GNMT(0.7).divisor(1) == 1.0
+    assert GNMT(0.0).divisor(13) == Unnormalized().divisor(13) == 1.0
+    assert GNMT(2.0).divisor(7) == 4.0  # (12 / 6)²
+    assert [Average().divisor(length) for length in (1, 2, 13)] == [1.0, 2.0, 13.0]
 
 
-def test_log_probabilities_are_taken_in_float32_and_a_forbidden_token_leaves_the_others_alone() -> None:
-    logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(5)).bfloat16()
-    plain, forbidding = log_probabilities(logits), log_probabilities(logits, forbidden=7)
-    assert plain.dtype == torch.float32
-    torch.testing.assert_close(plain.exp().sum(dim=-1), torch.ones(3))
-    assert forbidding[:, 7].isneginf().all()
-    others = [token for token in range(11) if token != 7]
-    assert torch.equal(plain[:, others], forbidding[:, others])
+@pytest.mark.parametrize("penalty", [Unnormalized(), Average(), GNMT(0.0), GNMT(2.5)])
+def test_no_divisor_is_smaller_for_a_longer_hypothesis(penalty: LengthPenalty) -> None:
+    divisors = [penalty.divisor(length) for length in range(1, 40)]
+    assert divisors == sorted(divisors) and divisors[0] > 0
+
+
+@pytest.mark.parametrize("alpha", [-0.5, math.inf, math.nan])
+def test_an_exponent_below_zero_or_not_finite_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"decoding.length_penalty=\S+ is out of range; write 0 or more"):
+        GNMT(alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_normalizer_is_taken_in_float32(dtype: torch.dtype) -> None:
+    logits = (30 * torch.randn(3, 11, generator=torch.Generator().manual_seed(5))).to(dtype)
+    expected = logits.float().logsumexp(dim=-1, keepdim=True)
+    found = log_normalizer(logits.clone())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_constraint_takes_tokens_out_and_leaves_the_others_alone() -> None:
+    logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(5))
+    prefixes = torch.tensor([[4, 5], [-1, -1], [6, -1], [7, 7]])
+    constraint, rows = Constraint(eos=EOS, min_length=1, prefixes=prefixes), torch.tensor([2, 0, 1])
+    first, second = constraint(logits, rows, 1), constraint(logits, rows, 2)
+    finite = first.isfinite()
+    assert finite.sum(dim=1).tolist() == [1, 1, 10]
+    assert finite[0, 6] and finite[1, 4] and not finite[2, EOS]
+    assert second.isfinite().sum(dim=1).tolist() == [11, 1, 11]
+    assert torch.equal(first[finite], logits[finite])
+    assert constraint(logits, rows, 3) is logits  # nothing is copied where everything may be chosen

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from etude.decoding.beam import beam_search
+from etude.decoding.constraint import Constraint
 from etude.decoding.greedy import greedy_search
-from etude.decoding.hypothesis import Hypothesis, length_penalty
-from etude.decoding.search import Search
+from etude.decoding.hypothesis import Hypothesis
+from etude.decoding.length import GNMT, Average, LengthPenalty, Unnormalized
+from etude.decoding.search import Beam, Greedy, Sample, Search
 from etude.errors import ConfigurationError
 
 VOCABULARY, BOS, EOS = 5, 1, 2
 WIDTH = 3
+PENALTIES = [Unnormalized(), GNMT(0.6), GNMT(2.5), Average()]
 
 
 @dataclass
@@ -82,25 +87,27 @@ def ranked(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
     return sorted(hypotheses, key=lambda hypothesis: (not hypothesis.finished, -hypothesis.score))
 
 
-def make(tokens: tuple[int, ...], log_probability: float, finished: bool, alpha: float) -> Hypothesis:
-    return Hypothesis(
-        tokens, log_probability / length_penalty(len(tokens) + finished, alpha), finished, log_probability
-    )
+def make(tokens: tuple[int, ...], log_probability: float, finished: bool, penalty: LengthPenalty) -> Hypothesis:
+    score = log_probability / penalty.divisor(len(tokens) + finished)
+    return Hypothesis(tokens, score, finished, log_probability)
 
 
-def exhaustive(model: Model, source: int, limit: int, alpha: float) -> list[Hypothesis]:
-    """Return every hypothesis, best first."""
+def exhaustive(
+    model: Model, source: int, limit: int, penalty: LengthPenalty, least: int = 0, prefix: tuple[int, ...] = ()
+) -> list[Hypothesis]:
+    """Return every hypothesis of at least `least` tokens that starts with the prefix, best first."""
     others = [token for token in range(VOCABULARY) if token != EOS]
     return ranked(
         [
-            make(tokens, forced(model, source, tokens, length < limit), length < limit, alpha)
-            for length in range(limit + 1)
+            make(tokens, forced(model, source, tokens, length < limit), length < limit, penalty)
+            for length in range(least, limit + 1)
             for tokens in itertools.product(others, repeat=length)
+            if tokens[: len(prefix)] == prefix
         ]
     )
 
 
-def patient(model: Model, source: int, limit: int, beams: int, alpha: float, least: int) -> list[Hypothesis]:
+def patient(model: Model, source: int, limit: int, beams: int, penalty: LengthPenalty, least: int) -> list[Hypothesis]:
     """Search with beams, one row alone, one beam at a time, with lists, and never stop before the limit."""
     live, found = [(0.0, (), start(source))], list[Hypothesis]()
     for length in range(1, limit + 1):
@@ -113,10 +120,10 @@ def patient(model: Model, source: int, limit: int, beams: int, alpha: float, lea
         candidates.sort(key=lambda candidate: candidate[:3])
         for cost, _, token, tokens, _ in candidates[:beams]:
             if token == EOS:
-                found.append(make(tokens, -cost, True, alpha))
+                found.append(make(tokens, -cost, True, penalty))
         others = [candidate for candidate in candidates if candidate[2] != EOS][:beams]
         live = [(-cost, (*tokens, token), after) for cost, _, token, tokens, after in others]  # type: ignore[misc]
-    return ranked(found + [make(tokens, total, False, alpha) for total, tokens, _ in live])
+    return ranked(found + [make(tokens, total, False, penalty) for total, tokens, _ in live])
 
 
 def same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
@@ -132,14 +139,20 @@ def same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
 @given(
     seed=st.integers(0, 10**6),
     beams=st.integers(1, 7),
-    alpha=st.sampled_from([0.0, 0.6, 1.0, 2.5]),
+    penalty=st.sampled_from(PENALTIES),
     best=st.integers(1, 4),
     least=st.integers(0, 3),
     limits=st.lists(st.integers(1, 11), min_size=1, max_size=3),
 )
 @settings(max_examples=40, deadline=None)
 def test_stopping_early_and_batching_change_nothing(
-    toy: Callable[[int, int], Model], seed: int, beams: int, alpha: float, best: int, least: int, limits: list[int]
+    toy: Callable[[int, int], Model],
+    seed: int,
+    beams: int,
+    penalty: LengthPenalty,
+    best: int,
+    least: int,
+    limits: list[int],
 ) -> None:
     model = toy(seed, len(limits))
     best = min(best, beams)
@@ -147,78 +160,132 @@ def test_stopping_early_and_batching_change_nothing(
         model,
         start(*range(len(limits))),
         bos=BOS,
-        eos=EOS,
         limits=torch.tensor(limits),
+        constraint=Constraint(EOS, least),
+        penalty=penalty,
         beams=beams,
-        alpha=alpha,
-        min_length=least,
         n_best=best,
     )
     for source, limit in enumerate(limits):
-        same(found[source], patient(model, source, limit, beams, alpha, least)[:best])
+        same(found[source], patient(model, source, limit, beams, penalty, least)[:best])
 
 
 @pytest.mark.parametrize("toy", MODELS)
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_a_huge_beam_is_exhaustive(toy: Callable[[int, int], Model], alpha: float) -> None:
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(("least", "prefix"), [(0, ()), (2, ()), (0, (4, 3)), (3, (1,))])
+def test_a_huge_beam_is_exhaustive(
+    toy: Callable[[int, int], Model], penalty: LengthPenalty, least: int, prefix: tuple[int, ...]
+) -> None:
     model, limits = toy(7, 2), [4, 3]
-    search = Search(beams=400, length_penalty=alpha, max_length=4, n_best=90)
-    found = search(model, start(0, 1), bos=BOS, eos=EOS, rows=2, max_lengths=torch.tensor(limits))
+    search = Beam(beams=400, length_penalty=penalty, max_length=4, min_length=least, n_best=90)
+    found = search(
+        model, start(0, 1), bos=BOS, eos=EOS, rows=2, max_lengths=torch.tensor(limits), prefixes=[prefix, ()]
+    )
     for source, limit in enumerate(limits):
-        everything = exhaustive(model, source, limit, alpha)
+        everything = exhaustive(model, source, limit, penalty, least, (prefix, ())[source])
         scores = {(hypothesis.tokens, hypothesis.finished): hypothesis.score for hypothesis in everything}
         ours = [hypothesis.score for hypothesis in found[source]]
         assert ours == pytest.approx([hypothesis.score for hypothesis in everything[:90]], abs=1e-5)
         assert ours == pytest.approx([scores[row.tokens, row.finished] for row in found[source]], abs=1e-5)
         assert len({row.tokens for row in found[source]}) == min(90, len(everything))
-    assert any(not hypothesis.finished for hypothesis in found[0])  # 85 can finish
 
 
 @pytest.mark.parametrize("toy", MODELS)
-@given(seed=st.integers(0, 10**6), alpha=st.sampled_from([0.6, 2.5]), least=st.integers(0, 3))
+@given(seed=st.integers(0, 10**6), least=st.integers(0, 3), penalty=st.sampled_from(PENALTIES))
 @settings(max_examples=25, deadline=None)
-def test_one_beam_is_greedy(toy: Callable[[int, int], Model], seed: int, alpha: float, least: int) -> None:
+def test_one_beam_is_greedy(toy: Callable[[int, int], Model], seed: int, least: int, penalty: LengthPenalty) -> None:
     model, limits = toy(seed, 3), torch.tensor([11, 5, 7])
-    greedy = greedy_search(model, start(0, 1, 2), bos=BOS, eos=EOS, limits=limits, min_length=least)
-    beam = beam_search(model, start(0, 1, 2), bos=BOS, eos=EOS, limits=limits, beams=1, min_length=least)
-    for one, other in zip(greedy, beam, strict=True):
+
+    def greedy(ranked_by: LengthPenalty) -> list[Hypothesis]:
+        constraint = Constraint(EOS, least)
+        return greedy_search(model, start(0, 1, 2), bos=BOS, limits=limits, constraint=constraint, penalty=ranked_by)
+
+    def beam(ranked_by: LengthPenalty) -> list[list[Hypothesis]]:
+        constraint = Constraint(EOS, least)
+        return beam_search(
+            model, start(0, 1, 2), bos=BOS, limits=limits, constraint=constraint, penalty=ranked_by, beams=1
+        )
+
+    for one, other in zip(greedy(Unnormalized()), beam(Unnormalized()), strict=True):
         same([one], other)
     # With a length penalty one beam goes on after eos where a longer hypothesis may still win: never worse than greedy.
-    penalised = greedy_search(model, start(0, 1, 2), bos=BOS, eos=EOS, limits=limits, alpha=alpha, min_length=least)
-    longer = beam_search(model, start(0, 1, 2), bos=BOS, eos=EOS, limits=limits, beams=1, alpha=alpha, min_length=least)
-    for one, (best,) in zip(penalised, longer, strict=True):
+    for one, (best,) in zip(greedy(penalty), beam(penalty), strict=True):
         assert (best.finished, best.score) >= (one.finished, one.score - 1e-5)
+    # The object with one beam is greedy search, whatever the penalty.
+    search = Beam(beams=1, length_penalty=penalty, min_length=least)
+    found = search(model, start(0, 1, 2), bos=BOS, eos=EOS, rows=3, max_lengths=limits)
+    same([row[0] for row in found], greedy(penalty))
+
+
+SEARCHES = [
+    Greedy(),
+    Beam(beams=3, length_penalty=1.0, n_best=3),
+    Beam(beams=4, length_penalty=Average(), n_best=2),
+    Sample(samples=3, seed=5),
+    Sample(temperature=0.7, top_k=3, top_p=0.9, min_p=0.05),
+]
 
 
 @pytest.mark.parametrize("toy", MODELS)
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("search", SEARCHES)
 @given(seed=st.integers(0, 10**6), sources=st.permutations(range(5)), limits=st.lists(st.integers(1, 13), min_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_row_does_not_depend_on_the_others(
-    toy: Callable[[int, int], Model], beams: int, seed: int, sources: list[int], limits: list[int]
+    toy: Callable[[int, int], Model], search: Search, seed: int, sources: list[int], limits: list[int]
 ) -> None:
-    model, search = toy(seed, 5), Search(beams=beams, length_penalty=1.0, n_best=beams)
+    model, prefixes = toy(seed, 5), [(), (3,), (), (4, 0, 3), ()]
     together = search(
-        model, start(*sources), bos=BOS, eos=EOS, rows=5, max_lengths=torch.tensor([limits[s] for s in sources])
+        model,
+        start(*sources),
+        bos=BOS,
+        eos=EOS,
+        rows=5,
+        max_lengths=torch.tensor([limits[source] for source in sources]),
+        prefixes=[prefixes[source] for source in sources],
+        keys=sources,
     )
     for source, found in zip(sources, together, strict=True):
-        (alone,) = search(model, start(source), bos=BOS, eos=EOS, rows=1, max_lengths=torch.tensor([limits[source]]))
+        (alone,) = search(
+            model,
+            start(source),
+            bos=BOS,
+            eos=EOS,
+            rows=1,
+            max_lengths=torch.tensor([limits[source]]),
+            prefixes=[prefixes[source]],
+            keys=[source],
+        )
         same(found, alone)
 
 
 @pytest.mark.parametrize("toy", MODELS)
-@pytest.mark.parametrize("beams", [1, 2, 5])
-def test_log_probabilities_are_the_models_own(toy: Callable[[int, int], Model], beams: int) -> None:
-    model = toy(3, 7)
-    for source, found in enumerate(
-        Search(beams=beams, length_penalty=0.7, max_length=53, min_length=17, n_best=beams)(
-            model, start(*range(7)), bos=BOS, eos=EOS, rows=7
-        )
-    ):
-        for hypothesis in found:
-            assert hypothesis.finished or len(hypothesis.tokens) == 53
+@pytest.mark.parametrize("search", SEARCHES)
+def test_log_probabilities_are_the_models_own(toy: Callable[[int, int], Model], search: Search) -> None:
+    model, search = toy(3, 7), dataclasses.replace(search, max_length=53, min_length=17)
+    penalty = search.penalty if isinstance(search, Beam) else Unnormalized()
+    prefixes = [(), (3,), (4, 4, 1), (), (), (), ()]
+    found = search(model, start(*range(7)), bos=BOS, eos=EOS, rows=7, prefixes=prefixes)
+    for source, hypotheses in enumerate(found):
+        for hypothesis in hypotheses:
+            assert len(hypothesis.tokens) >= 17 if hypothesis.finished else len(hypothesis.tokens) == 53
+            assert hypothesis.tokens[: len(prefixes[source])] == prefixes[source]
             expected = forced(model, source, hypothesis.tokens, hypothesis.finished)
-            same([hypothesis], [make(hypothesis.tokens, expected, hypothesis.finished, 0.7)])
+            same([hypothesis], [make(hypothesis.tokens, expected, hypothesis.finished, penalty)])
+
+
+@pytest.mark.parametrize("toy", MODELS)
+@pytest.mark.parametrize("search", [Greedy(), Sample(seed=3), Sample(top_p=0.8)])
+def test_a_prefix_of_what_would_be_chosen_anyway_changes_nothing(
+    toy: Callable[[int, int], Model], search: Search
+) -> None:
+    model = toy(11, 5)
+    free = search(model, start(*range(5)), bos=BOS, eos=EOS, rows=5)
+    prefixes = [row[0].tokens[:length] for length, row in enumerate(free)]
+    assert any(prefixes)
+    for ours, theirs in zip(
+        search(model, start(*range(5)), bos=BOS, eos=EOS, rows=5, prefixes=prefixes), free, strict=True
+    ):
+        same(ours, theirs)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -234,7 +301,7 @@ def test_finished_rows_leave_the_batch(beams: int) -> None:
         return logits, cache
 
     limits = torch.tensor([9, 3, 99])
-    found = Search(beams=beams, max_length=7)(step, start(0, 1, 2), bos=BOS, eos=EOS, rows=3, max_lengths=limits)
+    found = Beam(beams=beams, max_length=7)(step, start(0, 1, 2), bos=BOS, eos=EOS, rows=3, max_lengths=limits)
     assert [(row[0].tokens, row[0].finished) for row in found] == [((), True), ((3,) * 3, False), ((3,) * 7, False)]
     rows = [3, 2, 2, 1, 1, 1, 1]
     widths = [1] + [beams] * 6
@@ -246,26 +313,34 @@ def test_equal_probabilities_are_broken_by_the_smaller_token(beams: int) -> None
     def step(tokens: Tensor, cache: Memory) -> tuple[Tensor, Memory]:
         return torch.zeros(len(tokens), VOCABULARY), cache
 
-    search = Search(beams=beams, max_length=3, min_length=2)
+    search = Beam(beams=beams, max_length=3, min_length=2)
     (found,) = search(step, start(0), bos=BOS, eos=EOS, rows=1)
     assert (found[0].tokens, found[0].finished) == ((0, 0, 0), False)
 
 
 def test_no_rows() -> None:
-    assert Search()(markov(1, 1), start(), bos=BOS, eos=EOS, rows=0) == []
+    for search in SEARCHES:
+        assert search(markov(1, 1), start(), bos=BOS, eos=EOS, rows=0) == []
 
 
 @pytest.mark.parametrize(
-    ("values", "advice"),
+    ("search", "values", "advice"),
     [
-        ({"beams": 0}, r"decoding.beams=0 .* write 1 or more"),
-        ({"length_penalty": -0.5}, r"decoding.length_penalty=-0.5 .* write 0 or more"),
-        ({"length_penalty": float("nan")}, r"decoding.length_penalty=nan"),
-        ({"max_length": 0}, r"decoding.max_length=0"),
-        ({"min_length": 7, "max_length": 7}, r"write decoding.min_length=6 or less"),
-        ({"n_best": 3, "beams": 2}, r"write decoding.beams=3"),
+        (Beam, {"beams": 0}, r"decoding.beams=0 .* write 1 or more"),
+        (Beam, {"length_penalty": -0.5}, r"decoding.length_penalty=-0.5 .* write 0 or more"),
+        (Beam, {"length_penalty": float("nan")}, r"decoding.length_penalty=nan"),
+        (Beam, {"n_best": 3, "beams": 2}, r"write decoding.beams=3"),
+        (Greedy, {"max_length": 0}, r"decoding.max_length=0"),
+        (Greedy, {"min_length": 7, "max_length": 7}, r"write decoding.min_length=6 or less"),
+        (Sample, {"samples": 0}, r"decoding.samples=0 .* write 1 or more"),
+        (Sample, {"temperature": 0.0}, r"decoding.temperature=0.0 .* decoding=greedy"),
+        (Sample, {"temperature": float("inf")}, r"decoding.temperature=inf"),
+        (Sample, {"top_k": 0}, r"decoding.top_k=0"),
+        (Sample, {"top_p": 0.0}, r"decoding.top_p=0.0 .* at most 1"),
+        (Sample, {"top_p": 1.5}, r"decoding.top_p=1.5"),
+        (Sample, {"min_p": -0.1}, r"decoding.min_p=-0.1 .* 0 to 1"),
     ],
 )
-def test_values_out_of_range_are_refused(values: dict[str, float], advice: str) -> None:
+def test_values_out_of_range_are_refused(search: type[Search], values: dict[str, Any], advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
-        Search(**values)  # type: ignore[arg-type]
+        search(**values)

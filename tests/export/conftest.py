@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from etude.decoding.search import Search
+from etude.decoding.search import Beam
 from etude.export.proof import Examples
 from etude.models.seq2seq import Seq2Seq
 from etude.nn.positions import Sinusoidal
@@ -53,7 +53,7 @@ def examples(texts: list[str], tokenizer: Tokenizer) -> Callable[..., Examples]:
                     parameter.data += 1
         adam = partial(torch.optim.Adam, lr=1e-3)
         schedule: Any = Constant(warmup="1step")
-        task = Translation(facts, model, adam, schedule, Search(beams=3, max_length=12))
+        task = Translation(facts, model, adam, schedule, Beam(beams=3, max_length=12))
         return Examples(task.eval(), tokenizer, texts, texts)
 
     return make

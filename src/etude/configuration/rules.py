@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from etude.errors import ConfigurationError
 
 SMALLEST = {
     "beams": 1,
+    "n_best": 1,
+    "samples": 1,
+    "top_k": 1,
+    "min_length": 0,
     "layers": 1,
     "encoder_layers": 1,
     "decoder_layers": 1,
@@ -40,6 +45,9 @@ SMALLEST = {
 FRACTIONS = frozenset({"dropout", "head_dropout", "label_smoothing", "decay"})
 """What lies in [0, 1), wherever a number has that name."""
 
+POSITIVE = {"temperature": math.inf, "top_p": 1.0}
+"""What is above 0, and at most this, wherever a number has that name."""
+
 
 def check_given(case: Case) -> None:
     """Refuse arguments that etude itself gives to a task, a model or a data module."""
@@ -59,6 +67,9 @@ def check_counts(case: Case) -> None:
                 case.fail(join(key, name), f"= {value} is too small; write at least {smallest}")
             if name in FRACTIONS and not 0 <= value < 1:
                 case.fail(join(key, name), f"= {value} is not in [0, 1)")
+            if name in POSITIVE and not 0 < value <= POSITIVE[name]:
+                most = "" if POSITIVE[name] == math.inf else f" and at most {POSITIVE[name]:g}"
+                case.fail(join(key, name), f"= {value} is out of range; write more than 0{most}")
     rate = case.get("optimizer.lr")
     if isinstance(rate, int | float) and rate <= 0:
         case.fail("optimizer.lr", f"= {rate} is not positive")
@@ -73,6 +84,17 @@ def check_heads(case: Case) -> None:
             best = min(fitting, key=lambda count: abs(count - heads))
             better = f"try {join(key, 'heads')}={best}"
             case.fail(join(key, "heads"), f"= {heads} does not divide {join(key, 'width')} = {width}; {better}")
+
+
+def check_lengths(case: Case) -> None:
+    """Hold what a search returns below what it keeps, and the shortest output below the longest."""
+    n_best, beams = case.get("decoding.n_best"), case.get("decoding.beams")
+    if isinstance(n_best, int) and isinstance(beams, int) and n_best > beams:
+        case.fail("decoding.n_best", f"= {n_best} is more than decoding.beams = {beams}; write decoding.beams={n_best}")
+    least, most = case.get("decoding.min_length"), case.get("decoding.max_length")
+    if isinstance(least, int) and isinstance(most, int) and least >= most:
+        room = f"write decoding.min_length={most - 1} or less"
+        case.fail("decoding.min_length", f"= {least} leaves no room below decoding.max_length = {most}; {room}")
 
 
 def check_batch(case: Case) -> None:
@@ -151,6 +173,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_given,
     check_counts,
     check_heads,
+    check_lengths,
     check_batch,
     check_budget,
     check_task_and_data,

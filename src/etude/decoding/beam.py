@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from etude.decoding.hypothesis import CacheT, Hypothesis, Step, length_penalty, log_probabilities
+from etude.decoding.constraint import Constraint
+from etude.decoding.hypothesis import CacheT, Hypothesis, Step, log_normalizer
+from etude.decoding.length import LengthPenalty
+from etude.decoding.topk import stable_topk
 
 
 class Live(NamedTuple):
@@ -48,21 +51,21 @@ class Found:
 
     Args:
         limits: The most tokens that each row R of the whole batch may predict, eos included.
-        alpha: Exponent of the length penalty; not negative.
+        penalty: What scores are divided by.
         n_best: Hypotheses to keep for each row.
     """
 
-    def __init__(self, limits: Int[Tensor, " R"], alpha: float, n_best: int) -> None:
+    def __init__(self, limits: Int[Tensor, " R"], penalty: LengthPenalty, n_best: int) -> None:
         self.limits = limits
         self.n_best = n_best
         self.hypotheses: list[list[Hypothesis]] = [[] for _ in limits]
-        penalties = [length_penalty(length, alpha) for length in range(int(limits.max()) + 1)]
-        self._penalty = torch.tensor(penalties, dtype=torch.float64, device=limits.device)
+        divisors = [penalty.divisor(length) for length in range(int(limits.max()) + 1)]
+        self._divisor = torch.tensor(divisors, dtype=torch.float64, device=limits.device)
         self._worst = torch.full_like(limits, float("-inf"), dtype=torch.float64)  # what a new one has to beat
 
     def add(self, live: Live, candidates: Candidates, eos: int, beams: int) -> None:
         """Keep those of the best `beams` candidates that end in eos and are better than what was found before."""
-        score = candidates.log_probability / self._penalty[live.tokens.shape[2]]  # bos is not predicted, eos is
+        score = candidates.log_probability / self._divisor[live.tokens.shape[2]]  # bos is not predicted, eos is
         better = (candidates.token == eos) & (score > self._worst[live.row, None])
         for index, rank in better[:, :beams].nonzero().tolist():
             row = int(live.row[index])
@@ -78,34 +81,36 @@ class Found:
     def can_improve(self, live: Live) -> Bool[Tensor, " B"]:
         """Return which rows may go on and may still find a hypothesis better than the worst that is kept.
 
-        A further token cannot raise a log-probability, which is at most 0, and the penalty that divides it grows with
-        the length: what a beam becomes scores at most the beam's log-probability over the penalty at the limit.
+        A further token cannot raise a log-probability p, which is at most 0, and no divisor is larger than the one at the
+        row's limit: whatever a beam becomes, it scores at most p over that. For GNMT's penalty the bound is
+        p / ((5 + limit) / 6) ** alpha, for the average p / limit, which lets a row go on for longer.
         """
         limit = self.limits[live.row]
-        bound = live.log_probability[:, 0] / self._penalty[limit]
+        bound = live.log_probability[:, 0] / self._divisor[limit]
         return (live.tokens.shape[2] - 1 < limit) & (bound > self._worst[live.row])
 
     def fill(self, live: Live, stopped: Bool[Tensor, " B"]) -> None:
         """Where a row stops with too few finished hypotheses, add the best of those that are not."""
-        penalty = float(self._penalty[live.tokens.shape[2] - 1])
+        divisor = float(self._divisor[live.tokens.shape[2] - 1])
         for index in stopped.nonzero().squeeze(1).tolist():
             hypotheses = self.hypotheses[int(live.row[index])]
             missing = self.n_best - len(hypotheses)
             probable = live.log_probability[index, :missing].tolist()
             for tokens, log_probability in zip(live.tokens[index, :missing, 1:].tolist(), probable, strict=True):
-                hypotheses.append(Hypothesis(tuple(tokens), log_probability / penalty, False, log_probability))
+                if log_probability > float("-inf"):  # not what a prefix excludes
+                    hypotheses.append(Hypothesis(tuple(tokens), log_probability / divisor, False, log_probability))
 
 
+@torch.no_grad()
 def beam_search(
     step: Step[CacheT],
     start: CacheT,
     *,
     bos: int,
-    eos: int,
     limits: Int[Tensor, " R"],
+    constraint: Constraint,
+    penalty: LengthPenalty,
     beams: int,
-    alpha: float = 0.0,
-    min_length: int = 0,
     n_best: int = 1,
 ) -> list[list[Hypothesis]]:
     """Keep the `beams` most probable unfinished hypotheses of each row at every length; return the best finished ones.
@@ -117,25 +122,24 @@ def beam_search(
         step: The model.
         start: Its cache before the first token, of R rows.
         bos: The token to start from.
-        eos: The token to end at.
         limits: The most tokens that each row may predict, eos included; at least 1.
+        constraint: What may not be chosen, and which token is eos.
+        penalty: What scores are divided by.
         beams: Hypotheses that are extended at each length.
-        alpha: Exponent of the length penalty; not negative.
-        min_length: The fewest tokens of a finished hypothesis, eos left out.
         n_best: Hypotheses to return for each row.
 
     Returns:
         For each row at most `n_best` hypotheses: the finished ones, best score first, and, where those are too few, the
         best of those stopped at the limit. Of equal scores the one that was found first comes first.
     """
-    found = Found(limits, alpha, n_best)
+    found, eos = Found(limits, penalty, n_best), constraint.eos
     row = torch.arange(len(limits), device=limits.device)
     live = Live(row, torch.full_like(limits, bos)[:, None, None], torch.zeros_like(row, dtype=torch.float64)[:, None])
     cache = start
     for length in range(1, int(limits.max()) + 1):
         logits, cache = step(live.tokens[:, :, -1].flatten(), cache)
-        scores = log_probabilities(logits, eos if length <= min_length else None)
-        candidates = extend(live, scores, 2 * beams)  # at most half of them end in eos: enough others remain
+        allowed = constraint(logits, live.row.repeat_interleave(live.tokens.shape[1]), length)
+        candidates = extend(live, logits, allowed, 2 * beams)  # at most half of them end in eos: enough others remain
         found.add(live, candidates, eos, beams)
         width = live.tokens.shape[1] * (logits.shape[-1] - 1)  # all that do not end in eos
         live, origin = survive(live, candidates, eos, min(beams, width))
@@ -148,14 +152,21 @@ def beam_search(
     return found.hypotheses
 
 
-def extend(live: Live, scores: Float[Tensor, "BW V"], count: int) -> Candidates:
+def extend(live: Live, logits: Float[Tensor, "BW V"], allowed: Float[Tensor, "BW V"], count: int) -> Candidates:
     """Return the `count` best extensions of each row, or all where there are fewer.
 
     Equal ones come in order of their beam and then of their token.
+
+    Args:
+        live: What is extended.
+        logits: Scores of the next token; overwritten.
+        allowed: The same, with minus infinity where a token may not be chosen.
+        count: Q.
     """
     rows = len(live.row)
-    # The best of a row are among the best of its beams; this way only few sums are taken in float64.
-    best, token = stable_topk(scores, min(count, scores.shape[-1]))  # [BW, V] -> [BW, Q']
+    # The best of a row are among the best of its beams; this way only few log-probabilities are ever computed.
+    best, token = stable_topk(allowed, min(count, allowed.shape[-1]))  # [BW, V] -> [BW, Q']
+    best = best.float() - log_normalizer(logits)
     total = (live.log_probability.view(-1, 1) + best).view(rows, -1)  # [B, WQ']
     log_probability, place = stable_topk(total, min(count, total.shape[1]))  # [B, Q]
     return Candidates(place // best.shape[1], token.reshape(rows, -1).gather(1, place), log_probability)
@@ -169,19 +180,3 @@ def survive(live: Live, candidates: Candidates, eos: int, width: int) -> tuple[L
     row = torch.arange(len(live.row), device=beam.device)[:, None]
     tokens = torch.cat([live.tokens[row, beam], token[:, :, None]], dim=-1)  # [B, W, L + 1]
     return Live(live.row, tokens, log_probability), row * live.tokens.shape[1] + beam
-
-
-def stable_topk(scores: Float[Tensor, "R V"], count: int) -> tuple[Float[Tensor, "R Q"], Int[Tensor, "R Q"]]:
-    """Return the largest values of each row and their places; equal values in order of their places.
-
-    `torch.topk` leaves open which of equal values it returns, and on a GPU that depends on how many rows there are.
-    """
-    values, places = scores.topk(min(count + 1, scores.shape[1]))
-    if values.shape[1] > count and bool((values[:, count - 1] == values[:, count]).any()):
-        # Slow, but seldom: the cut goes through equal values.
-        places = scores.argsort(dim=1, descending=True, stable=True)
-    else:
-        places = places[:, :count].sort(dim=1).values
-        order = scores.gather(1, places).argsort(dim=1, descending=True, stable=True)
-        places = places.gather(1, order)
-    return scores.gather(1, places[:, :count]), places[:, :count]

@@ -1,12 +1,23 @@
-"""Greedy search: the most probable token, one after the other."""
+"""One hypothesis of each row, one token after the other: the most probable one, or one that is drawn.
+
+Axes: B rows still followed, R rows of the batch, V vocabulary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from etude.decoding.hypothesis import CacheT, Hypothesis, Step, length_penalty, log_probabilities
+from etude.decoding.constraint import Constraint
+from etude.decoding.hypothesis import CacheT, Hypothesis, Step, log_normalizer
+from etude.decoding.length import LengthPenalty
+
+Choose = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
+"""Takes the logits of the next token, minus infinity where it may not be, which row each is for, and how many tokens
+there will be with that one; returns the token of each row."""
 
 
 def greedy_search(
@@ -14,34 +25,56 @@ def greedy_search(
     start: CacheT,
     *,
     bos: int,
-    eos: int,
-    limits: Int[Tensor, " B"],
-    alpha: float = 0.0,
-    min_length: int = 0,
+    limits: Int[Tensor, " R"],
+    constraint: Constraint,
+    penalty: LengthPenalty,
 ) -> list[Hypothesis]:
     """Choose the most probable token until it is eos; of equally probable ones, the one with the smallest id.
 
+    Takes what `follow` does, and returns a hypothesis for each row.
+    """
+
+    def most_probable(logits: Float[Tensor, "B V"], _rows: Int[Tensor, " B"], _length: int) -> Int[Tensor, " B"]:
+        return logits.argmax(dim=-1)
+
+    return follow(step, start, most_probable, bos=bos, limits=limits, constraint=constraint, penalty=penalty)
+
+
+@torch.no_grad()
+def follow(
+    step: Step[CacheT],
+    start: CacheT,
+    choose: Choose,
+    *,
+    bos: int,
+    limits: Int[Tensor, " R"],
+    constraint: Constraint,
+    penalty: LengthPenalty,
+) -> list[Hypothesis]:
+    """Extend each row by a token that is chosen, until that is eos or the row's limit is reached.
+
     Args:
         step: The model.
-        start: Its cache before the first token, of B rows.
+        start: Its cache before the first token, of R rows.
+        choose: Which token is next.
         bos: The token to start from.
-        eos: The token to end at.
         limits: The most tokens that each row may predict, eos included; at least 1.
-        alpha: Exponent of the length penalty. It changes scores, not outputs.
-        min_length: The fewest tokens of a finished hypothesis, eos left out.
+        constraint: What may not be chosen, and which token is eos.
+        penalty: What scores are divided by. It changes no output.
 
     Returns:
-        A hypothesis for each row.
+        A hypothesis for each row, with the model's own log-probability.
     """
-    rows, longest = len(limits), int(limits.max())
+    rows, longest, eos = len(limits), int(limits.max()), constraint.eos
     chosen = limits.new_full((rows, longest), eos)
     total = torch.zeros(rows, dtype=torch.float64, device=limits.device)
     active = torch.arange(rows, device=limits.device)
     tokens, cache = torch.full_like(limits, bos), start
     for length in range(1, longest + 1):
         logits, cache = step(tokens, cache)
-        best, tokens = log_probabilities(logits, eos if length <= min_length else None).max(dim=-1)
-        total[active] += best
+        tokens = choose(constraint(logits, active, length), active, length)
+        own = logits.gather(1, tokens[:, None]).float()
+        total[active] += (own - log_normalizer(logits)).squeeze(1)
         chosen[active, length - 1] = tokens
         going = (tokens != eos) & (limits[active] > length)
         if not going.all():
@@ -50,14 +83,6 @@ def greedy_search(
                 break
             cache = cache.select(going.nonzero().squeeze(1))
     return [
-        _hypothesis(ids[:limit], eos, log_probability, alpha)
+        Hypothesis.of(ids[:limit], eos, log_probability, penalty)
         for ids, limit, log_probability in zip(chosen.tolist(), limits.tolist(), total.tolist(), strict=True)
     ]
-
-
-def _hypothesis(ids: list[int], eos: int, log_probability: float, alpha: float) -> Hypothesis:
-    finished = eos in ids
-    tokens = tuple(ids[: ids.index(eos)]) if finished else tuple(ids)
-    return Hypothesis(
-        tokens, log_probability / length_penalty(len(tokens) + finished, alpha), finished, log_probability
-    )

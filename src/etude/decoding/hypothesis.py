@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from etude.decoding.length import LengthPenalty
 
 SameT = TypeVar("SameT")
 
@@ -25,7 +27,10 @@ class Cache(Protocol):
 CacheT = TypeVar("CacheT", bound=Cache)
 
 Step = Callable[[Int[Tensor, " B"], CacheT], tuple[Float[Tensor, "B V"], CacheT]]
-"""Takes the last token of each row and the cache of those before it; returns the next token's logits and the cache."""
+"""Takes the last token of each row and the cache of those before it; returns the next token's logits and the cache.
+
+The logits are the search's own: it may write into them.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Hypothesis:
 
     Attributes:
         tokens: Token ids, without bos and eos.
-        score: What the search ranks by: `log_probability / length_penalty(predicted tokens)`.
+        score: What the search ranks by: the log-probability over the length penalty of the predicted tokens.
         finished: Whether it ended in eos. False: it was stopped at its length limit.
         log_probability: Of the tokens and, if finished, of eos after them; in nats.
     """
@@ -44,28 +49,22 @@ class Hypothesis:
     finished: bool
     log_probability: float
 
+    @classmethod
+    def of(cls, predicted: list[int], eos: int, log_probability: float, penalty: LengthPenalty) -> Hypothesis:
+        """Return the hypothesis of predicted tokens, up to the first eos if there is one."""
+        finished = eos in predicted
+        tokens = tuple(predicted[: predicted.index(eos)]) if finished else tuple(predicted)
+        score = log_probability / penalty.divisor(len(tokens) + finished)
+        return cls(tokens, score, finished, log_probability)
 
-def length_penalty(length: int, alpha: float) -> float:
-    """Return what log-probabilities are divided by, so that long hypotheses can win: ((5 + length) / 6) ** alpha.
 
-    Wu et al. 2016, "Google's Neural Machine Translation System", equation 14, without the coverage term.
+def log_normalizer(logits: Float[Tensor, "B V"]) -> Float[Tensor, "B 1"]:
+    """Return log Σ exp(logits) in float32, whatever the precision of the model; float32 logits are overwritten.
 
-    Args:
-        length: Predicted tokens, eos included: no hypothesis has less than one, for which the penalty is 1.
-        alpha: 0 ranks by log-probability; the larger, the longer the outputs.
+    The largest probability is exp(largest - log Σ exp), never near zero: one pass of exponentials, and no second matrix
+    of the vocabulary's width.
     """
-    return ((5 + length) / 6) ** alpha
-
-
-def log_probabilities(logits: Float[Tensor, "B V"], forbidden: int | None = None) -> Float[Tensor, "B V"]:
-    """Return log-probabilities in float32, whatever the precision of the model.
-
-    Args:
-        logits: Scores of the next token.
-        forbidden: A token that may not be chosen. The others keep their probabilities, so that a hypothesis' score is
-            the model's own.
-    """
-    scores = F.log_softmax(logits.float(), dim=-1)
-    if forbidden is not None:
-        scores[:, forbidden] = float("-inf")
-    return scores
+    logits = logits.float()
+    largest = logits.amax(dim=-1, keepdim=True)
+    torch.softmax(logits, dim=-1, out=logits)
+    return largest - logits.amax(dim=-1, keepdim=True).log()

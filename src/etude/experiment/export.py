@@ -13,7 +13,7 @@ from typing import Any
 
 from etude.errors import ConfigurationError
 from etude.experiment.build import build
-from etude.experiment.evaluate import find_checkpoint
+from etude.experiment.restored import find_checkpoint
 from etude.experiment.stored import stored_configuration
 from etude.export.ctranslate import CTranslate2
 from etude.export.hugging_face import HuggingFaceTranslation

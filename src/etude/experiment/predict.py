@@ -6,24 +6,47 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import torch
-
 from etude.errors import ConfigurationError
-from etude.experiment.build import build_task
-from etude.experiment.evaluate import OVERRIDABLE, find_checkpoint
+from etude.experiment.evaluate import OVERRIDABLE
+from etude.experiment.restored import load_members, load_run
 from etude.experiment.stored import stored_configuration
-from etude.store.saver import read_weights
-from etude.tasks.base import Task
-from etude.tokenization.tokenizer import Tokenizer
-from etude.types import Facts
+from etude.tasks.prediction import Prediction
 
 _log = logging.getLogger(__name__)
 CHUNK = 64
 """Lines that are worked on together, unless `batch.examples` says otherwise: it changes the speed and nothing else."""
+
+OWN = ("checkpoint", "ensemble", "format")
+"""Keys that are no part of a run's configuration."""
+
+
+class Spoiled:
+    """Counts lines whose answer is not all that was asked for, by what happened to them."""
+
+    def __init__(self) -> None:
+        self.lines = self.broken = self.cut = self.stopped = 0
+
+    def add(self, prediction: Prediction, broken: bool) -> None:
+        """Count a line."""
+        self.lines += 1
+        self.broken += broken
+        self.cut += prediction.cut
+        self.stopped += not prediction.outputs[0].finished
+
+    def say(self) -> None:
+        """Say each count that is not zero, in a line."""
+        for count, what in (
+            (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
+            (self.cut, "had more tokens than the model reads; their ends were left out"),
+            (self.stopped, "have an answer that was stopped at its length limit"),
+        ):
+            if count:
+                _log.warning("%d of %d lines %s", count, self.lines, what)
 
 
 def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextIO) -> None:
@@ -31,43 +54,52 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
 
     Args:
         run: The run's folder.
-        overrides: Dotted keys and values: `checkpoint`, and keys below `evaluate.OVERRIDABLE`.
+        overrides: Dotted keys and values: `checkpoint`, `ensemble` (other runs that join this one), `format` (`text`: the
+            first answer; `json`: an object with the text and all answers), and keys below `evaluate.OVERRIDABLE`.
         lines: Texts in UTF-8, one a line. Bytes that are no UTF-8 are replaced, and the lines counted.
         out: Where the answers go.
     """
-    own = {key: value for key, value in overrides.items() if key != "checkpoint"}
-    values = stored_configuration(run, own, OVERRIDABLE)
-    task, tokenizer = load_run(run, values, str(overrides.get("checkpoint", "best")))
-    chunk = int(values["batch"]["examples"] or CHUNK) if "batch.examples" in own else CHUNK
-    total = 0
-    for texts, broken in _chunks(lines, chunk):
-        total += broken
+    own = {key: overrides[key] for key in OWN if key in overrides}
+    changes = {key: value for key, value in overrides.items() if key not in OWN}
+    written = _writer(own.get("format", "text"))
+    values = stored_configuration(run, changes, OVERRIDABLE)
+    which = str(own.get("checkpoint", "best"))
+    task, tokenizer = load_run(run, values, which)
+    members = load_members(own.get("ensemble"), run, Path(values["paths"]["outputs"]), which)
+    if members:
+        task.join(list(members.values()))
+    spoiled = Spoiled()
+    for chunk in _chunks(lines, int(values["batch"]["examples"] or CHUNK) if "batch.examples" in changes else CHUNK):
+        texts = [text for text, _ in chunk]
         # Texts of like length together: less padding, and the same answers.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        answers = dict(zip(order, task.predict_texts([texts[index] for index in order], tokenizer), strict=True))
-        out.writelines(f"{_one_line(answers[index])}\n" for index in range(len(texts)))
+        found = task.predictions([texts[index] for index in order], tokenizer)
+        answers = dict(zip(order, found, strict=True))
+        for index, (text, broken) in enumerate(chunk):
+            spoiled.add(answers[index], broken)
+            out.write(f"{written(text, answers[index])}\n")
         out.flush()
-    if total:
-        _log.warning("%d lines had bytes that are no UTF-8; they were replaced by U+FFFD", total)
+    spoiled.say()
 
 
-def load_run(run: Path, values: dict[str, Any] | None = None, which: str = "best") -> tuple[Task, Tokenizer]:
-    """Return the task of a run with the weights of a checkpoint, ready to predict, and its tokenizer.
-
-    Args:
-        run: The run's folder.
-        values: The run's configuration, where it was changed.
-        which: `best`, `last` or a step's number.
-    """
-    values = values or stored_configuration(run)
-    task = build_task(values, Facts.from_json(json.loads((run / "facts.json").read_text())))
-    task.load_state_dict(read_weights(find_checkpoint(run, which)))
-    device = "cuda" if torch.cuda.is_available() and values["trainer"]["accelerator"] in ("auto", "gpu") else "cpu"
-    return task.to(device).eval(), Tokenizer.load(run / "tokenizer")
+def _writer(format_name: Any) -> Callable[[str, Prediction], str]:
+    writers = {"text": _plain, "json": _json}
+    if format_name not in writers:
+        raise ConfigurationError(f"format={format_name} is not one of {', '.join(writers)} (command line)")
+    return writers[format_name]
 
 
-def _chunks(lines: BinaryIO, size: int) -> Iterator[tuple[list[str], int]]:
-    """Yield the lines that have come, at most `size` at once, and how many of them have broken bytes.
+def _plain(_text: str, prediction: Prediction) -> str:
+    """Return the first answer without line breaks of any kind, so that line n answers line n."""
+    return " ".join(prediction.outputs[0].text.splitlines())
+
+
+def _json(text: str, prediction: Prediction) -> str:
+    return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
+
+
+def _chunks(lines: BinaryIO, size: int) -> Iterator[list[tuple[str, bool]]]:
+    """Yield the lines that have come, at most `size` at once, each with whether it has broken bytes.
 
     A thread reads ahead, so that a person who types gets an answer after each line.
     """
@@ -76,9 +108,11 @@ def _chunks(lines: BinaryIO, size: int) -> Iterator[tuple[list[str], int]]:
     waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * size)
 
     def read() -> None:
-        for line in lines:
-            waiting.put(line)
-        waiting.put(None)
+        try:
+            for line in lines:
+                waiting.put(line)
+        finally:  # whatever stopped the reading, nobody waits for more
+            waiting.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     ended = False
@@ -87,11 +121,15 @@ def _chunks(lines: BinaryIO, size: int) -> Iterator[tuple[list[str], int]]:
         while chunk[-1] is not None and len(chunk) < size and not waiting.empty():
             chunk.append(waiting.get())
         ended = chunk[-1] is None
-        texts = [line.decode(errors="replace").rstrip("\r\n") for line in chunk if line is not None]
+        texts = [_decoded(line) for line in chunk if line is not None]
         if texts:
-            yield texts, sum("\ufffd" in text for text in texts)
+            yield texts
 
 
-def _one_line(text: str) -> str:
-    """Return a text without line breaks, so that line n answers line n."""
-    return " ".join(text.splitlines())
+def _decoded(line: bytes) -> tuple[str, bool]:
+    """Return a line as text, and whether some of its bytes had to be replaced."""
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return line.decode(), False
+    except UnicodeDecodeError:
+        return line.decode(errors="replace"), True

@@ -28,12 +28,13 @@ from etude.errors import ConfigurationError, DataError
 from etude.experiment import launch
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
-from etude.experiment.evaluate import evaluate_checkpoint, find_checkpoint
+from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.manifest import manifest
 from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
+from etude.experiment.restored import find_checkpoint
 from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.stored import stored_configuration
 from etude.experiment.tracking import RecordLogger

@@ -10,8 +10,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from etude.configuration.check import check
+from etude.configuration.compose import Composer
+from etude.configuration.conf import CONF
 from etude.errors import ConfigurationError
 from etude.store.folder import CONFIGURATION
+
+_SIZES = {"batch.examples": "batch.tokens", "batch.tokens": "batch.examples"}
+"""A batch has one size: the one that is given takes the place of the other."""
 
 
 def stored_configuration(
@@ -21,24 +26,45 @@ def stored_configuration(
 
     Args:
         run: The run's folder.
-        overrides: Dotted keys and their values.
+        overrides: Dotted keys and their values, or groups and their choices, such as `decoding: beam`.
         allowed: Root keys below which changes are allowed.
 
     Raises:
         ConfigurationError: If a key is not allowed or not in the configuration, or its value does not fit.
     """
     config = cast(DictConfig, OmegaConf.load(run / CONFIGURATION))
-    for key, value in (overrides or {}).items():
+    # Choices first, whatever the order: what is said of a key is about the choice that it belongs to.
+    for key, value in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
         if key.split(".")[0] not in allowed:
             raise ConfigurationError(f"{key} cannot be changed here; what can: {', '.join(allowed)} (command line)")
+        if "." not in key and isinstance(value, str) and (CONF / key).is_dir():
+            config[key] = _chosen(key, value)
+            continue
         if not _exists(config, key):
-            known = [name for name in _keys(config) if name.split(".")[0] in allowed]
-            near = difflib.get_close_matches(key, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ConfigurationError(f"{key} is not in the configuration of {run}; {advice} (command line)")
+            raise ConfigurationError(
+                f"{key} is not in the configuration of {run}; {_advice(config, key, allowed)} (command line)"
+            )
         OmegaConf.update(config, key, value)
+        if key in _SIZES and value is not None and _SIZES[key] not in (overrides or {}):
+            OmegaConf.update(config, _SIZES[key], None)
     check(config, [f"{key}={value}" for key, value in (overrides or {}).items()])
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def _chosen(group: str, choice: str) -> Any:
+    """Return what a choice of a group says, as in `etude train`, without any experiment's own values."""
+    return Composer(CONF, "train").compose(["~experiment", f"{group}={choice}"]).config[group]
+
+
+def _advice(config: DictConfig, key: str, allowed: Sequence[str]) -> str:
+    """Say which key may be meant, or which choice of its group has it."""
+    known = [name for name in _keys(config) if name.split(".")[0] in allowed]
+    near = difflib.get_close_matches(key, known, 1)
+    group, _, inner = key.partition(".")
+    having = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if inner and inner in OmegaConf.load(path)]
+    if having and group in config:
+        return f"choose as well {group}={having[0]}, which has it"
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def _exists(config: DictConfig, key: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from etude.decoding.hypothesis import Step
-from etude.decoding.search import Search
+from etude.decoding.search import Beam
 from etude.errors import EtudeError
 from etude.models.seq2seq import Seq2Seq
 from etude.tasks.base import Task
@@ -150,7 +150,7 @@ class Sentences:
 
     def searched(self, step: Step[Any], cache: Any, beams: int, rows: int) -> Outputs:
         """Return the best translations by log-probability: that needs no length penalty, of which libraries differ."""
-        search = Search(beams=beams, length_penalty=0.0, max_length=self.limit)
+        search = Beam(beams=beams, length_penalty=0.0, max_length=self.limit)
         found = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
         return [hypotheses[0].tokens for hypotheses in found]
 

@@ -1,6 +1,7 @@
 """The Transformer from sequence to sequence (Vaswani et al. 2017), from its decoder's layer to the whole.
 
-Axes: B rows, S source length, T target length, N real tokens, D model width, H heads, K head width, V vocabulary.
+Axes: B rows, G groups of rows, S source length, T target length, N real tokens, D model width, H heads, K head width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -55,13 +56,15 @@ class Cache:
     Attributes:
         memory: Of each source sentence.
         sentences: Which sentence each row translates.
-        row_memory: Of each row.
+        groups: Rows that follow each other and translate one sentence; all groups have the same number of rows.
+        row_memory: Of each group. Its rows are the queries of one attention: their memory exists once.
         past: The keys and values of each decoder layer's self-attention so far.
         length: Target positions so far.
     """
 
     memory: Memory
     sentences: Int[Tensor, " B"]
+    groups: Int[Tensor, " G"]
     row_memory: Memory
     past: tuple[KeyValues, ...]
     length: int
@@ -69,11 +72,18 @@ class Cache:
     def select(self, rows: Int[Tensor, " R"]) -> Cache:
         """Return the cache of the given rows, in that order; a row may be repeated or left out."""
         sentences = self.sentences.index_select(0, rows)
+        groups = equal_runs(sentences)
         # Beams mostly change places within their sentence, whose memory then stays where it is.
-        same = torch.equal(sentences, self.sentences)
-        row_memory = self.row_memory if same else self.memory.select(sentences)
+        same = torch.equal(groups, self.groups)
+        row_memory = self.row_memory if same else self.memory.select(groups)
         past = tuple(layer.select(rows) for layer in self.past)
-        return Cache(self.memory, sentences, row_memory, past, self.length)
+        return Cache(self.memory, sentences, groups, row_memory, past, self.length)
+
+
+def equal_runs(values: Int[Tensor, " B"]) -> Int[Tensor, " G"]:
+    """Return the value of each run of equal ones where all runs are equally long; else every value as it is."""
+    runs, lengths = torch.unique_consecutive(values, return_counts=True)
+    return runs if len(runs) and bool((lengths == lengths[0]).all()) else values
 
 
 class DecoderLayer(nn.Module):
@@ -122,10 +132,13 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "B D"],
         layout: Layout,
         past: KeyValues,
-        memory: tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]],
-        mask: Bool[Tensor, "B 1 1 S"] | None,
+        memory: tuple[Float[Tensor, "G H S K"], Float[Tensor, "G H S K"]],
+        mask: Bool[Tensor, "G 1 1 S"] | None,
     ) -> Float[Tensor, "B D"]:
-        """Return the next layer's states of one new position in each row, whose keys and values join `past`."""
+        """Return the next layer's states of one new position in each row, whose keys and values join `past`.
+
+        The layout, memory and mask are those of groups of rows that translate one sentence.
+        """
         x = self.self_residual(x, lambda states: self.self_attention.step(states, past))
         x = self.cross_residual(x, lambda states: self.cross_attention(states, layout, *memory, mask))
         return self.feed_forward_residual(x, self.feed_forward)
@@ -284,7 +297,7 @@ class Seq2Seq(nn.Module):
         rows, _, layers, _, heads, width = memory.states.shape
         empty = memory.states.new_empty(rows, 0, 2, heads, width)
         sentences = torch.arange(rows, device=empty.device)
-        return Cache(memory, sentences, memory, (KeyValues(empty),) * layers, length=0)
+        return Cache(memory, sentences, sentences, memory, (KeyValues(empty),) * layers, length=0)
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:
         """Decode one position further.
@@ -299,10 +312,10 @@ class Seq2Seq(nn.Module):
         Raises:
             TooLongError: If that is more than `max_length` positions.
         """
-        layout = Layout.from_mask(torch.ones_like(tokens, dtype=torch.bool)[:, None])
-        past = tuple(KeyValues(layer.states) for layer in cache.past)
+        layout = Layout.from_mask(torch.ones_like(tokens, dtype=torch.bool).view(len(cache.groups), -1))
+        past = tuple(layer.copy() for layer in cache.past)
         x = self.embed_target(tokens, tokens.new_full((1,), cache.length))
         for layer, seen, keys_values in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
             x = cast(DecoderLayer, layer).step(x, layout, seen, keys_values, cache.row_memory.mask)
         logits = F.linear(self.decoder_norm(x), self.output_weight, self.output_bias)
-        return logits, Cache(cache.memory, cache.sentences, cache.row_memory, past, cache.length + 1)
+        return logits, Cache(cache.memory, cache.sentences, cache.groups, cache.row_memory, past, cache.length + 1)

@@ -19,11 +19,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.errors import NonFiniteError
+from etude.errors import ConfigurationError, NonFiniteError
 from etude.metrics.score import Score
 from etude.optim.groups import parameter_groups
 from etude.seeding import seed_micro_batch
 from etude.tasks.guard import Guard, all_finite
+from etude.tasks.prediction import Output, Prediction
 from etude.tasks.sums import Row, Sums, gathered
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Batch, Facts
@@ -155,6 +156,28 @@ class Task(lightning.LightningModule):
     @abstractmethod
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Return one line of output for each text, whatever its neighbours are."""
+
+    # What a task may say
+
+    @property
+    def text_limit(self) -> int | None:
+        """The most tokens of a text that `predict_texts` reads; None: all."""
+        return None
+
+    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
+        """Return the answers to each text, whatever its neighbours are, the one of `predict_texts` first."""
+        limit = self.text_limit
+        cut = [limit is not None and len(ids) > limit for ids in tokenizer.encode(texts)]
+        answers = self.predict_texts(texts, tokenizer)
+        return [Prediction((Output(text),), short) for text, short in zip(answers, cut, strict=True)]
+
+    def join(self, others: Sequence[Task]) -> None:
+        """Predict from now on as an ensemble with the models of other tasks.
+
+        Raises:
+            ConfigurationError: If tasks of this kind do not have ensembles.
+        """
+        raise ConfigurationError(f"ensemble: {type(self).__name__} does not join models; leave it out (command line)")
 
     # Training
 

@@ -110,11 +110,17 @@ class Classification(Task):
             "probability": f"{row['probability']:.3f}",
         }
 
+    @property
+    def text_limit(self) -> int:
+        """Two fewer than the model's positions: special tokens stand around a text."""
+        return self.model.max_length - 2
+
     @torch.no_grad()
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Return `label<tab>probability` for each text."""
-        limit = self.model.max_length - 2
-        rows = [torch.tensor([self.facts.bos, *ids[:limit], self.facts.eos]) for ids in tokenizer.encode(texts)]
+        rows = [
+            torch.tensor([self.facts.bos, *ids[: self.text_limit], self.facts.eos]) for ids in tokenizer.encode(texts)
+        ]
         tokens = pad_sequence(rows, batch_first=True, padding_value=self.facts.pad)
         mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True)
         probability, guesses = self.logits(tokens.to(self.device), mask.to(self.device)).softmax(dim=1).max(dim=1)

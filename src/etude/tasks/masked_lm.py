@@ -99,6 +99,11 @@ class MaskedLM(Task):
         wanted, guessed = ([" ".join(self.texts.decode([[i] for i in row[name]]))] for name in ("wanted", "guessed"))
         return {"text": self.texts.text(split, "text", row["id"])[:300], "hidden": wanted[0], "guessed": guessed[0]}
 
+    @property
+    def text_limit(self) -> int:
+        """Two fewer than the model's positions: special tokens stand around a text."""
+        return self.model.max_length - 2
+
     @torch.no_grad()
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Fill each `<mask>` (or the tokenizer's own mask token) of each text with the likeliest token."""

@@ -6,24 +6,30 @@ Axes: B examples, S source positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
+from etude.decoding.ensemble import Caches, ensemble, mean_log_probability
 from etude.decoding.hypothesis import Hypothesis
 from etude.decoding.search import Search
+from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.bleu import bleu, chrf
 from etude.metrics.score import Score
 from etude.models.seq2seq import Seq2Seq
+from etude.seeding import mix
 from etude.tasks.base import Schedule, Task
+from etude.tasks.prediction import Output, Prediction
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
-from etude.types import Facts, TranslationBatch
+from etude.types import IGNORED, Facts, TranslationBatch
 
 
 class Translation(Task):
@@ -56,6 +62,7 @@ class Translation(Task):
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
         self.label_smoothing = label_smoothing
+        self.others = nn.ModuleList()  # what `join` adds, for as long as the task lives; in no checkpoint
 
     def loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over target tokens, smoothed in training only."""
@@ -66,16 +73,55 @@ class Translation(Task):
             hidden, self.model.output_weight, labels, smoothing, bias=self.model.output_bias
         )
 
-    @torch.no_grad()
-    def translate(self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> list[list[Hypothesis]]:
-        """Return the best translations of each source, best first.
+    def join(self, others: Sequence[Task]) -> None:
+        """Translate from now on with the mean of the probabilities of several models.
 
-        One is cut at twice the source's tokens and ten, or where the model's positions end.
+        Raises:
+            ConfigurationError: If one of the others is no translation, or has another vocabulary.
         """
-        cache = self.model.start(self.model.encode(source, source_mask))
-        limits = (2 * source_mask.sum(dim=1) + 10).clamp(max=self.model.max_length)
-        facts = self.facts
-        return self.decoding(self.model.step, cache, bos=facts.bos, eos=facts.eos, rows=len(source), max_lengths=limits)
+        for other in others:
+            if not isinstance(other, Translation) or other.facts != self.facts:
+                raise ConfigurationError(
+                    f"ensemble: a {type(other).__name__} of other facts cannot join (command line)"
+                )
+            self.others.append(other.model)
+
+    @property
+    def models(self) -> list[Seq2Seq]:
+        """The model, and those that joined it."""
+        return [self.model, *(cast(Seq2Seq, model) for model in self.others)]
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Int[Tensor, "B S"],
+        source_mask: Bool[Tensor, "B S"],
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Return the translations of each source, the one to take first.
+
+        One is cut at twice the source's tokens and ten, or where the models' positions end. Random numbers derive from
+        the source itself, so that one sentence is translated alike in an evaluation and wherever it is typed.
+
+        Args:
+            source: Source ids, ending in eos.
+            source_mask: True at real tokens.
+            prefixes: Ids that the translations of each source start with.
+        """
+        caches = [model.start(model.encode(source, source_mask)) for model in self.models]
+        limits = (2 * source_mask.sum(dim=1) + 10).clamp(max=min(model.max_length for model in self.models))
+        search = partial(
+            self.decoding,
+            bos=self.facts.bos,
+            eos=self.facts.eos,
+            rows=len(source),
+            max_lengths=limits,
+            prefixes=prefixes,
+            keys=[mix("source", *row[real].tolist()) for row, real in zip(source, source_mask, strict=True)],
+        )
+        if len(caches) == 1:
+            return search(self.model.step, caches[0])
+        return search(ensemble([model.step for model in self.models]), Caches(tuple(caches)))
 
     def judge(self, batch: TranslationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Translate a batch, as `etude predict` does, and take the loss at its references."""
@@ -87,7 +133,17 @@ class Translation(Task):
         ]
         for row in rows:
             row["reference"] = self.texts.text(split, "target", max(row["id"], 0))
-        return *self.loss(batch), rows
+        return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
+
+    def _ensemble_loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return the cross-entropy of the mean of the models' probabilities, summed over target tokens."""
+        labels = batch.labels[batch.target_mask]
+        members = []
+        for model in self.models:
+            hidden = model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
+            members.append(-F.cross_entropy(F.linear(hidden, model.output_weight).float(), labels, reduction="none"))
+        real = labels != IGNORED
+        return -mean_log_probability(members)[real].sum(), real.sum()
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
         """Return corpus BLEU and chrF by sacrebleu: cased, detokenized."""
@@ -102,16 +158,29 @@ class Translation(Task):
         source = self.texts.text(split, "source", row["id"])
         return {"source": source, "reference": row["reference"], "output": row["output"]}
 
+    @property
+    def text_limit(self) -> int:
+        """One fewer than the models' positions: eos stands behind a text."""
+        return min(model.max_length for model in self.models) - 1
+
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Translate each text; an empty one stays empty."""
-        encoded = [ids[: self.model.max_length - 1] for ids in tokenizer.encode(texts)]
-        outputs = [""] * len(texts)
+        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
+
+    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
+        """Translate each text; an empty one has one translation, which is empty."""
+        encoded = tokenizer.encode(texts)
+        found: list[tuple[Output, ...]] = [(Output("", 0.0),) for _ in texts]
         rows = [index for index, ids in enumerate(encoded) if ids]
         if rows:
-            tokens = [torch.tensor([*encoded[row], self.facts.eos], device=self.device) for row in rows]
+            limit = self.text_limit
+            tokens = [torch.tensor([*encoded[row][:limit], self.facts.eos], device=self.device) for row in rows]
             source = pad_sequence(tokens, batch_first=True, padding_value=self.facts.pad)
             mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in tokens], batch_first=True)
-            best = [hypotheses[0].tokens for hypotheses in self.translate(source, mask)]
-            for row, output in zip(rows, tokenizer.decode(best), strict=True):
-                outputs[row] = output
-        return outputs
+            for row, hypotheses in zip(rows, self.translate(source, mask), strict=True):
+                written = tokenizer.decode([hypothesis.tokens for hypothesis in hypotheses])
+                found[row] = tuple(
+                    Output(text, hypothesis.score, hypothesis.finished)
+                    for text, hypothesis in zip(written, hypotheses, strict=True)
+                )
+        return [Prediction(outputs, len(ids) > self.text_limit) for outputs, ids in zip(found, encoded, strict=True)]
