@@ -24,7 +24,7 @@ from etude.decoding.search import Beam, Greedy, Sample, Search
 from etude.errors import ConfigurationError
 
 VOCABULARY, BOS, EOS = 5, 1, 2
-WIDTH = 3
+WIDTH, LONGEST = 3, 64
 PENALTIES = [Unnormalized(), GNMT(0.6), GNMT(2.5), Average()]
 
 
@@ -49,15 +49,18 @@ def markov(seed: int, sources: int) -> Model:
 
 
 def attention(seed: int, sources: int) -> Model:
-    """The next token depends on the source and all tokens so far, which are attended to in a growing cache."""
+    """The next token depends on the source and all tokens so far and their places: a growing cache is attended to.
+
+    Without places, the same tokens in another order would be equally probable but for rounding.
+    """
     random = torch.Generator().manual_seed(seed)
-    embedding, source, output = (
+    embedding, source, output, place = (
         2 * torch.randn(rows, WIDTH, generator=random, dtype=torch.float64)
-        for rows in (VOCABULARY, sources, VOCABULARY)
+        for rows in (VOCABULARY, sources, VOCABULARY, LONGEST)
     )
 
     def step(tokens: Tensor, cache: Memory) -> tuple[Tensor, Memory]:
-        query = embedding[tokens] + source[cache.sources]  # [B, D]
+        query = embedding[tokens] + source[cache.sources] + place[cache.states.shape[1]]  # [B, D]
         states = torch.cat([cache.states, query[:, None]], dim=1)  # [B, L, D]
         weights = torch.einsum("bd,bld->bl", query, states).softmax(dim=-1)
         context = torch.einsum("bl,bld->bd", weights, states) + torch.tanh(states.sum(dim=1))

@@ -19,6 +19,7 @@ from etude.export.proof import (
     Outputs,
     Padded,
     Sentences,
+    proven_beams,
     same_best,
     same_translations,
     translation,
@@ -89,7 +90,7 @@ class CTranslate2:
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare translations at float32; measure BLEU and speed, of the quantized model too."""
         task, sentences = translation(examples), Sentences.of(examples)
-        beams = max(task.decoding.beams, 2)
+        beams = proven_beams(task)
         exact = folder
         if self.quantization is not None:
             exact = folder / EXACT

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from etude.decoding.length import GNMT, Average
+from etude.decoding.search import Beam, Sample, Search
 from etude.export.hugging_face_files import (
     activation_name,
     load_peer,
@@ -27,6 +29,7 @@ from etude.export.proof import (
     Padded,
     Sentences,
     largest_difference,
+    proven_beams,
     same_best,
     same_translations,
     translation,
@@ -59,7 +62,7 @@ class HuggingFaceTranslation:
         """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
         task, sentences = translation(examples), Sentences.of(examples)
         peer = load_peer(folder, "AutoModelForSeq2SeqLM")
-        beams = max(task.decoding.beams, 2)
+        beams = proven_beams(task)
         greedy, searched = (
             sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
         )
@@ -98,11 +101,7 @@ def seq2seq_config(task: Translation) -> dict[str, Any]:
 
 
 def write_generation(folder: Path, task: Translation) -> None:
-    """Write generation_config.json: how the run searches, as far as transformers can say it.
-
-    It divides log-probabilities by length ** length_penalty, the run by ((5 + length) / 6) ** length_penalty: only
-    with 0 they rank alike.
-    """
+    """Write generation_config.json: how the run searches, as far as transformers can say it."""
     from transformers import GenerationConfig
 
     facts, search = task.facts, task.decoding
@@ -110,9 +109,24 @@ def write_generation(folder: Path, task: Translation) -> None:
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         decoder_start_token_id=facts.bos,
         max_new_tokens=min(search.max_length, task.model.max_length),
-        num_beams=search.beams,
-        **({"length_penalty": float(search.length_penalty), "early_stopping": False} if search.beams > 1 else {}),
+        **generation_of(search),
     ).save_pretrained(folder)
+
+
+def generation_of(search: Search) -> dict[str, Any]:
+    """Return a search in transformers' words.
+
+    It divides log-probabilities by length ** length_penalty: `Average` is 1 and `Unnormalized` 0. `GNMT` divides by
+    ((5 + length) / 6) ** alpha, and its exponent, which is handed on, ranks alike only where it is 0.
+    """
+    if isinstance(search, Sample):
+        filters = {"top_k": search.top_k or 0, "top_p": search.top_p, "min_p": search.min_p}
+        return {"do_sample": True, "temperature": search.temperature, **filters}
+    if not isinstance(search, Beam) or search.beams == 1:
+        return {"num_beams": 1}
+    penalty = search.penalty
+    exponent = penalty.alpha if isinstance(penalty, GNMT) else float(isinstance(penalty, Average))
+    return {"num_beams": search.beams, "length_penalty": exponent, "early_stopping": False}
 
 
 def sines_first(weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:

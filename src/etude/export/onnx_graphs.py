@@ -99,6 +99,14 @@ class EncoderGraph(nn.Module):
         return self.model.remember(self.model.embed(tokens.flatten(), places), layout).states
 
 
+class Joined(KeyValues):
+    """Keys and values that are joined anew at each position: a graph has no spare room to write into."""
+
+    def append(self, states: Float[Tensor, "B 1 2 H K"]) -> None:
+        """Add one position."""
+        super().__init__(torch.cat([self.states, states], dim=1))
+
+
 class DecoderGraph(nn.Module):
     """From the last token of each row and a cache to the next token's logits and the cache.
 
@@ -124,7 +132,7 @@ class DecoderGraph(nn.Module):
         place = torch.full_like(tokens, past.shape[1])
         x = model.embed_target(tokens, place)
         for index, (layer, keys_values) in enumerate(zip(model.decoder, Memory(memory, mask).layers(), strict=True)):
-            cache = KeyValues(past[:, :, index])
+            cache = Joined(past[:, :, index])
             x = cast(DecoderLayer, layer).step(x, layout, cache, keys_values, mask)
             seen.append(cache.states)
         return F.linear(model.decoder_norm(x), model.output_weight, model.output_bias), torch.stack(seen, dim=2)

@@ -170,6 +170,11 @@ def translation(examples: Examples) -> Translation:
     return cast(Translation, examples.task)
 
 
+def proven_beams(task: Translation) -> int:
+    """Return the beams that a proof compares beam search with: the run's own, and at least two."""
+    return max(task.decoding.beams, 2) if isinstance(task.decoding, Beam) else 2
+
+
 def until_eos(ids: Sequence[int], eos: int) -> tuple[int, ...]:
     """Return the ids before the first eos."""
     found = list(ids)
