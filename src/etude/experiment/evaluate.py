@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.stored import stored_configuration
+from etude.store.durable import make_folder, storage_errors
 from etude.store.folder import write_json, write_text
 from etude.store.saver import newest_valid, read_weights
 from etude.tokenization.tokenizer import Tokenizer
@@ -106,6 +107,7 @@ def evaluate_checkpoint(
 
 
 def _write(folder: Path, split: str, scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
+    with storage_errors(folder):
+        make_folder(folder)
     write_text(folder / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_json(folder / f"{split}.json", scores)

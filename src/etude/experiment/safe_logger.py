@@ -23,7 +23,8 @@ class SafeLogger(Logger):
     """Hands everything on to another logger, which can then neither stop nor slow the training.
 
     A thread makes the other logger's calls, one after the other. The first that fails is told in one line, and so is a
-    logger that falls too far behind; it is then left alone for the rest of the process.
+    logger that falls too far behind; it is then left alone for the rest of the process. What it holds is let go by its
+    `abandon`, if it has that, in a thread that nobody waits for.
     """
 
     def __init__(
@@ -130,6 +131,9 @@ class SafeLogger(Logger):
         _log.warning(
             "%s is off: %s; training goes on, and %s has every value", self._kind, " ".join(why.split()), RECORD
         )
+        abandon = getattr(self.logger, "abandon", None)
+        if abandon is not None:
+            threading.Thread(target=abandon, name=f"etude-{self._kind}-abandon", daemon=True).start()
 
     def _drain(self) -> None:
         """Wait until the calls so far are done, at most as long as patience allows."""
