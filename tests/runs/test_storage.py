@@ -105,7 +105,7 @@ def fail_on_and_on(folder: Path, words: list[str], number: int, calls: Iterator[
 def test_full_at_ever_later_calls_it_is_the_same_run(words: Callable[..., list[str]], tmp_path: Path) -> None:
     calls = (1 + number * number * 3 for number in itertools.count())
     said = fail_on_and_on(tmp_path, words(tmp_path / "outputs"), errno.ENOSPC, calls)
-    assert len(set(said)) > 5
+    assert len(set(said)) > 3
     assert any("step-0000000" in line for line in said)
     assert all("free some space and run the same command again" in line or "make room" in line for line in said)
     assert_same(end(tmp_path / "outputs" / "small" / "x"), whole(tmp_path, words), lines=4)

@@ -135,7 +135,10 @@ class WeightsAndBiases(WandbLogger):
             self._experiment.finish()
 
     def abandon(self) -> None:
-        """Let go of W&B's service process: one that is gone or hangs would fail, or wait, when this process ends."""
+        """Let go of W&B's service process: one that is gone, or does not answer, would fail or wait when this one ends.
+
+        Where it works, it writes and sends what it has, also after the end of this process.
+        """
         import wandb
 
         with suppress(Exception):
