@@ -388,7 +388,12 @@ log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, "success"), (signal.SIGSTOP, "success"), (signal.SIGSTOP, "failed")]
+    ("number", "status"),
+    [
+        (signal.SIGKILL, "success"),
+        pytest.param(signal.SIGSTOP, "success", marks=pytest.mark.slow),
+        (signal.SIGSTOP, "failed"),
+    ],
 )
 def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number: int, status: str) -> None:
     left, (logging, ending, leaving) = in_trouble(tmp_path, number, status)

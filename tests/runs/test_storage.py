@@ -152,6 +152,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_again_and_again(words: Callable[..., list[str]], tmp_path: Path, disk: Path) -> None:
     remount(disk, "ro")
     assert_failed_well(attempt(tmp_path / "ro", words(disk)), disk / "small" / "x", "Read-only file system")

@@ -204,14 +204,15 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path, kind: str) -> Non
 # Every damage is found
 
 
+@pytest.mark.parametrize("flips", [25, pytest.param(170, marks=pytest.mark.slow)])  # of each of six files
 def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(
-    tmp_path: Path, companions: dict[str, Path], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, companions: dict[str, Path], caplog: pytest.LogCaptureFixture, flips: int
 ) -> None:
     older, newer = save(tmp_path / "checkpoints", 5, companions), save(tmp_path / "checkpoints", 10, companions)
     draw = random.Random(0)
     for path in files_of(newer):
         content = path.read_bytes()
-        for _ in range(25):
+        for _ in range(flips):
             position, bit = draw.randrange(len(content)), draw.randrange(8)
             changed = bytearray(content)
             changed[position] ^= 1 << bit
