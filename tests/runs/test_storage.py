@@ -84,31 +84,23 @@ def place(argument: Any) -> Path:
     return Path(f"/proc/self/fd/{argument}").readlink() if isinstance(argument, int) else Path(argument).absolute()
 
 
-def fail_on_and_on(folder: Path, words: list[str], number: int, calls: Iterator[int]) -> list[str]:
-    """Run a command again and again, each time with a disk that fails from another call on, until none is left.
-
-    Returns:
-        What was said each time.
-    """
-    outputs = folder / "outputs"
-    said: list[str] = []
-    for call in calls:
-        prepare = functools.partial(fail_from, call, outputs, number)
-        left = attempt(folder / f"failing-{call}", words, prepare)
-        if left.code == 0:
-            return said
-        assert_failed_well(left, outputs / "small" / "x", os.strerror(number))
-        said.append(left.said[0])
-    raise AssertionError("it never came to its end")
-
-
 def test_full_at_ever_later_calls_it_is_the_same_run(words: Callable[..., list[str]], tmp_path: Path) -> None:
-    calls = (1 + number * number * 3 for number in itertools.count())
-    said = fail_on_and_on(tmp_path, words(tmp_path / "outputs"), errno.ENOSPC, calls)
-    assert len(set(said)) > 3
-    assert any("step-0000000" in line for line in said)
-    assert all("free some space and run the same command again" in line or "make room" in line for line in said)
-    assert_same(end(tmp_path / "outputs" / "small" / "x"), whole(tmp_path, words), lines=4)
+    """First the checkpoints' folder only, so that a thread finds the error; then all folders, until no call is left."""
+    outputs = tmp_path / "outputs"
+    run = outputs / "small" / "x"
+    fails = [(run / "checkpoints", call) for call in (2, 12, 40)]
+    everywhere = ((outputs, 1 + 3 * number * number) for number in itertools.count())
+    failed = 0
+    for below, call in itertools.chain(fails, everywhere):
+        prepare = functools.partial(fail_from, call, below, errno.ENOSPC)
+        left = attempt(tmp_path / f"failing-{below.name}-{call}", words(outputs), prepare)
+        if left.code == 0:
+            break
+        assert_failed_well(left, run, os.strerror(errno.ENOSPC))
+        assert failed >= len(fails) or "checkpoints/step-0000000" in left.said[0]
+        failed += 1
+    assert failed > len(fails) + 3
+    assert_same(end(run), whole(tmp_path, words), lines=4)
 
 
 @pytest.mark.slow
