@@ -10,8 +10,9 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import pytest
@@ -303,6 +304,114 @@ def test_a_server_that_does_not_answer_means_offline(
     (line,) = said(caplog)
     assert line.startswith("W&B is offline: Failed to get resume status")
     assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
+
+
+def test_a_server_that_is_not_there_means_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("etude.experiment.tracking.INIT_TIMEOUT", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    logger = SafeLogger(dashboard(tmp_path, mode="online"))
+    logger.log_metrics({"train/loss": 2.5}, 3)
+    logger.close()
+    (line,) = said(caplog)
+    assert line.startswith("W&B is offline: ")
+    assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
+
+
+# Weights & Biases' own process in trouble
+
+
+def service() -> int:
+    """The process that W&B has started beside this one."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb-core" in (place / "cmdline").read_bytes():
+                return int(place.name)
+    raise AssertionError("W&B has no process")
+
+
+def log_in_trouble(folder: Path, number: int | None, status: str) -> None:
+    """Log; send a signal to W&B's process, if one is given; log more; end; and say what that took and when it was over."""
+    logger = SafeLogger(dashboard(folder), where=lambda: (1, 0, 0.0), patience=4)
+    logger.save()
+    if number is not None:
+        logger.log_metrics({"train/loss": 0.5})
+        logger.finalize("success")
+        print(service())
+        os.kill(service(), number)
+    started = time.monotonic()
+    for step in range(100):
+        logger.log_metrics({"train/loss": 1.0}, step)
+    logged = time.monotonic()
+    logger.finalize(status)
+    if status == "success":
+        logger.close()
+    print(logged - started, time.monotonic() - logged, time.time())
+
+
+class Left(NamedTuple):
+    """What a process left: its exit code and what it wrote on standard error."""
+
+    code: int
+    log: str
+
+
+def in_trouble(folder: Path, number: int | None, status: str, **variables: str) -> tuple[Left, list[float]]:
+    """Call `log_in_trouble` in a process of its own.
+
+    Returns:
+        How it ended, and the seconds for logging, for ending, and from there to the end of the process.
+    """
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_tracking import log_in_trouble
+log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | variables
+    # Files, since W&B's process, which may live on, would hold a pipe open.
+    with (folder / "out").open("w+") as out, (folder / "log").open("w+") as log:
+        code = subprocess.call([sys.executable, "-c", script], stdout=out, stderr=log, env=environment, timeout=120)
+        ended = time.time()
+        out.seek(0), log.seek(0)
+        *started, times = out.read().splitlines()
+        left = Left(code, log.read())
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
+    logging, ending, over = (float(word) for word in times.split())
+    return left, [logging, ending, ended - over]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGKILL, "success"),
+        pytest.param(signal.SIGSTOP, "success", marks=pytest.mark.slow),
+        (signal.SIGSTOP, "failed"),
+    ],
+)
+def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number: int, status: str) -> None:
+    left, (logging, ending, leaving) = in_trouble(tmp_path, number, status)
+    assert left.code == 0, left.log
+    assert "Traceback" not in left.log
+    assert left.log.count("WeightsAndBiases is off: ") == (1 if status == "success" else 0)
+    assert logging < 0.5
+    assert ending < (6 if status == "success" else 5)
+    assert leaving < 5
+
+
+def test_a_signal_is_not_held_up_by_a_server_that_does_not_answer(tmp_path: Path, silent_server: str) -> None:
+    left, (logging, ending, leaving) = in_trouble(
+        tmp_path, None, "failed", WANDB_API_KEY="a" * 40, WANDB_BASE_URL=silent_server
+    )
+    assert left.code == 0, left.log
+    assert "Traceback" not in left.log
+    assert (logging < 0.5, ending < 5, leaving < 5) == (True, True, True), (logging, ending, leaving)
 
 
 def test_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning
+from lightning.pytorch.callbacks import Callback
+
 from etude import worker
 from etude.cli.main import main
 from etude.experiment import launch
@@ -65,10 +68,16 @@ class Ended:
         return [line for line in self.log.splitlines() if line.startswith("etude: ")]
 
 
-def command(folder: Path, words: Sequence[str], *sent: Sent, variables: dict[str, str] | None = None) -> Any:
-    """Start `etude words…` in a forked process that writes into a folder."""
+def command(
+    folder: Path,
+    words: Sequence[str],
+    *sent: Sent,
+    variables: dict[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Any:
+    """Start `etude words…` in a forked process that writes into a folder, and that does `prepare` first."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = CONTEXT.Process(target=_work, args=(folder, list(words), sent, variables or {}))
+    process = CONTEXT.Process(target=_work, args=(folder, list(words), sent, variables or {}, prepare))
     process.start()
     return process
 
@@ -102,7 +111,13 @@ def gone(process: int, seconds: float = 15.0) -> bool:
     return False
 
 
-def _work(folder: Path, words: list[str], sent: Sequence[Sent], variables: dict[str, str]) -> None:
+def _work(
+    folder: Path,
+    words: list[str],
+    sent: Sequence[Sent],
+    variables: dict[str, str],
+    prepare: Callable[[], None] | None,
+) -> None:
     for descriptor, name in ((1, "out"), (2, "log")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,6 +128,8 @@ def _work(folder: Path, words: list[str], sent: Sequence[Sent], variables: dict[
 
     setattr(launch, "_start", start)  # noqa: B010
     _send_at(sent)
+    if prepare is not None:
+        prepare()
     code = main(words)
     sys.stderr.flush()
     os._exit(code)
@@ -186,3 +203,24 @@ class ForkedRank:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class KilledInStep(Callback):
+    """Kills rank 1 after a step; each rank notes its process before.
+
+    Args:
+        step: The step.
+        note: A file for the process ids.
+    """
+
+    def __init__(self, step: int, note: str) -> None:
+        self.step = step
+        self.note = Path(note)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        with self.note.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)

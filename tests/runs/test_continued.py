@@ -13,7 +13,7 @@ import pytest
 
 from etude.configuration.check import plain
 from etude.experiment.run import fit, resume
-from etude.store.saver import recount
+from etude.store.progress import recount
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from etude.experiment.launch import LOST
 from etude.experiment.record import RECORD, read, series
+from tests.conftest import ROOT
 from tests.runs.conftest import TASKS
-from tests.runs.processes import command, ended, run
+from tests.runs.processes import STEP, Ended, Sent, command, ended, gone, run
 
 Overrides = Callable[..., list[str]]
 PLAIN = ("model.dropout=0.0", "run.name=x")
@@ -72,20 +78,61 @@ def test_bfloat16(overrides: Overrides, tmp_path: Path) -> None:
     assert all(1.0 < loss < 6.0 for loss in losses)
 
 
-def test_ranks_of_another_launcher_are_left_as_they_are(overrides: Overrides, tmp_path: Path) -> None:
+def as_launched(folder: Path, words: list[str], *sent: Sent) -> list[Ended]:
+    """Run a command in two processes, with the variables that torchrun sets."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = str(server.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
-    words = ["train", *overrides("classification", "trainer.devices=2", "run.name=x")]
     started = [
-        command(tmp_path / f"{rank}", words, variables={**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
+        command(folder / f"{rank}", words, *sent, variables={**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"})
         for rank in (0, 1)
     ]
-    first, second = (ended(tmp_path / f"{rank}", process) for rank, process in enumerate(started))
+    return [ended(folder / f"{rank}", process) for rank, process in enumerate(started)]
+
+
+def test_ranks_of_another_launcher_are_left_as_they_are(overrides: Overrides, tmp_path: Path) -> None:
+    words = ["train", *overrides("classification", "trainer.devices=2", "run.name=x")]
+    first, second = as_launched(tmp_path, words)
     assert (first.code, second.code) == (0, 0), first.log[-2000:] + second.log[-2000:]
     assert not first.ranks
     assert not second.ranks
     assert (first.out.count("\n"), second.out) == (1, "")
     assert series(read(Path(first.out.strip()) / RECORD), "train/loss")[0] == list(range(1, 9))
+
+
+def test_a_lost_rank_of_another_launcher_is_one_line(overrides: Overrides, tmp_path: Path) -> None:
+    words = ["train", *overrides("classification", "trainer.devices=2", "run.name=x")]
+    for lost in (0, 1):
+        left = as_launched(tmp_path / f"{lost}", words, Sent(STEP, 3, (signal.SIGKILL,), rank=lost))
+        assert left[lost].code == -signal.SIGKILL
+        other = left[1 - lost]
+        assert other.code == LOST, other.log[-2000:]
+        (said,) = other.said
+        assert f"rank {1 - lost} lost another rank" in said
+        assert "Traceback" not in other.log
+    again = as_launched(tmp_path / "again", words)
+    assert [each.code for each in again] == [0, 0], again[0].log[-2000:]
+
+
+@pytest.mark.slow
+def test_torchrun_ends_when_a_rank_is_killed(overrides: Overrides, tmp_path: Path) -> None:
+    """As a person does it, with processes of its own and nothing put in the place of anything."""
+    recorder = ("trust=[tests]", "++callbacks.recorder._target_=tests.runs.processes.KilledInStep")
+    words = overrides("classification", "trainer.devices=2", "run.name=x", *recorder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "etude"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    left = subprocess.run(
+        [*torchrun, "train", *words, "++callbacks.recorder.step=3", f"++callbacks.recorder.note={tmp_path}/ranks"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert left.returncode != 0
+    assert left.stderr.count("etude: error: rank 0 lost another rank") == 1, left.stderr[-3000:]
+    assert "etude/experiment" not in left.stderr  # torchrun's own traceback is of its own files
+    ranks = [int(line) for line in (tmp_path / "ranks").read_text().split()]
+    assert len(ranks) == 2
+    assert all(gone(process) for process in ranks)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -203,14 +204,15 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path, kind: str) -> Non
 # Every damage is found
 
 
+@pytest.mark.parametrize("flips", [25, pytest.param(170, marks=pytest.mark.slow)])  # of each of six files
 def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(
-    tmp_path: Path, companions: dict[str, Path], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, companions: dict[str, Path], caplog: pytest.LogCaptureFixture, flips: int
 ) -> None:
     older, newer = save(tmp_path / "checkpoints", 5, companions), save(tmp_path / "checkpoints", 10, companions)
     draw = random.Random(0)
     for path in files_of(newer):
         content = path.read_bytes()
-        for _ in range(25):
+        for _ in range(flips):
             position, bit = draw.randrange(len(content)), draw.randrange(8)
             changed = bytearray(content)
             changed[position] ^= 1 << bit
@@ -308,10 +310,12 @@ def test_killed_in_the_middle_of_saves_nothing_is_lost_or_broken(tmp_path: Path)
             done.write_text(str(step))
             apply(Retention(keep_last=3), tmp_path / "checkpoints", step)
 
-    interrupted = 0
-    for _ in range(40):
+    interrupted, found = 0, dict[int, Path]()
+    for attempt in itertools.count(1):
+        if attempt > 40 and interrupted > 5 and max(found) > 5:
+            break
         child = in_child(keep_saving)
-        time.sleep(draw.uniform(0.01, 0.08))
+        time.sleep(draw.uniform(0.01, 0.08) * max(1.0, attempt / 40))  # on a busy machine it takes more and longer ones
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         interrupted += any(tmp_path.glob("checkpoints/.step-*.tmp"))
@@ -322,8 +326,6 @@ def test_killed_in_the_middle_of_saves_nothing_is_lost_or_broken(tmp_path: Path)
         newest = newest_valid(tmp_path / "checkpoints")
         assert newest == (found[max(found)] if found else None)
     assert all(verify(path) == [] for path in found.values())
-    assert interrupted > 5
-    assert max(found) > 5
     assert all(is_step(path, step) for step, path in found.items())
 
 

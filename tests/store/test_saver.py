@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, StorageError
+from etude.store.checkpoint import Snapshot, write
 from etude.store.integrity import checkpoints, read_manifest
 from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention, newest_valid, read_weights
 
@@ -448,3 +451,151 @@ def test_lightning_can_remove_a_checkpoint(tmp_path: Path) -> None:
 def test_tensors_go_to_the_device_that_is_asked_for(whole: tuple[Path, Model]) -> None:
     loaded = FolderCheckpointIO().load_checkpoint(whole[0] / "last", map_location="meta")
     assert loaded["state_dict"]["encode.weight"].device.type == "meta"
+
+
+# In the background
+
+
+class SlowDisk:
+    """Holds up every checkpoint in the thread that writes it until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.go = threading.Event()
+        self.steps: list[int] = []
+        self.threads: set[int] = set()
+
+        def slow(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None:
+            self.go.wait(30)
+            self.steps.append(taken.step)
+            self.threads.add(threading.get_ident())
+            if error is not None:
+                raise error
+            write(taken, folder, companions)
+
+        monkeypatch.setattr("etude.store.saver.write", slow)
+
+
+class AtStep(Callback):
+    """Acts before the batch that follows a step."""
+
+    def __init__(self, step: int, act: Callable[[], object]) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_it_holds_its_own_step(
+    tmp_path: Path, whole: tuple[Path, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = whole
+    disk = SlowDisk(monkeypatch)
+    seen: list[list[int]] = []
+
+    def look() -> None:
+        seen.append(list(checkpoints(tmp_path / "checkpoints")))
+        disk.go.set()
+
+    fit(tmp_path, AtStep(9, look), callback=saver(tmp_path, every_steps=6, metric=None))
+    assert seen == [[]]  # step 6 was due three steps ago
+    saved = checkpoints(tmp_path / "checkpoints")
+    assert list(saved) == disk.steps == [6, 12, 18, 21]
+    assert threading.get_ident() not in disk.threads
+    for step, path in saved.items():
+        for file in path.glob("*.safetensors"):
+            assert file.read_bytes() == (folder / path.name / file.name).read_bytes(), (step, file)
+
+
+def test_one_save_at_a_time_and_links_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    callback = saver(tmp_path, every_steps=2, metric=None)
+    timer = threading.Timer(0.5, disk.go.set)
+    seen: list[tuple[list[int], bool]] = []
+
+    def look() -> None:
+        seen.append((list(disk.steps), (tmp_path / "checkpoints" / "last").is_symlink()))
+
+    timer.start()
+    fit(tmp_path, AtStep(3, look), AtStep(4, look), callback=callback)
+    assert seen[0] == ([], False)
+    assert seen[1][0][:1] == [2]  # step 4 has waited for it
+    assert (tmp_path / "checkpoints" / "last").resolve().name == "step-00000021"
+
+
+@pytest.mark.parametrize("at", [4, 21])
+def test_a_full_disk_ends_the_training_after_the_next_step_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    fit(tmp_path, callback=saver(tmp_path, every_steps=3, metric=None), max_epochs=-1, max_steps=3)
+    before = newest_valid(tmp_path / "checkpoints")
+    disk = SlowDisk(monkeypatch, StorageError("cannot write step-00000004: No space left on device"))
+    disk.go.set()
+    trained: list[int] = []
+
+    class LetItFail(Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+            trained.append(trainer.global_step)
+            if trainer.global_step == at + 1:
+                futures.wait([cast(Any, trainer.strategy.checkpoint_io).writer._last], 30)
+
+    with pytest.raises(StorageError, match="No space left"):
+        fit(tmp_path, LetItFail(), callback=saver(tmp_path, every_steps=at, metric=None), from_=before)
+    assert disk.steps == [at]
+    assert trained[-1] == min(at + 1, BATCHES * EPOCHS)
+    assert newest_valid(tmp_path / "checkpoints") == before
+    assert (tmp_path / "checkpoints" / "last").resolve() == before
+
+
+def test_what_a_training_fails_by_is_told_before_what_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = SlowDisk(monkeypatch, StorageError("No space left on device"))
+
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                disk.go.set()
+                raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        fit(tmp_path, Fail(), callback=saver(tmp_path, every_steps=1, metric=None))
+    assert "No space left on device" in caplog.text
+
+
+def test_a_training_that_fails_leaves_the_checkpoint_it_had_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch)
+    timer = threading.Timer(0.3, disk.go.set)
+    timer.start()
+    with pytest.raises(KilledError):
+        fit(tmp_path, DieAfter(2), callback=saver(tmp_path, every_steps=2, metric=None))
+    assert list(checkpoints(tmp_path / "checkpoints")) == [2]
+
+
+def test_save_now_returns_when_the_disk_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    disk.go.set()
+    callback = saver(tmp_path, every_steps=1, metric=None)
+    found: list[list[int]] = []
+
+    class SaveNow(Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+            callback.save_now(trainer)
+            found.append(list(checkpoints(tmp_path / "checkpoints")))
+
+    fit(tmp_path, SaveNow(), callback=callback, max_epochs=1)
+    assert [steps[-1] for steps in found] == list(range(1, BATCHES + 1))
+
+
+def test_lightning_alone_waits_and_hears_of_errors_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Lightning's own ModelCheckpoint in the place of etude's saver."""
+    fit(tmp_path, callback=cast(CheckpointSaver, ModelCheckpoint(tmp_path / "own", save_top_k=-1)), max_epochs=1)
+    (saved,) = (tmp_path / "own").iterdir()
+    assert FolderCheckpointIO().load_checkpoint(saved)["global_step"] == EVERY
+    SlowDisk(monkeypatch, StorageError("No space left on device")).go.set()
+    with pytest.raises(StorageError, match="No space left"):
+        fit(tmp_path, callback=cast(CheckpointSaver, ModelCheckpoint(tmp_path / "full")), max_epochs=1)

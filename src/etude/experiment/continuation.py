@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from etude.clock import Duration
 from etude.errors import ConfigurationError
 from etude.experiment.report.page import REPORT
-from etude.store.durable import sync_folder
+from etude.store.durable import storage_errors, sync_folder
 from etude.store.folder import (
     CONFIGURATION,
     FINISHED,
@@ -98,8 +98,9 @@ def adopt(run: Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Non
     if BUDGET in asked:
         _log.warning("the budget is longer now; a learning rate that depends on it follows the new one")
         # First: killed before the new budget is written, the run is an unfinished one, not a finished shorter one.
-        (run / FINISHED).unlink(missing_ok=True)
-        sync_folder(run)
+        with storage_errors(run / FINISHED):
+            (run / FINISHED).unlink(missing_ok=True)
+            sync_folder(run)
     write_configuration(run, values, overrides)
 
 

@@ -14,6 +14,7 @@ from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.restored import find_checkpoint, load_members
 from etude.experiment.stored import stored_configuration
+from etude.store.durable import make_folder, storage_errors
 from etude.store.folder import write_json, write_text
 from etude.store.saver import read_weights
 from etude.tasks.base import Task
@@ -115,6 +116,7 @@ def _say_stopped(rows: Sequence[Row]) -> None:
 
 
 def _write(folder: Path, split: str, scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
+    with storage_errors(folder):
+        make_folder(folder)
     write_text(folder / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_json(folder / f"{split}.json", scores)

@@ -4,9 +4,9 @@ The command starts one process for each rank itself, with the variables of the r
 the run's configuration from its folder, so a sweep, a failure or another number of devices cannot mix two runs. Under
 torchrun, SLURM or another launcher nothing is started: its environment is respected.
 
-A rank that cannot go on says why through a pipe, and the command says it once. The ranks form a process group of their own:
-a terminal's Ctrl-C comes to the command alone, which passes it on. If the command is killed, its ranks see that their parent
-is another one, and end.
+A rank that cannot go on says why through a pipe, and the command says it once; one that another launcher started says it
+itself. The ranks form a process group of their own: a terminal's Ctrl-C comes to the command alone, which passes it on. If
+the command is killed, its ranks see that their parent is another one, and end.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ LOST = 69
 
 _REPORTS = "ETUDE_REPORTS"
 _LONGEST_REPORT = 3000  # bytes: with the rest of a line it stays below what a pipe takes in one piece
+
+
+class PeerLostError(EtudeError):
+    """Another rank of the same training is gone; what ended it is said by whoever knows."""
+
+    exit_code = LOST
 
 
 class Report(NamedTuple):
@@ -224,10 +230,25 @@ def as_rank() -> Iterator[None]:
             yield
     except (EtudeError, StoppedError) as error:
         _report(Report(error.exit_code, str(error)))
+
+
+@contextmanager
+def noticing_lost_peers(run: Path) -> Iterator[None]:
+    """Have the loss of another rank, which a collective operation of torch finds, end the block in one line.
+
+    Raises:
+        PeerLostError: If another rank is gone.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        _report(Report(LOST, f"the ranks lost each other: {str(error).partition(chr(10))[0]}"))
+        found = str(error).partition("\n")[0]
+        raise PeerLostError(
+            f"rank {global_rank()} lost another rank, which was ended or has failed; see what that one says; "
+            f"continue with the same command ({run}; {found})"
+        ) from error
 
 
 def _report(report: Report) -> NoReturn:

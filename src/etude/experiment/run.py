@@ -38,6 +38,7 @@ from etude.experiment.restored import find_checkpoint
 from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.stored import stored_configuration
 from etude.experiment.tracking import RecordLogger
+from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import (
     CONFIGURATION,
     FINISHED,
@@ -165,8 +166,9 @@ def fit(run: Path) -> None:
     checkpoint = newest_valid(run / CHECKPOINTS)
     if checkpoint is None and record is not None:
         record.cut(0)
-    trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=False)
-    _conclude(run, experiment, trainer)
+    with launch.noticing_lost_peers(run):
+        trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=False)
+        _conclude(run, experiment, trainer)
 
 
 def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> None:
@@ -195,7 +197,9 @@ def _write_facts(run: Path, experiment: Experiment) -> None:
                 f"{described['fingerprint'][:12]}); put it back, or begin a new run: run.name=NAME"
             )
         return
-    experiment.data.tokenizer.save(run / "tokenizer")
+    with storage_errors(run / "tokenizer"):
+        experiment.data.tokenizer.save(run / "tokenizer")
+        sync_tree(run / "tokenizer")
     write_json(run / "facts.json", experiment.task.facts.to_json())
     made_of = manifest(
         seed=experiment.root.seed,

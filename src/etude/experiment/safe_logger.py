@@ -16,6 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from etude.experiment.record import RECORD, Where
 
+HURRY = 2.0
+"""Seconds to wait for the other logger where a training has failed or a signal ends it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +26,8 @@ class SafeLogger(Logger):
     """Hands everything on to another logger, which can then neither stop nor slow the training.
 
     A thread makes the other logger's calls, one after the other. The first that fails is told in one line, and so is a
-    logger that falls too far behind; it is then left alone for the rest of the process.
+    logger that falls too far behind; it is then left alone for the rest of the process. What it holds is let go by its
+    `abandon`, if it has that, in a thread that nobody waits for.
     """
 
     def __init__(
@@ -90,9 +94,14 @@ class SafeLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Have the other logger end a fit or a test, and wait for that, but only so long."""
+        """Have the other logger end a fit or a test, and wait for that, but only so long; after a failure let go of it."""
         self._later(lambda: self.logger.finalize(status))
-        self._drain()
+        if status == "success":
+            self._drain(self._patience)
+        else:
+            self._drain(min(HURRY, self._patience))
+            self._off = True
+            self._let_go().join(HURRY)
 
     @rank_zero_only
     def close(self) -> None:
@@ -100,7 +109,7 @@ class SafeLogger(Logger):
         close = getattr(self.logger, "close", None)
         if close is not None and self._thread is not None:
             self._later(close)
-            self._drain()
+            self._drain(self._patience)
 
     def _later(self, call: Callable[[], object]) -> None:
         if self._off:
@@ -123,6 +132,8 @@ class SafeLogger(Logger):
 
     def _turn_off(self, why: str) -> None:
         """Leave the other logger alone from now on, and let nobody wait for the calls that are left."""
+        if self._off:
+            return  # what fails now, fails because it was let go
         self._off = True
         with suppress(Empty):
             while True:
@@ -130,14 +141,22 @@ class SafeLogger(Logger):
         _log.warning(
             "%s is off: %s; training goes on, and %s has every value", self._kind, " ".join(why.split()), RECORD
         )
+        self._let_go()
 
-    def _drain(self) -> None:
-        """Wait until the calls so far are done, at most as long as patience allows."""
-        done, deadline = threading.Event(), time.monotonic() + self._patience
+    def _let_go(self) -> threading.Thread:
+        """Have the other logger let go of what it holds, in a thread that may never end."""
+        abandon = getattr(self.logger, "abandon", lambda: None)
+        thread = threading.Thread(target=abandon, name=f"etude-{self._kind}-end", daemon=True)
+        thread.start()
+        return thread
+
+    def _drain(self, patience: float) -> None:
+        """Wait until the calls so far are done, at most as long as patience allows, in seconds."""
+        done, deadline = threading.Event(), time.monotonic() + patience
         self._later(done.set)
         while not (self._off or done.wait(0.05)):
             if time.monotonic() > deadline:
-                self._turn_off(f"no answer in {self._patience:g} s")
+                self._turn_off(f"no answer in {patience:g} s")
 
     @property
     def _kind(self) -> str:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,16 @@ class WeightsAndBiases(WandbLogger):
         """End the run in W&B as far as this process is concerned."""
         if self._experiment is not None:
             self._experiment.finish()
+
+    def abandon(self) -> None:
+        """Let go of W&B's service process: one that is gone, or does not answer, would fail or wait when this one ends.
+
+        Where it works, it writes and sends what it has, also after the end of this process.
+        """
+        import wandb
+
+        with suppress(Exception):
+            wandb.teardown()
 
     def _connect(self) -> Any:
         """Start the run online where that is wanted and possible, else offline, and say so."""

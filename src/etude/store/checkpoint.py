@@ -65,13 +65,13 @@ class Snapshot:
 
 
 def snapshot(checkpoint: Mapping[str, Any]) -> Snapshot:
-    """Take a Lightning checkpoint apart; tensors of other devices are brought to the CPU.
+    """Take a Lightning checkpoint apart, and copy all its tensors to the CPU's memory.
 
     Args:
         checkpoint: As Lightning dumps it. `checkpoint["etude"]["score"]` is the validation's score.
 
     Returns:
-        A snapshot that shares the memory of CPU tensors: write it before the next step.
+        A snapshot that shares no memory with the checkpoint: the training may go on before it is written.
 
     Raises:
         StorageError: If it holds something that is neither a plain value nor a tensor.

@@ -67,7 +67,7 @@ def encode(tree: Mapping[str, Any]) -> Encoded:
     """Take a checkpoint apart into JSON and tensors.
 
     Tensors of the same memory, shape and strides are tied and stored once; other views are stored as tensors of their
-    own. Tensors on the CPU are not copied: what is returned is what they hold when it is written.
+    own. All are copied: what is returned shares no memory with the tree, which may change before it is written.
 
     Args:
         tree: Made of dict (keys str or int), list, tuple, str, int, float, bool, None and dense tensors. An
@@ -127,7 +127,7 @@ class _Encoder:
         place = (file, tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         stored = self._stored.setdefault(place, name) if tensor.numel() else name
         if stored == name:
-            self.tensors[file][name] = tensor.detach().cpu()
+            self.tensors[file][name] = _copied(tensor)
         else:
             self.aliases[file][name] = stored
         return f"{file}:{name}"
@@ -138,6 +138,11 @@ class _Encoder:
         while name == "__metadata__" or name in self.tensors[file] or name in self.aliases[file]:
             name += "'"
         return name
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, laid out as it is written: nothing is left to be computed then."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor.detach())
 
 
 def _written(path: tuple[str | int, ...]) -> str:

@@ -1,6 +1,7 @@
 """The store of checkpoints, as Lightning sees it: how one is saved and loaded, and when.
 
-Checkpoints are folders (see `etude.store.checkpoint`); `Trainer.fit(ckpt_path=FOLDER)` means what it always does.
+Checkpoints are folders (see `etude.store.checkpoint`); `Trainer.fit(ckpt_path=FOLDER)` means what it always does. The
+training waits for a copy in memory, not for the disk.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, StorageError
+from etude.store.background import BackgroundWriter
 from etude.store.checkpoint import read, read_weights, remove, snapshot, write
 from etude.store.integrity import CheckpointBrokenError, checkpoint_folder, newest_valid, verify
+from etude.store.progress import is_inside_step, recount, rewind
 from etude.store.retention import Retention, Saved, apply
 
 __all__ = [
@@ -39,16 +42,31 @@ _log = logging.getLogger(__name__)
 class FolderCheckpointIO(CheckpointIO):
     """Lets Lightning save to, and continue from, checkpoint folders: `Trainer(plugins=[FolderCheckpointIO(…)])`.
 
+    To save takes as long as to copy every tensor; a thread writes the copy. So while one checkpoint is written there is a
+    second copy of all that it holds, model and optimizer, in the CPU's memory; never a third: the next save waits for the
+    one before, and so does whatever reads or removes a checkpoint, and the end of the training. What could not be written
+    is raised there, or by `writer.check()`. Only the first rank writes: Lightning does not call the others.
+
     Args:
         companions: Files and folders that are copied into every checkpoint, by their name there.
+
+    Attributes:
+        writer: What a checkpoint is written by; work that is started on it follows the checkpoint's own.
     """
 
     def __init__(self, companions: Mapping[str, Path] | None = None) -> None:
         self.companions = dict(companions or {})
+        self.writer = BackgroundWriter()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint folder (see `write`); there are no storage options."""
-        write(snapshot(checkpoint), Path(path), self.companions)
+        """Copy a checkpoint and begin to write its folder (see `write`); there are no storage options.
+
+        Raises:
+            StorageError: If the checkpoint cannot be written in this format, or the one before could not be written.
+        """
+        self.writer.wait()
+        taken = snapshot(checkpoint)
+        self.writer.start(lambda: write(taken, Path(path), self.companions))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -63,11 +81,17 @@ class FolderCheckpointIO(CheckpointIO):
         Raises:
             CheckpointBrokenError: If any file is not what was written; names the file.
         """
+        self.writer.wait()
         return read(Path(path), torch.device(map_location or "cpu"))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint folder."""
+        self.writer.wait()
         remove(Path(path))
+
+    def teardown(self) -> None:
+        """Wait until everything is written."""
+        self.writer.wait()
 
 
 class CheckpointSaver(Checkpoint):
@@ -76,6 +100,9 @@ class CheckpointSaver(Checkpoint):
     A checkpoint holds the state after a whole step, never one between micro-batches. One that is due at a step that a
     validation follows is written after the validation: a run continued from one written before would skip it, unless
     that is noted in the checkpoint, as `save_now` does.
+
+    The disk is waited for by the next save, by `save_now` and at the end of the training. A checkpoint that could not be
+    written ends the training, at the latest after the step that is done meanwhile; those before it stay as they are.
 
     Args:
         folder: Of checkpoints.
@@ -140,10 +167,15 @@ class CheckpointSaver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save after a step if it is time, or after the validation that follows."""
+        """Save after a step if it is time, or after the validation that follows.
+
+        Raises:
+            StorageError: If the checkpoint before could not be written.
+        """
         step = trainer.global_step
         if step == self._seen_step:
             return  # a micro-batch that did not end a step
+        _writer(trainer).check()
         self._seen_step = step
         due = self._is_due(trainer, step)
         if self._validation_follows(trainer):
@@ -164,7 +196,7 @@ class CheckpointSaver(Checkpoint):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save with the validation's score."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or _is_inside_step(trainer):
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or is_inside_step(trainer):
             return
         if self.metric is not None or self._waits_for_validation:
             self._waits_for_validation = False
@@ -180,8 +212,12 @@ class CheckpointSaver(Checkpoint):
         return float(trainer.callback_metrics[self.metric])
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the last step, if that is not done yet."""
-        if _is_inside_step(trainer):
+        """Save the last step, if that is not done yet, and wait until it is on the disk.
+
+        Raises:
+            StorageError: If it could not be written.
+        """
+        if is_inside_step(trainer):
             _log.warning(
                 "stopped between the micro-batches of step %d: not saved; the last checkpoint is of step %d",
                 trainer.global_step + 1,
@@ -189,14 +225,30 @@ class CheckpointSaver(Checkpoint):
             )
         elif trainer.global_step != self._saved_step:
             self._save(trainer)
+        _writer(trainer).wait()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Wait for the disk also when the training fails. What it failed by is what is raised."""
+        try:
+            _writer(trainer).wait()
+        except StorageError as error:
+            _log.warning("%s", error)
 
     def save_now(self, trainer: lightning.Trainer) -> None:
         """Save the last whole step, unless that is done already: for callbacks after a step or in a validation.
 
-        Where a validation follows or is not over, the continued run begins with it.
+        Where a validation follows or is not over, the continued run begins with it. All ranks return when the checkpoint
+        is on the disk: who leaves before the others may have them ended.
+
+        Raises:
+            StorageError: If it could not be written.
         """
         if trainer.global_step != self._saved_step:
             self._save(trainer, validates_first=self._validation_follows(trainer))
+        _writer(trainer).wait()
+        trainer.strategy.barrier("CheckpointSaver.save_now")
 
     def _save(self, trainer: lightning.Trainer, score: float | None = None, *, validates_first: bool = False) -> None:
         step = trainer.global_step
@@ -204,11 +256,14 @@ class CheckpointSaver(Checkpoint):
         trainer.save_checkpoint(checkpoint_folder(self.folder, step), weights_only=False)
         self._notes = None
         if trainer.is_global_zero:
-            apply(self.retention, self.folder, step)
-            best = self.folder / "best"
-            self.best_model_path = str(best.resolve()) if best.exists() else ""
+            _writer(trainer).start(lambda: self._retain(step))
         self._saved_step = step
         self._saved_at = self._clock()
+
+    def _retain(self, step: int) -> None:
+        apply(self.retention, self.folder, step)
+        best = self.folder / "best"
+        self.best_model_path = str(best.resolve()) if best.exists() else ""
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -216,7 +271,7 @@ class CheckpointSaver(Checkpoint):
         """Add the score, and have every checkpoint continue in the same way."""
         if self._notes is not None:
             checkpoint.setdefault("etude", {}).update(self._notes)
-            _rewind(checkpoint, self._epoch)
+            rewind(checkpoint, self._epoch)
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -233,49 +288,8 @@ class CheckpointSaver(Checkpoint):
             self._steps_allowed, loop.max_steps = loop.max_steps, -1
 
 
-def _rewind(checkpoint: dict[str, Any], epoch: int) -> None:
-    """Set Lightning's progress to where it is right after an optimizer step, whenever the checkpoint is written.
-
-    Left as it is, the progress after a validation can make a continued run train past the end of its epoch, that of a
-    training stopped in the middle of an epoch makes it begin the next one, and that of a run continued at the end of an
-    epoch counts one epoch too few. So set, it depends on the step alone, and equal states make equal files.
-
-    Args:
-        checkpoint: As Lightning dumped it, after a whole step.
-        epoch: The epoch of that step, from 0.
-    """
-    progress = checkpoint["loops"]["fit_loop"]
-    for counts in progress["epoch_progress"].values():
-        counts.update(ready=epoch + 1, started=epoch + 1, processed=epoch, completed=epoch)
-    for name in ("total", "current"):
-        batches = progress["epoch_loop.batch_progress"][name]
-        batches["completed"] = batches["processed"] - 1
-        # How many validation batches were seen counts for progress bars only.
-        validated = progress["epoch_loop.val_loop.batch_progress"][name]
-        validated.update(dict.fromkeys(validated, 0))
-    progress["epoch_loop.val_loop.batch_progress"]["is_last_batch"] = False
-    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1
-    checkpoint["epoch"] = epoch
-
-
-def recount(checkpoint: dict[str, Any], micro_batches: int) -> None:
-    """Convert Lightning's progress, which counts micro-batches, for steps of another number of them.
-
-    Every step of a run was counted with the same number of micro-batches, so the checkpoint itself says how many.
-
-    Args:
-        checkpoint: As it was saved, after a whole step.
-        micro_batches: Slices of each step on each process from now on.
-    """
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    before = progress["total"]["ready"] // checkpoint["global_step"]
-    for name in ("total", "current"):
-        counted = progress[name]["ready"] // before * micro_batches
-        progress[name].update(ready=counted, started=counted, processed=counted, completed=counted - 1)
-
-
-def _is_inside_step(trainer: lightning.Trainer) -> bool:
-    """Whether micro-batches of a step are still to come: their gradients so far are in no checkpoint."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    epoch_ended = progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
-    return progress.current.ready % trainer.accumulate_grad_batches > 0 and not epoch_ended
+def _writer(trainer: lightning.Trainer) -> BackgroundWriter:
+    io = trainer.strategy.checkpoint_io
+    if not isinstance(io, FolderCheckpointIO):
+        raise TypeError("a CheckpointSaver belongs to a Trainer(plugins=[FolderCheckpointIO(…)])")
+    return io.writer
