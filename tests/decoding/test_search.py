@@ -24,7 +24,7 @@ from etude.decoding.search import Beam, Greedy, Sample, Search
 from etude.errors import ConfigurationError
 
 VOCABULARY, BOS, EOS = 5, 1, 2
-WIDTH, LONGEST = 3, 64
+WIDTH, LONGEST = 3, 128
 PENALTIES = [Unnormalized(), GNMT(0.6), GNMT(2.5), Average()]
 
 
@@ -60,7 +60,7 @@ def attention(seed: int, sources: int) -> Model:
     )
 
     def step(tokens: Tensor, cache: Memory) -> tuple[Tensor, Memory]:
-        query = embedding[tokens] + source[cache.sources] + place[cache.states.shape[1]]  # [B, D]
+        query = embedding[tokens] + source[cache.sources] + 0.1 * place[cache.states.shape[1]]  # [B, D]
         states = torch.cat([cache.states, query[:, None]], dim=1)  # [B, L, D]
         weights = torch.einsum("bd,bld->bl", query, states).softmax(dim=-1)
         context = torch.einsum("bl,bld->bd", weights, states) + torch.tanh(states.sum(dim=1))
