@@ -1,11 +1,12 @@
-"""Sentence pairs for sequence-to-sequence tasks.
+"""Pairs of texts for sequence-to-sequence tasks: sentences and translations, documents and summaries.
 
 Axes: N examples.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
 from etude.data.module import PlannedData
-from etude.data.prepare import Prepared, Split, prepare
+from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
@@ -47,13 +48,34 @@ class SentencePairs:
         )
 
 
-class TranslationData(PlannedData):
-    """Sentence pairs from a corpus with the fields `source` and `target`, in one shared vocabulary.
+@runtime_checkable
+class ReferencedCorpus(Protocol):
+    """A corpus whose rows have, besides `source` and `target`, the field `references`: a list of texts in JSON."""
 
-    Pairs of the training split that are too long are dropped and counted; those of the others are cut and counted.
+    FIELDS_AS_TEXT: ClassVar[tuple[str, ...]]
+
+
+class TranslationData(PlannedData):
+    """Pairs of texts from a corpus with the fields `source` and `target`, in one shared vocabulary.
+
+    Too long texts of val and test are cut and counted, since a score is over every row.
+
+    Args:
+        corpus: Where the rows come from; a `ReferencedCorpus` gives several wanted outputs for each.
+        max_length: Longest text in tokens, special tokens included.
+        overflow: Whether a training pair with a longer text is dropped, as in translation, where a cut source no longer
+            says what its target does, or its texts truncated, as in summarization. It is counted in any case.
+        **shared: What every `PlannedData` takes.
     """
 
     BATCH: ClassVar[str] = "TranslationBatch"
+
+    def __init__(
+        self, corpus: Corpus, max_length: int, overflow: Literal["drop", "truncate"] = "drop", **shared: Any
+    ) -> None:
+        super().__init__(corpus, max_length, **shared)
+        self.overflow = overflow
+        self._more_references = isinstance(corpus, ReferencedCorpus)
 
     def read(self) -> Prepared:
         """Return the tokenized corpus."""
@@ -62,9 +84,16 @@ class TranslationData(PlannedData):
             self._recipe,
             text_fields=("source", "target"),
             max_length=self.max_length - 1,  # room for eos
-            overflow="drop",
+            overflow=self.overflow,
             cache=self.cache,
+            fields_as_text=("references",) if self._more_references else (),
         )
+
+    def references(self, split: str, example: int) -> list[str]:
+        """Return the wanted outputs of an example, as they were read; the first is its target."""
+        if self._more_references:
+            return list(json.loads(self.text(split, "references", example)))
+        return [self.text(split, "target", example)]
 
     def examples(self, split: Split, rows: int, *, training: bool) -> SentencePairs:
         """Return the first `rows` pairs of a split."""

@@ -13,6 +13,9 @@ from etude.configuration.check import check
 from etude.errors import ConfigurationError
 from etude.store.folder import CONFIGURATION
 
+NAMED = ("task.metrics",)
+"""Keys under which names are free: what is not there yet is added."""
+
 
 def stored_configuration(
     run: Path, overrides: Mapping[str, Any] | None = None, allowed: Sequence[str] = ()
@@ -22,23 +25,27 @@ def stored_configuration(
     Args:
         run: The run's folder.
         overrides: Dotted keys and their values.
-        allowed: Root keys below which changes are allowed.
+        allowed: Dotted keys at or below which changes are allowed.
 
     Raises:
         ConfigurationError: If a key is not allowed or not in the configuration, or its value does not fit.
     """
     config = cast(DictConfig, OmegaConf.load(run / CONFIGURATION))
     for key, value in (overrides or {}).items():
-        if key.split(".")[0] not in allowed:
+        if not _within(key, allowed):
             raise ConfigurationError(f"{key} cannot be changed here; what can: {', '.join(allowed)} (command line)")
-        if not _exists(config, key):
-            known = [name for name in _keys(config) if name.split(".")[0] in allowed]
+        if not (_exists(config, key) or _within(key, NAMED)):
+            known = [name for name in _keys(config) if _within(name, allowed)]
             near = difflib.get_close_matches(key, known, 1)
             advice = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise ConfigurationError(f"{key} is not in the configuration of {run}; {advice} (command line)")
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, force_add=True)
     check(config, [f"{key}={value}" for key, value in (overrides or {}).items()])
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _exists(config: DictConfig, key: str) -> bool:
