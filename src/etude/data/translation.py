@@ -6,16 +6,18 @@ Axes: N examples.
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
-from etude.data.module import PlannedData
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize
 from etude.data.prepare import Corpus, Prepared, Split, prepare
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, TranslationBatch
 
 
@@ -65,15 +67,42 @@ class TranslationData(PlannedData):
         max_length: Longest text in tokens, special tokens included.
         overflow: Whether a training pair with a longer text is dropped, as in translation, where a cut source no longer
             says what its target does, or its texts truncated, as in summarization. It is counted in any case.
-        **shared: What every `PlannedData` takes.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed.
+        batch: The size of a global batch.
+        limit: How much of each split is used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches.
     """
 
     BATCH: ClassVar[str] = "TranslationBatch"
 
     def __init__(
-        self, corpus: Corpus, max_length: int, overflow: Literal["drop", "truncate"] = "drop", **shared: Any
+        self,
+        corpus: Corpus,
+        max_length: int,
+        overflow: Literal["drop", "truncate"] = "drop",
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
     ) -> None:
-        super().__init__(corpus, max_length, **shared)
+        super().__init__(
+            corpus,
+            max_length,
+            tokenizer=tokenizer,
+            seed=seed,
+            batch=batch,
+            limit=limit,
+            cache=cache,
+            micro_batches=micro_batches,
+            workers=workers,
+        )
         self.overflow = overflow
         self._more_references = isinstance(corpus, ReferencedCorpus)
 

@@ -10,7 +10,7 @@ from etude.data.corpora.holdout import digest
 from etude.data.sources import Dropped, Row, aligned_lines, content_sha256
 from etude.errors import DataError
 
-REPLACED = "had bytes that are no UTF-8, replaced by U+FFFD"
+REPLACED = "had bytes that are no UTF-8 text; broken ones were replaced by U+FFFD"
 
 
 class EvaluatedFiles:
@@ -49,7 +49,7 @@ class EvaluatedFiles:
         whole = [False] * len(self.paths)
         for number, lines in enumerate(aligned_lines(self.paths), 1):
             texts = [line.decode("utf-8", "replace").strip() for line in lines]
-            broken = ["\ufffd" in text for text in texts]
+            broken = ["\ufffd" in text or "\0" in text for text in texts]
             if any(broken):
                 self.dropped.drop(REPLACED, f"{self.paths[broken.index(True)].name}:{number}")
             whole = [known or not bad for known, bad in zip(whole, broken, strict=True)]

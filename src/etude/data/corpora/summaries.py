@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Summaries:
     FIELDS_AS_TEXT = ("references",)
 
     def __init__(
-        self, root: str | None, splits: dict[str, str | None], source: str = "source", target: str = "target"
+        self, root: str | None, splits: Mapping[str, str | None], source: str = "source", target: str = "target"
     ) -> None:
         self.root = None if root is None else Path(root).expanduser()
         self.names = {split: name for split in SPLITS if (name := splits.get(split))}
