@@ -63,7 +63,7 @@ json.loads((run / "evaluations" / "test.json").read_text())["scores"]
 # %%
 for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()[:5]:
     row = json.loads(line)
-    print(f"{row['reference']}  |  {row['output']}")
+    print(f"{row['references'][0]}  |  {row['output']}")
 
 # %% [markdown]
 # ## Look inside

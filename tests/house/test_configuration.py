@@ -28,6 +28,9 @@ CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(g
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],
     "data=tatoeba": ["experiment=null", "data.root=texts"],
+    "data=pairs": ["experiment=summarization/scitldr", "data.train=a", "data.val=b", "data.source=article"],
+    "data=scitldr": ["experiment=summarization/scitldr", "data.root=texts", "data.corpus.target=summary"],
+    "data=multi30k": ["experiment=null", "data.root=texts", "data.corpus.splits.test=null"],
     "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b"],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
 }

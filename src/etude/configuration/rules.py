@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etude.clock import Duration
@@ -160,13 +160,22 @@ def check_task_and_parts(case: Case) -> None:
 
 
 def check_metric(case: Case) -> None:
-    """Look for the metric that decides among those of the task: its `METRICS`."""
+    """Look for the metric that decides among those of the task: its `METRICS`, or those that `task.metrics` names."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
     metrics = constant(task, "METRICS")
+    if isinstance(case.get("task.metrics"), Mapping):
+        metrics = ("val/loss", *_metrics(case.get("task.metrics")))
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"
         case.fail("validate.metric", f"= {metric} is no metric of {task.rpartition('.')[2]}; {advice}")
+
+
+def _metrics(nodes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the scores of metrics in validation: of each its name and the `PARTS` of its class."""
+    for name, node in nodes.items():
+        for part in constant(node[TARGET], "PARTS") or ("",):
+            yield f"val/{name}_{part}" if part else f"val/{name}"
 
 
 RULES: tuple[Callable[[Case], None], ...] = (

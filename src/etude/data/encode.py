@@ -116,9 +116,24 @@ def token_type(vocabulary: int) -> str:
 
 
 def encode_split(
-    rows: Iterable[Row], folder: Path, tokenizer: Tokenizer, encoding: Encoding, labels: Labels | None, training: bool
+    rows: Iterable[Row],
+    folder: Path,
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    labels: Labels | None,
+    kept: tuple[str, ...],
+    training: bool,
 ) -> tuple[int, Counter[str]]:
     """Write a split's examples into a new folder; only offsets and labels are held in memory.
+
+    Args:
+        rows: The rows as read.
+        folder: The folder, which must not exist yet.
+        tokenizer: Makes the ids.
+        encoding: How rows become examples.
+        labels: Makes class ids; None where there are none.
+        kept: The fields whose texts are written as they were read.
+        training: Whether rows may be dropped for their length.
 
     Returns:
         The number of examples, and how many rows were truncated or dropped here, by reason.
@@ -128,13 +143,11 @@ def encode_split(
     origins, label_ids = array("q"), array("q")
     with ExitStack() as stack:
         dtype = token_type(tokenizer.vocabulary)
-        writer = {
-            field: (
-                stack.enter_context(RaggedWriter(folder / f"{field}.tokens", dtype)),
-                stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)),
-            )
+        tokens = {
+            field: stack.enter_context(RaggedWriter(folder / f"{field}.tokens", dtype))
             for field in encoding.text_fields
         }
+        texts = {field: stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)) for field in kept}
         for row, ids in _encoded(rows, tokenizer, encoding.text_fields):
             examples, happened = encoding.examples(ids, training)
             if happened:
@@ -142,14 +155,14 @@ def encode_split(
             if not examples:
                 continue
             label = labels.id(row) if labels else 0
-            row_number = len(writer[encoding.text_fields[0]][1])
-            for field, (_, texts) in writer.items():
-                texts.append(row.fields[field].encode())
+            row_number = len(texts[kept[0]])
+            for field, text_writer in texts.items():
+                text_writer.append(row.fields[field].encode())
             for example in examples:
                 origins.append(row_number)
                 label_ids.append(label)
-                for field, (tokens, _) in writer.items():
-                    tokens.append(example[field])
+                for field, token_writer in tokens.items():
+                    token_writer.append(example[field])
     if encoding.overflow == "window":
         np.save(folder / "rows.npy", np.array(origins, np.int64))
     if labels:

@@ -113,16 +113,19 @@ class PlannedData(lightning.LightningDataModule):
     @functools.cached_property
     def splits(self) -> dict[str, Examples]:
         """The examples that are used, by the name of the split."""
-        if "train" not in self.prepared.splits:
-            raise DataError(f"the data has no split 'train', only {sorted(self.prepared.splits)}")
         found = {name: self._limited(name, "train" if self.limit.overfit else name) for name in self.prepared.splits}
         return {name: examples for name, examples in found.items() if examples is not None}
 
     def _limited(self, name: str, read_from: str) -> Examples | None:
-        split = self.prepared.splits[read_from]
+        split = self._split(read_from)
         limit = getattr(self.limit, read_from)
         rows = len(next(iter(split.tokens.values())))
         return self.examples(split, rows if limit is None else min(rows, limit), training=name == "train")
+
+    def _split(self, name: str) -> Split:
+        if name not in self.prepared.splits:
+            raise DataError(f"the data has no split {name!r}, only {sorted(self.prepared.splits)}")
+        return self.prepared.splits[name]
 
     def text(self, split: str, field: str, example: int) -> str:
         """Return a field of an example as it was read."""
@@ -135,6 +138,7 @@ class PlannedData(lightning.LightningDataModule):
     # The plan of training
 
     def _plan_epoch(self, epoch: int) -> Plan:
+        self._split("train")
         examples = self.splits["train"]
         return Plan.make(
             examples.lengths, seed=self.seed, epoch=epoch, batch=self.batch_size, counts=examples.counts, shuffle=True

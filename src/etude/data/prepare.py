@@ -92,6 +92,7 @@ def prepare(
     overflow: str,
     cache: Path,
     classes: tuple[str, ...] | None = None,
+    fields_as_text: tuple[str, ...] = (),
 ) -> Prepared:
     """Return a corpus in ids: from the cache, or made now.
 
@@ -105,6 +106,7 @@ def prepare(
             val and test, where a score must be over every row, `drop` truncates.
         cache: Folder of prepared data.
         classes: Names of the classes, in the order of their ids; None: the training split's labels, sorted.
+        fields_as_text: Fields that are kept as they were read besides, and not encoded.
 
     Raises:
         ConfigurationError: If the settings do not fit together.
@@ -116,10 +118,11 @@ def prepare(
     content = corpus.fingerprint()
     with _parallel_tokenizers():
         finished = tokenizer if isinstance(tokenizer, Tokenizer) else _make(tokenizer, corpus, content, encoding, cache)
-        key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes)
-        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, classes))
+        key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text)
+        kept = (*text_fields, *fields_as_text)
+        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, classes, kept))
     summary = json.loads((folder / "summary.json").read_bytes())
-    splits = {split: _open_split(folder / split, finished, encoding) for split in summary["dropped"]}
+    splits = {split: _open_split(folder / split, finished, encoding, kept) for split in summary["dropped"]}
     return Prepared(finished, splits, tuple(summary["classes"]), key, summary["dropped"])
 
 
@@ -136,7 +139,12 @@ def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encod
 
 
 def _write(
-    folder: Path, corpus: Corpus, tokenizer: Tokenizer, encoding: Encoding, classes: tuple[str, ...] | None
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    classes: tuple[str, ...] | None,
+    kept: tuple[str, ...],
 ) -> None:
     """Encode all splits into an empty folder."""
     labels = Labels(encoding.label_field, classes) if encoding.label_field else None
@@ -144,7 +152,7 @@ def _write(
     for split in corpus.splits():
         before = Counter(corpus.dropped)
         examples, counts = encode_split(
-            corpus.rows(split), folder / split, tokenizer, encoding, labels, training=split == "train"
+            corpus.rows(split), folder / split, tokenizer, encoding, labels, kept, training=split == "train"
         )
         counts += Counter(corpus.dropped) - before
         if examples == 0:
@@ -165,15 +173,13 @@ def _tell(split: str, examples: int, counts: Counter[str], dropped: Counter[str]
     logger.info("%s: %d examples; left out or cut: %s", split, examples, ", ".join(said) or "none")
 
 
-def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding) -> Split:
+def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, kept: tuple[str, ...]) -> Split:
     dtype = token_type(tokenizer.vocabulary)
     windows = encoding.overflow == "window"
     rows = np.load(folder / "rows.npy", mmap_mode="r") if windows else None
     return Split(
         tokens={field: Ragged(folder / f"{field}.tokens", dtype) for field in encoding.text_fields},
-        texts=Texts(
-            {field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in encoding.text_fields}
-        ),
+        texts=Texts({field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in kept}),
         labels=np.load(folder / "labels.npy") if encoding.label_field else None,
     )
 

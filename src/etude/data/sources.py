@@ -13,9 +13,10 @@ import urllib.error
 import urllib.request
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -69,6 +70,26 @@ def read_lines(path: Path) -> Iterator[bytes]:
             yield content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
     if number == 0:
         raise DataError(f"{path} is empty")
+
+
+def aligned_lines(paths: Sequence[Path]) -> Iterator[tuple[bytes, ...]]:
+    """Yield the first line of every file, then the second, and so on.
+
+    Raises:
+        DataError: If a file cannot be read, or they have different numbers of lines.
+    """
+    streams = zip_longest(*map(read_lines, paths))
+    for number, lines in enumerate(streams):
+        if None in lines:
+            counts = [number + (line is not None) for line in lines]
+            for row in streams:
+                counts = [count + (line is not None) for count, line in zip(counts, row, strict=True)]
+            other = next(place for place, count in enumerate(counts) if count != counts[0])
+            raise DataError(
+                f"{paths[0]} has {counts[0]} lines but {paths[other]} has {counts[other]}; line n of one must belong to "
+                f"line n of the other"
+            )
+        yield lines
 
 
 def text_of(line: bytes) -> str | None:

@@ -1,20 +1,23 @@
-"""Sentence pairs for sequence-to-sequence tasks.
+"""Pairs of texts for sequence-to-sequence tasks: sentences and translations, documents and summaries.
 
 Axes: N examples.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
-from etude.data.module import PlannedData
-from etude.data.prepare import Prepared, Split, prepare
-from etude.tokenization.tokenizer import Tokenizer
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize
+from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, TranslationBatch
 
 
@@ -47,13 +50,61 @@ class SentencePairs:
         )
 
 
-class TranslationData(PlannedData):
-    """Sentence pairs from a corpus with the fields `source` and `target`, in one shared vocabulary.
+@runtime_checkable
+class ReferencedCorpus(Protocol):
+    """A corpus whose rows have, besides `source` and `target`, the field `references`: a list of texts in JSON."""
 
-    Pairs of the training split that are too long are dropped and counted; those of the others are cut and counted.
+    FIELDS_AS_TEXT: ClassVar[tuple[str, ...]]
+
+
+class TranslationData(PlannedData):
+    """Pairs of texts from a corpus with the fields `source` and `target`, in one shared vocabulary.
+
+    Too long texts of val and test are cut and counted, since a score is over every row.
+
+    Args:
+        corpus: Where the rows come from; a `ReferencedCorpus` gives several wanted outputs for each.
+        max_length: Longest text in tokens, special tokens included.
+        overflow: Whether a training pair with a longer text is dropped, as in translation, where a cut source no longer
+            says what its target does, or its texts truncated, as in summarization. It is counted in any case.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed.
+        batch: The size of a global batch.
+        limit: How much of each split is used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches.
     """
 
     BATCH: ClassVar[str] = "TranslationBatch"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        overflow: Literal["drop", "truncate"] = "drop",
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            max_length,
+            tokenizer=tokenizer,
+            seed=seed,
+            batch=batch,
+            limit=limit,
+            cache=cache,
+            micro_batches=micro_batches,
+            workers=workers,
+        )
+        self.overflow = overflow
+        self._more_references = isinstance(corpus, ReferencedCorpus)
 
     def read(self) -> Prepared:
         """Return the tokenized corpus."""
@@ -62,9 +113,16 @@ class TranslationData(PlannedData):
             self._recipe,
             text_fields=("source", "target"),
             max_length=self.max_length - 1,  # room for eos
-            overflow="drop",
+            overflow=self.overflow,
             cache=self.cache,
+            fields_as_text=("references",) if self._more_references else (),
         )
+
+    def references(self, split: str, example: int) -> list[str]:
+        """Return the wanted outputs of an example, as they were read; the first is its target."""
+        if self._more_references:
+            return list(json.loads(self.text(split, "references", example)))
+        return [self.text(split, "target", example)]
 
     def examples(self, split: Split, rows: int, *, training: bool) -> SentencePairs:
         """Return the first `rows` pairs of a split."""

@@ -1,4 +1,4 @@
-"""Scores of a run's checkpoint on a split: the same code after a training and by `etude evaluate`."""
+"""Scores of a run's checkpoint on a split or on any files: the same code after a training and by `etude evaluate`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
+from etude.experiment.comparison import Judged, differences
+from etude.experiment.evaluated_files import FILES, AskedFiles
 from etude.experiment.restored import find_checkpoint, load_members
+from etude.experiment.score_table import show_scores
 from etude.experiment.stored import stored_configuration
+from etude.metrics.score import Score
 from etude.store.durable import make_folder, storage_errors
 from etude.store.folder import write_json, write_text
 from etude.store.saver import read_weights
@@ -22,35 +26,48 @@ from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
+
 BOOTSTRAP = 1000
 """Resamplings of the test set for a confidence interval (Koehn 2004)."""
 
-OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths")
-"""What an evaluation may change of a run's configuration; `split`, `checkpoint` and `ensemble` are its own."""
+OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics")
+"""What an evaluation may change of a run's configuration; the keys of `OWN` are its own."""
+
+OWN = ("split", "checkpoint", "ensemble", *FILES)
+"""What an evaluation is asked besides."""
 
 
 def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the best checkpoint of each run.
+    """Evaluate the best checkpoint of each run, and compare the runs with the first one.
 
     Args:
         runs: Folders of runs.
-        overrides: Dotted keys and values: `split`, `checkpoint` (`best`, `last` or a step), `ensemble` (other runs, whose
-            checkpoints join that of the one run), and keys of the run's configuration below `OVERRIDABLE`.
+        overrides: Dotted keys and values: `split`, `checkpoint` (`best`, `last` or a step); or, instead of a split,
+            `source`, `reference` (one file or several) and perhaps `name`; `ensemble` (other runs, whose checkpoints join
+            that of the one run); and keys of the run's configuration below `OVERRIDABLE`.
 
     Returns:
-        What `evaluations/<split>.json` says; for several runs, by their folder.
+        What `evaluations/<split>.json` says; for several runs, by their folder, with what differs from the first.
     """
-    own = {key: value for key, value in overrides.items() if key in ("split", "checkpoint", "ensemble")}
+    own = {key: value for key, value in overrides.items() if key in OWN}
     if "ensemble" in own and len(runs) > 1:
         raise ConfigurationError(f"ensemble={own['ensemble']} joins one RUN, not {len(runs)}; name one (command line)")
-    which = str(own.get("checkpoint", "best"))
+    which, files = str(own.get("checkpoint", "best")), AskedFiles.of(own)
+    changed = {key: overrides[key] for key in overrides if key not in own}
     found: dict[str, Any] = {}
+    judged: list[Judged] = []
     for run in runs:
-        values = stored_configuration(run, {key: overrides[key] for key in overrides if key not in own}, OVERRIDABLE)
-        experiment = build(values, Tokenizer.load(run / "tokenizer"))
+        values = stored_configuration(run, changed, OVERRIDABLE)
+        experiment = build(files.instead(values, changed) if files else values, Tokenizer.load(run / "tokenizer"))
         members = load_members(own.get("ensemble"), run, experiment.root.paths.outputs, which)
         checkpoint = find_checkpoint(run, which)
-        found[str(run)] = evaluate_checkpoint(run, experiment, checkpoint, own.get("split"), members=members)
+        found[str(run)] = evaluate_checkpoint(
+            run, experiment, checkpoint, own.get("split"), members=members, files=files
+        )
+        judged.append(Judged.of(experiment.task))
+    for run, other in zip(runs[1:], judged[1:], strict=True):
+        found[str(run)]["against"] = {"run": str(runs[0]), **differences(judged[0], other)}
+    show_scores(found)
     return found[str(runs[0])] if len(runs) == 1 else found
 
 
@@ -61,10 +78,12 @@ def evaluate_checkpoint(
     split: str | None = None,
     callbacks: Sequence[Callback] = (),
     members: Mapping[Path, Task] | None = None,
+    files: AskedFiles | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on a split and write `evaluations/<split>.json` and `.jsonl` into the run's folder.
 
-    An ensemble is written to `<split>-ensemble` beside them.
+    Where the rows are texts, `<split>.outputs.txt` and `<split>.references.txt` have a line for each, for other tools. An
+    ensemble is written to `<split>-ensemble` beside them.
 
     Args:
         run: The run's folder.
@@ -73,6 +92,7 @@ def evaluate_checkpoint(
         split: `test`, `val` or `train`; None: `test` where there is one, else `val`.
         callbacks: Lightning callbacks, such as a progress bar.
         members: Tasks of other runs that join the checkpoint's, by their folders.
+        files: What is evaluated on in place of a split of the run's data; its name is that of the files written.
     """
     data, task = experiment.data, experiment.task
     splits = data.splits
@@ -88,24 +108,53 @@ def evaluate_checkpoint(
     )
     data.evaluated = chosen
     trainer.test(task, datamodule=data, verbose=False)
+    name = files.name if files else chosen
+    changed = data.prepared.dropped.get(chosen, {})
     scores = {
-        "split": chosen,
+        "split": name,
         "checkpoint": checkpoint.name,
         "examples": len(task.rows),
-        "scores": {f"{chosen}/{name}": score.value for name, score in task.results.items()},
-        "intervals": {
-            f"{chosen}/{name}": [score.low, score.high]
-            for name, score in task.results.items()
-            if score.low is not None and score.high is not None
-        },
-        "signatures": {f"{chosen}/{name}": score.signature for name, score in task.results.items() if score.signature},
+        **({"files": files.paths()} if files else {}),
+        **({"left_out_or_changed": changed} if changed else {}),
+        **described(task.results, name),
     }
     if members:
         scores["ensemble"] = [str(member) for member in members]
     if trainer.is_global_zero:
-        _write(run / "evaluations", f"{chosen}-ensemble" if members else chosen, scores, task.rows)
+        for reason, count in changed.items() if files else ():
+            _log.warning("%s: %d lines %s", name, count, reason)
+        _write(
+            run / "evaluations",
+            f"{name}-ensemble" if members else name,
+            scores,
+            _with_scores(task.rows, task.results),
+        )
         _say_stopped(task.rows)
     return scores
+
+
+def described(results: Mapping[str, Score], name: str) -> dict[str, dict[str, Any]]:
+    """Return scores, intervals and signatures as plain values by `<name>/<score>`."""
+    return {
+        "scores": {f"{name}/{score}": one.value for score, one in results.items()},
+        "intervals": {
+            f"{name}/{score}": [one.low, one.high]
+            for score, one in results.items()
+            if one.low is not None and one.high is not None
+        },
+        "signatures": {f"{name}/{score}": one.signature for score, one in results.items() if one.signature},
+    }
+
+
+def _with_scores(rows: Sequence[Row], results: Mapping[str, Score]) -> list[Row]:
+    """Return the rows with the scores of each alone, to two digits."""
+    alone = {name: one.statistics.alone for name, one in results.items() if one.statistics is not None}
+    if not alone:
+        return list(rows)
+    return [
+        {**row, "scores": {name: round(float(values[place]), 2) for name, values in alone.items()}}
+        for place, row in enumerate(rows)
+    ]
 
 
 def _say_stopped(rows: Sequence[Row]) -> None:
@@ -115,8 +164,16 @@ def _say_stopped(rows: Sequence[Row]) -> None:
         _log.warning("%d of %d outputs were stopped at their length limit; %s", stopped, len(rows), advice)
 
 
-def _write(folder: Path, split: str, scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+def _write(folder: Path, name: str, scores: dict[str, Any], rows: Sequence[Row]) -> None:
     with storage_errors(folder):
         make_folder(folder)
-    write_text(folder / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_json(folder / f"{split}.json", scores)
+    write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    if all("output" in row for row in rows):
+        write_text(folder / f"{name}.outputs.txt", "".join(_line(row["output"]) for row in rows))
+    if all(len(row.get("references", ())) == 1 for row in rows):
+        write_text(folder / f"{name}.references.txt", "".join(_line(row["references"][0]) for row in rows))
+    write_json(folder / f"{name}.json", scores)
+
+
+def _line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ") + "\n"

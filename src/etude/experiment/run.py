@@ -177,7 +177,8 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
     scores = evaluate_checkpoint(run, experiment, find_checkpoint(run, "best"))
     experiment.task.trainer = trainer  # the step and the seconds that the loggers write are those of the training
     for logger in loggers:
-        logger.log_metrics(scores["scores"], step)
+        if scores["split"] != "val":  # a validation has its line already, at the step of its weights
+            logger.log_metrics(scores["scores"], step)
         close = getattr(logger, "close", None)
         if close is not None:
             close()

@@ -18,6 +18,9 @@ from etude.store.folder import CONFIGURATION
 _SIZES = {"batch.examples": "batch.tokens", "batch.tokens": "batch.examples"}
 """A batch has one size: the one that is given takes the place of the other."""
 
+NAMED = ("task.metrics",)
+"""Keys under which names are free: what is not there yet is added."""
+
 
 def stored_configuration(
     run: Path, overrides: Mapping[str, Any] | None = None, allowed: Sequence[str] = ()
@@ -27,7 +30,7 @@ def stored_configuration(
     Args:
         run: The run's folder.
         overrides: Dotted keys and their values, or groups and their choices, such as `decoding: beam`.
-        allowed: Root keys below which changes are allowed.
+        allowed: Dotted keys at or below which changes are allowed.
 
     Raises:
         ConfigurationError: If a key is not allowed or not in the configuration, or its value does not fit.
@@ -35,16 +38,16 @@ def stored_configuration(
     config = cast(DictConfig, OmegaConf.load(run / CONFIGURATION))
     # Choices first, whatever the order: what is said of a key is about the choice that it belongs to.
     for key, value in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
-        if key.split(".")[0] not in allowed:
+        if not _within(key, allowed):
             raise ConfigurationError(f"{key} cannot be changed here; what can: {', '.join(allowed)} (command line)")
         if "." not in key and isinstance(value, str) and (CONF / key).is_dir():
             config[key] = _chosen(key, value)
             continue
-        if not _exists(config, key):
+        if not (_exists(config, key) or _within(key, NAMED)):
             raise ConfigurationError(
                 f"{key} is not in the configuration of {run}; {_advice(config, key, allowed)} (command line)"
             )
-        OmegaConf.update(config, key, value)
+        OmegaConf.update(config, key, value, force_add=True)
         if key in _SIZES and value is not None and _SIZES[key] not in (overrides or {}):
             OmegaConf.update(config, _SIZES[key], None)
     check(config, [f"{key}={value}" for key, value in (overrides or {}).items()])
@@ -58,13 +61,17 @@ def _chosen(group: str, choice: str) -> Any:
 
 def _advice(config: DictConfig, key: str, allowed: Sequence[str]) -> str:
     """Say which key may be meant, or which choice of its group has it."""
-    known = [name for name in _keys(config) if name.split(".")[0] in allowed]
+    known = [name for name in _keys(config) if _within(name, allowed)]
     near = difflib.get_close_matches(key, known, 1)
     group, _, inner = key.partition(".")
     having = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if inner and inner in OmegaConf.load(path)]
     if having and group in config:
         return f"choose as well {group}={having[0]}, which has it"
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _exists(config: DictConfig, key: str) -> bool:

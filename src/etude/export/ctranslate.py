@@ -24,7 +24,8 @@ from etude.export.proof import (
     same_translations,
     translation,
 )
-from etude.metrics.bleu import bleu
+from etude.metrics.texts import text_scores
+from etude.metrics.translation import BLEU
 from etude.models.bart import BIAS, POSITIONS, SHARED, SIDES, Family, to_bart
 from etude.nn.residual import PreNorm
 from etude.tokenization.tokenizer import Tokenizer
@@ -145,10 +146,11 @@ ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "swish": 
 
 def _measured(examples: Examples, sentences: Sentences, found: list[tuple[Outputs, float]]) -> dict[str, Any]:
     """Return BLEU and speed of greedy and beam search."""
-    references = examples.tokenizer.decode(sentences.targets)
+    decode = examples.tokenizer.decode
+    references = [[reference] for reference in decode(sentences.targets)]
     return {
         name: {
-            "bleu": round(bleu(examples.tokenizer.decode(outputs), references).value, 2),
+            "bleu": round(text_scores({"bleu": BLEU()}, decode(outputs), references)["bleu"].value, 2),
             "sentences_per_second": round(len(outputs) / seconds, 1),
         }
         for name, (outputs, seconds) in zip(("greedy", "beam"), found, strict=True)

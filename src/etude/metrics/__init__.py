@@ -1,1 +1,1 @@
-"""What is reported: translation scores by sacrebleu, classification scores by torchmetrics, language-model scores."""
+"""What is reported: scores of texts by sacrebleu and rouge-score, of classes by torchmetrics, of language models."""

@@ -70,6 +70,10 @@ class Texts(Protocol):
         """Return a field of an example as it was read."""
         ...
 
+    def references(self, split: str, example: int) -> list[str]:
+        """Return the wanted outputs of an example, where there are any."""
+        ...
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return ids as text."""
         ...

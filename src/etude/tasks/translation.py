@@ -1,11 +1,11 @@
-"""Sequence to sequence: translation, and whatever else turns one text into another.
+"""Sequence to sequence: translation, summarization, and whatever else turns one text into another.
 
 Axes: B examples, S source positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, cast
 
@@ -21,8 +21,9 @@ from etude.decoding.hypothesis import Hypothesis
 from etude.decoding.search import Search
 from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.bleu import bleu, chrf
 from etude.metrics.score import Score
+from etude.metrics.texts import TextMetric, text_scores
+from etude.metrics.translation import BLEU, TER, ChrF
 from etude.models.seq2seq import Seq2Seq
 from etude.seeding import mix
 from etude.tasks.base import Schedule, Task
@@ -31,21 +32,32 @@ from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
+STANDARD_METRICS: Mapping[str, TextMetric] = {
+    "bleu": BLEU(),
+    "bleu_lowercase": BLEU(lowercase=True),
+    "chrf": ChrF(),
+    "ter": TER(),
+}
+"""Those of translation as sacrebleu's command gives them, and BLEU without case, which some corpora are reported in."""
+
 
 class Translation(Task):
-    """Label-smoothed cross-entropy for training; BLEU of searched translations for validation.
+    """Label-smoothed cross-entropy for training; metrics of searched outputs for validation.
 
     Args:
         facts: Vocabulary and special ids.
         model: The encoder and decoder.
         optimizer: Makes the optimizer of groups of parameters.
         scheduler: The learning rate's course.
-        decoding: How translations are searched for.
+        decoding: How outputs are searched for.
+        metrics: How outputs are compared with references, by the name of the score; None: `STANDARD_METRICS`.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
     """
 
-    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/chrf")
+    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/bleu_lowercase", "val/chrf", "val/ter")
+    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+
     BATCH: ClassVar[str] = "TranslationBatch"
     model: Seq2Seq
 
@@ -56,11 +68,13 @@ class Translation(Task):
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         decoding: Search,
+        metrics: Mapping[str, TextMetric] | None = None,
         label_smoothing: float = 0.1,
         gradient_clip: float | None = 1.0,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
+        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
         self.label_smoothing = label_smoothing
         self.others = nn.ModuleList()  # what `join` adds, for as long as the task lives; in no checkpoint
 
@@ -126,13 +140,18 @@ class Translation(Task):
     def judge(self, batch: TranslationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Translate a batch, as `etude predict` does, and take the loss at its references."""
         found = [hypotheses[0] for hypotheses in self.translate(batch.source, batch.source_mask)]
-        outputs = self.texts.decode([hypothesis.tokens for hypothesis in found])
+        decoded = self.texts.decode([hypothesis.tokens for hypothesis in found])
+        # A source of nothing but its end is an empty text, and `predict_texts` leaves that one empty.
+        outputs = [
+            text if tokens > 1 else ""
+            for text, tokens in zip(decoded, batch.source_mask.sum(dim=1).tolist(), strict=True)
+        ]
         rows = [
             {"id": example, "output": output, "score": hypothesis.score, "finished": hypothesis.finished}
             for example, output, hypothesis in zip(batch.ids.tolist(), outputs, found, strict=True)
         ]
         for row in rows:
-            row["reference"] = self.texts.text(split, "target", max(row["id"], 0))
+            row["references"] = self.texts.references(split, max(row["id"], 0))
         return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
 
     def _ensemble_loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
@@ -141,22 +160,20 @@ class Translation(Task):
         members = []
         for model in self.models:
             hidden = model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
-            members.append(-F.cross_entropy(F.linear(hidden, model.output_weight).float(), labels, reduction="none"))
+            logits = F.linear(hidden, model.output_weight, model.output_bias).float()
+            members.append(-F.cross_entropy(logits, labels, reduction="none"))
         real = labels != IGNORED
         return -mean_log_probability(members)[real].sum(), real.sum()
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return corpus BLEU and chrF by sacrebleu: cased, detokenized."""
-        outputs, references = ([row[name] for row in rows] for name in ("output", "reference"))
-        return {
-            "bleu": bleu(outputs, references, bootstrap=self.bootstrap),
-            "chrf": chrf(outputs, references, bootstrap=self.bootstrap),
-        }
+        """Return the scores of the metrics over all rows."""
+        outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
+        return text_scores(self.metrics, outputs, references, self.bootstrap)
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return source, reference and output."""
         source = self.texts.text(split, "source", row["id"])
-        return {"source": source, "reference": row["reference"], "output": row["output"]}
+        return {"source": source, "reference": row["references"][0], "output": row["output"]}
 
     @property
     def text_limit(self) -> int:

@@ -1,17 +1,21 @@
 """Corpora: where the rows of each split come from, as `etude.data.prepare.Corpus` describes."""
 
+from etude.data.corpora.evaluated import EvaluatedFiles
 from etude.data.corpora.files import ParallelFiles, Tables, Tatoeba
 from etude.data.corpora.interface import InterfaceTexts
 from etude.data.corpora.multi30k import Multi30k
 from etude.data.corpora.reviews import Reviews, ReviewsText
+from etude.data.corpora.summaries import Summaries
 from etude.data.corpora.texts import TextFiles
 
 __all__ = [
+    "EvaluatedFiles",
     "InterfaceTexts",
     "Multi30k",
     "ParallelFiles",
     "Reviews",
     "ReviewsText",
+    "Summaries",
     "Tables",
     "Tatoeba",
     "TextFiles",

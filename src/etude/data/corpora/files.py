@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from etude.data.corpora.holdout import digest, split_of
-from etude.data.sources import Dropped, Row, content_sha256, read_lines, text_of
+from etude.data.sources import Dropped, Row, aligned_lines, content_sha256, text_of
 from etude.data.tables import read_rows
 from etude.errors import DataError
 
@@ -29,11 +28,11 @@ class ParallelFiles:
         dropped: Rows left out, by reason.
     """
 
-    def __init__(self, root: str, source: str, target: str, splits: dict[str, str]) -> None:
+    def __init__(self, root: str, source: str, target: str, splits: Mapping[str, str | None]) -> None:
         self.root = Path(root).expanduser()
         self.source = source
         self.target = target
-        self.stems = {split: splits[split] for split in SPLITS if splits.get(split)}
+        self.stems = {split: stem for split in SPLITS if (stem := splits.get(split))}
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
@@ -51,18 +50,9 @@ class ParallelFiles:
         Raises:
             DataError: If a file is missing or broken, or the two have different numbers of lines.
         """
-        source, target = self._paths(split)
-        lines = zip_longest(read_lines(source), read_lines(target))
-        number = 0
-        for number, (left, right) in enumerate(lines, 1):
-            if left is None or right is None:
-                longer = number + sum(1 for _ in lines)
-                counts = (number - 1, longer) if left is None else (longer, number - 1)
-                raise DataError(
-                    f"{source} has {counts[0]} lines but {target} has {counts[1]}; line n of one must translate line n "
-                    f"of the other"
-                )
-            row, origin = (text_of(left), text_of(right)), f"{source.name}:{number}"
+        paths = self._paths(split)
+        for number, (left, right) in enumerate(aligned_lines(paths), 1):
+            row, origin = (text_of(left), text_of(right)), f"{paths[0].name}:{number}"
             if row[0] is None or row[1] is None:
                 self.dropped.drop("not UTF-8 text", origin)
             elif not row[0] or not row[1]:

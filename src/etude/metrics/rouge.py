@@ -1,0 +1,72 @@
+"""ROUGE (Lin 2004) by rouge-score, Google's reimplementation of the original script, which papers report.
+
+Its tokens are runs of a-z and 0-9 in lower case: it is made for English.
+
+Axes: N rows, R references of a row, P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from rouge_score.rouge_scorer import RougeScorer
+
+from etude.metrics.score import Statistics
+
+TYPES = {"1": "rouge1", "2": "rouge2", "l": "rougeL", "lsum": "rougeLsum"}
+"""rouge-score's names of the parts."""
+
+Choice = Callable[[Float64[np.ndarray, "R P"]], Float64[np.ndarray, " P"]]
+
+
+class ROUGE:
+    """F1 of n-grams (1, 2) and of longest common subsequences (l; lsum: line by line), from 0 to 100, mean over rows.
+
+    Args:
+        stem: Whether Porter's stemmer takes off endings of English words, as papers do.
+        several: What counts where a row has several references: for each part the `best` one; for all parts the one that
+            is best by ROUGE-1, the `closest` (Cachola et al. 2020, SciTLDR); or the `mean` over them.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("1", "2", "l", "lsum")
+
+    def __init__(self, stem: bool = True, several: Literal["best", "closest", "mean"] = "best") -> None:
+        self._scorer = RougeScorer(list(TYPES.values()), use_stemmer=stem)
+        choices: dict[str, Choice] = {"best": _best, "closest": _closest, "mean": _mean}
+        self._choice = choices[several]
+        self._how = f"several:{several}|stat:f1|stem:{'yes' if stem else 'no'}|version:{version('rouge-score')}"
+
+    def statistics(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Statistics]:
+        """Return the F1 of each row, and 1, for each part."""
+        values = np.array([self._row(output, row) for output, row in zip(outputs, references, strict=True)])
+        counts = {len(row) for row in references}
+        signature = f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{self._how}"
+        ones = np.ones(len(values))
+        return {
+            part: Statistics(np.stack([column, ones], axis=1), _average, column, signature)
+            for part, column in zip(self.PARTS, values.T, strict=True)
+        }
+
+    def _row(self, output: str, references: Sequence[str]) -> Float64[np.ndarray, " P"]:
+        found = [self._scorer.score(reference, output) for reference in references]
+        return self._choice(np.array([[100 * one[name].fmeasure for name in TYPES.values()] for one in found]))
+
+
+def _average(total: Float64[np.ndarray, " 2"]) -> float:
+    return float(total[0] / total[1])
+
+
+def _best(values: Float64[np.ndarray, "R P"]) -> Float64[np.ndarray, " P"]:
+    return values.max(axis=0)
+
+
+def _closest(values: Float64[np.ndarray, "R P"]) -> Float64[np.ndarray, " P"]:
+    return values[values[:, 0].argmax()]
+
+
+def _mean(values: Float64[np.ndarray, "R P"]) -> Float64[np.ndarray, " P"]:
+    return values.mean(axis=0)

@@ -1,0 +1,62 @@
+"""Metrics of texts beside references: what `task.metrics` names, and the scores of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from etude.errors import DataError
+from etude.metrics.resampling import scored
+from etude.metrics.score import Score, Statistics
+
+
+class TextMetric(Protocol):
+    """One way to compare texts with references.
+
+    Attributes:
+        PARTS: The scores that it gives, `""` for the only one: under the name `rouge` the part `1` is `rouge_1`. A
+            literal, so that a configuration's `validate.metric` is checked without importing anything.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]]
+
+    def statistics(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Statistics]:
+        """Return the statistics of each part.
+
+        Args:
+            outputs: A text for each row.
+            references: One wanted text or more for each row.
+        """
+        ...
+
+
+def text_scores(
+    metrics: Mapping[str, TextMetric],
+    outputs: Sequence[str],
+    references: Sequence[Sequence[str]],
+    bootstrap: int = 0,
+) -> dict[str, Score]:
+    """Return the scores of a corpus by all metrics.
+
+    Args:
+        metrics: By the name of their scores.
+        outputs: A text for each row.
+        references: One wanted text or more for each row.
+        bootstrap: Resamplings of the rows for 95 % confidence intervals; 0: no intervals.
+
+    Raises:
+        DataError: If there is no row, a row has no reference, or outputs and references are not equally many.
+    """
+    if not outputs or len(outputs) != len(references):
+        raise DataError(
+            f"{len(outputs)} outputs cannot be scored against {len(references)} rows of references; "
+            "give one row of references for each output, and at least one"
+        )
+    bare = next((number for number, row in enumerate(references, 1) if not row), None)
+    if bare is not None:
+        raise DataError(f"row {bare} has no reference to be scored against")
+    return {
+        f"{name}_{part}" if part else name: scored(statistics, bootstrap)
+        for name, metric in metrics.items()
+        for part, statistics in metric.statistics(outputs, references).items()
+    }
