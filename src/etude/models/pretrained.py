@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigurationError, DataError
 from etude.models.encoder import Encoder
-from etude.nn.feed_forward import Activation
+from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PostNorm
 from etude.pretrained_files import open_pretrained
@@ -172,7 +172,6 @@ def _read_config(text: bytes, name: str) -> dict[str, Any]:
 
 def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encoder:
     """Build the encoder that a config.json of BERT describes."""
-    eps = config.get("layer_norm_eps", 1e-12)
     return Encoder(
         facts,
         width=config["hidden_size"],
@@ -182,7 +181,7 @@ def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encod
         dropout=dropout,
         max_length=config["max_position_embeddings"],
         positions=Learned,
-        residual=partial(PostNorm, eps=eps),
-        activation=ACTIVATIONS[config.get("hidden_act", "gelu")],
-        eps=eps,
+        norm=partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-12)),
+        residual=PostNorm,
+        feed_forward_layer=partial(FeedForward, activation=ACTIVATIONS[config.get("hidden_act", "gelu")]),
     )
