@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import pytest
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.models.seq2seq import DecoderLayer, Seq2Seq
-from etude.nn.attention import SelfAttention
+from etude.nn.attention import CrossAttention, SelfAttention
 from etude.nn.encoder_layer import EncoderLayer
+from etude.nn.feed_forward import FeedForward
 from etude.nn.packing import Layout
 from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
@@ -22,6 +24,7 @@ B, S, T, WIDTH, HEADS, INNER, VOCABULARY = 3, 7, 5, 22, 2, 31, 29
 SOURCE_MASK = torch.arange(S) < torch.tensor([[7], [4], [2]])
 TARGET_MASK = torch.arange(T) < torch.tensor([[3], [5], [1]])
 CAUSAL = torch.ones(T, T, dtype=torch.bool).triu(1)
+ATTENTION, TRANSFORM = partial(SelfAttention, WIDTH, HEADS), partial(FeedForward, WIDTH, INNER, 0.0)
 BOTH_NORMS = pytest.mark.parametrize(("residual", "norm_first"), [(PreNorm, True), (PostNorm, False)])
 
 
@@ -91,7 +94,7 @@ def test_encoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
         nn.TransformerEncoderLayer,
         shuffled(nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm_first)),
     )
-    ours = EncoderLayer(WIDTH, HEADS, INNER, 0.0, residual)
+    ours = EncoderLayer(ATTENTION, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_encoder_layer(theirs, ours)
     x, layout = torch.randn(B, S, WIDTH), Layout.from_mask(SOURCE_MASK)
     close(ours(layout.pack(x), layout), theirs(x, src_key_padding_mask=~SOURCE_MASK)[SOURCE_MASK])
@@ -103,7 +106,8 @@ def test_decoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
         nn.TransformerDecoderLayer,
         shuffled(nn.TransformerDecoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm_first)),
     )
-    ours = DecoderLayer(WIDTH, HEADS, INNER, 0.0, residual)
+    causal, cross = partial(ATTENTION, causal=True), partial(CrossAttention, WIDTH, HEADS)
+    ours = DecoderLayer(causal, cross, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_decoder_layer(theirs, ours)
     x, memory = torch.randn(B, T, WIDTH), torch.randn(B, S, WIDTH)
     source, target = Layout.from_mask(SOURCE_MASK), Layout.from_mask(TARGET_MASK)

@@ -197,7 +197,7 @@ class Maker:
         return not value.get(PARTIAL) or self.makes(str(value[TARGET]))
 
     def __str__(self) -> str:
-        return f"what makes a {self.name} ({{{TARGET}: …, {PARTIAL}: true}})"
+        return f"a maker of {self.name} ({{{TARGET}: …, {PARTIAL}: true}})"
 
 
 def shown(value: Any) -> str:

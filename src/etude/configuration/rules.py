@@ -45,7 +45,7 @@ ROTARY = "etude.nn.positions.Rotary"
 
 def check_given(case: Case) -> None:
     """Refuse arguments that etude itself gives to a task, a model and its parts, or a data module."""
-    given = {group: INJECTED[group] for group in ("task", "model", "data")} | PARTS
+    given = {**{group: INJECTED[group] for group in ("task", "model", "data")}, **PARTS}
     for key, names in given.items():
         node = case.get(key)
         for name in names & set(node if isinstance(node, Mapping) else ()):
