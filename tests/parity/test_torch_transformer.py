@@ -49,11 +49,15 @@ def copy_self_attention(theirs: nn.MultiheadAttention, ours: SelfAttention) -> N
     copy(theirs.out_proj, ours.output)
 
 
+def copy_feed_forward(theirs: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer, ours: FeedForward) -> None:
+    copy(theirs.linear1, ours.inner)
+    copy(theirs.linear2, ours.outer)
+
+
 def copy_encoder_layer(theirs: nn.TransformerEncoderLayer, ours: EncoderLayer) -> None:
     copy_self_attention(theirs.self_attn, ours.attention)
     copy(theirs.norm1, ours.attention_residual.norm)
-    copy(theirs.linear1, ours.feed_forward.inner)
-    copy(theirs.linear2, ours.feed_forward.outer)
+    copy_feed_forward(theirs, cast(FeedForward, ours.feed_forward))
     copy(theirs.norm2, ours.feed_forward_residual.norm)
 
 
@@ -66,8 +70,7 @@ def copy_decoder_layer(theirs: nn.TransformerDecoderLayer, ours: DecoderLayer) -
     copy(theirs.norm1, ours.self_residual.norm)
     copy(theirs.norm2, ours.cross_residual.norm)
     copy(theirs.norm3, ours.feed_forward_residual.norm)
-    copy(theirs.linear1, ours.feed_forward.inner)
-    copy(theirs.linear2, ours.feed_forward.outer)
+    copy_feed_forward(theirs, cast(FeedForward, ours.feed_forward))
 
 
 def memory_projection(theirs: nn.MultiheadAttention, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +164,7 @@ def test_whole_transformer_with_its_gradients(residual: Callable[..., Residual],
     theirs, ours = theirs.double(), ours.double()
     source, target = torch.randint(3, VOCABULARY, (B, S)), torch.randint(3, VOCABULARY, (B, T))
 
-    embedding = ours.embedding.weight.detach().clone().requires_grad_()
+    embedding = ours.output_weight.detach().clone().requires_grad_()
     table = cast(Tensor, ours.positions.table)
     embedded = [embedding[ids] * math.sqrt(WIDTH) + table[: ids.shape[1]] for ids in (source, target)]
     states = theirs(
@@ -177,5 +180,5 @@ def test_whole_transformer_with_its_gradients(residual: Callable[..., Residual],
 
     (gradient,) = torch.autograd.grad(expected.sin().sum(), embedding)
     torch.testing.assert_close(
-        torch.autograd.grad(logits.sin().sum(), ours.embedding.weight)[0], gradient, rtol=1e-8, atol=1e-8
+        torch.autograd.grad(logits.sin().sum(), ours.output_weight)[0], gradient, rtol=1e-8, atol=1e-8
     )

@@ -122,12 +122,14 @@ def to_bert(encoder: Encoder) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: If BERT cannot hold the encoder.
     """
-    kinds = {type(layer.attention_residual).__name__ for layer in encoder.layers}
-    if not isinstance(encoder.positions, Learned) or kinds - {PostNorm.__name__}:
+    layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
+    kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
+    foreign = kinds - {Learned, PostNorm, nn.LayerNorm, FeedForward}
+    if foreign:
         raise ConfigurationError(
-            f"BERT has Learned positions and PostNorm; this encoder has {type(encoder.positions).__name__} and "
-            f"{', '.join(sorted(kinds))}; train with model.positions._target_=etude.nn.positions.Learned "
-            "model.residual._target_=etude.nn.residual.PostNorm"
+            f"BERT has Learned positions, PostNorm, LayerNorm and FeedForward; this encoder has "
+            f"{', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
+            "model/residual=post_norm model/norm=layer model/feed_forward=gelu"
         )
     state, weights = encoder.state_dict(), {SEGMENTS: encoder.embedding.weight.new_zeros(1, encoder.width)}
     for ours, parts in bert_names(encoder).items():

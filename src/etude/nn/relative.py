@@ -89,8 +89,8 @@ def _turned(
 class LinearBias(Relative):
     """ALiBi (Press et al. 2022, section 3): from the score of a query and a key, m times their distance is taken.
 
-    The slope m is a head's own: `slopes`. Distances count in both directions, which for causal attention is the paper's
-    form and for an encoder the symmetric one.
+    The slope m is a head's own: `slopes`. Distances count in both directions alike: for causal attention that is the
+    paper's form; an encoder cannot tell a text from the same one backwards.
 
     Args:
         heads: H.
