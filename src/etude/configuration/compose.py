@@ -14,7 +14,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import GroupDefault
+from hydra.core.default_element import GroupDefault, InputDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,10 +93,20 @@ class Composer:
         repository = self._loader.repository
         if not repository.get_group_options(group, ObjectType.GROUP):
             return []
-        choices = repository.get_group_options(group, ObjectType.CONFIG)
-        loaded = filter(None, (repository.load_config(f"{group}/{name}") for name in choices))
-        defaults = (default for result in loaded for default in result.defaults_list or ())
+        defaults = [
+            default
+            for name in repository.get_group_options(group, ObjectType.CONFIG)
+            for default in self._defaults(f"{group}/{name}")
+        ]
         return sorted({default.group for default in defaults if isinstance(default, GroupDefault) and default.group})
+
+    def _defaults(self, path: str) -> Sequence[InputDefault]:
+        """Return the defaults list of a file; a file that is broken has none until it is chosen, and then says so."""
+        try:
+            loaded = self._loader.repository.load_config(path)
+        except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
+            return ()
+        return (loaded.defaults_list or ()) if loaded else ()
 
     def normalized(self, written: Sequence[str]) -> list[str]:
         """Return overrides in the form in which Hydra takes them all.
