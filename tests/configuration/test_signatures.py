@@ -21,7 +21,13 @@ from etude.configuration.modules import find_module, resolve
 from etude.configuration.signatures import constant, interpret, signature
 
 CONF = Path(__file__).parents[2] / "conf"
-FOREIGN = ["torch.optim.Adam", "torch.optim.RMSprop", "lightning.pytorch.loggers.CSVLogger"]
+FOREIGN = [
+    "torch.nn.LayerNorm",
+    "torch.nn.RMSNorm",
+    "torch.optim.Adam",
+    "torch.optim.RMSprop",
+    "lightning.pytorch.loggers.CSVLogger",
+]
 
 
 def targets(tree: Any) -> Iterator[str]:
@@ -103,8 +109,9 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     package = tmp_path / "signature_stub"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from .inner import Second as Renamed\nfrom signature_stub import inner as deep\n"
+        "from .inner import Second as Renamed\nfrom signature_stub import inner as deep\nfrom .starred import *\n"
     )
+    (package / "starred.py").write_text("from .inner import Silent\nclass Star(Silent): ...\nclass _Hidden: ...\n")
     (package / "inner.py").write_text(STUB)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield "signature_stub"
@@ -121,6 +128,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("inner.Silent", {"width": True, "depth": False}, False),
         ("Renamed", {"a": True, "b": False, "c": False}, False),
         ("deep.First", {"a": True, "b": False}, False),
+        ("Star", {"width": True, "depth": False}, False),
         ("inner.Maker.from_text", {"text": True}, False),
         ("inner.Maker.plain", {"text": False}, False),
         ("inner.Alias", {"base": True, "shape": False}, False),
@@ -137,6 +145,7 @@ def test_each_way_of_writing_a_constructor(stub: str, name: str, parameters: dic
 def test_what_is_not_there_is_none(stub: str) -> None:
     assert signature(f"{stub}.inner.Nothing") is None
     assert signature(f"{stub}.nowhere.Base") is None
+    assert signature(f"{stub}._Hidden") is None
     assert signature("no_such_package.Base") is None
     assert resolve(f"{stub}.Renamed").dotted == f"{stub}.inner.Second"  # type: ignore[union-attr]
 
@@ -172,6 +181,11 @@ def test_constants_are_inherited_and_overridden(stub: str) -> None:
         ("First | None", [None, {"_target_": "signature_stub.Renamed"}], [{"a": 1}]),
         ("Shape", [{"_target_": "signature_stub.inner.First"}], ["round"]),
         ("Callable[..., Base]", [{"_target_": "signature_stub.inner.Base", "_partial_": True}], ["Base"]),
+        (
+            "Callable[..., Base]",
+            [{"_target_": f"signature_stub.inner.{name}", "_partial_": True} for name in ("Silent", "make")],
+            [{"_target_": "signature_stub.inner.First", "_partial_": True}, 3],
+        ),
         ("Unknown", [3, "a", None], []),
     ],
 )

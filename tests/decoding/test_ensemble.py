@@ -31,10 +31,9 @@ def build(seed: int) -> Seq2Seq:
     torch.manual_seed(seed)
     model = Seq2Seq(FACTS, 24, 2, 2, 3, 31, 0.0, 32)
     with torch.no_grad():
-        model.embedding.weight *= 2  # far from uniform
-        model.get_parameter("decoder_norm.bias").add_(
-            0.9 * model.embedding.weight[EOS]
-        )  # some outputs end, some are stopped
+        model.output_weight.mul_(2)  # far from uniform
+        # Some outputs end, some are stopped.
+        model.get_parameter("decoder_norm.bias").add_(0.9 * model.output_weight[EOS])
     return model.eval()
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from etude.errors import ConfigurationError
@@ -32,7 +31,7 @@ def given(
     torch.manual_seed(4)
     special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
     facts = Facts(tokenizer.vocabulary, *special, classes=("cold", "mild", "warm"))
-    encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions, residual, F.gelu)
+    encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
     task = kind(facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **rest)
     for parameter in task.parameters():
         torch.nn.init.normal_(parameter, std=0.35)

@@ -19,11 +19,13 @@ from etude.configuration.compose import Composer, Composition
 from etude.configuration.conf import CONF
 from etude.configuration.root import NODES, Root
 from etude.configuration.schema import INJECTED
+from etude.configuration.schema import PARTS as GIVEN_TO_PARTS
 from etude.configuration.signatures import signature
 
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
 FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler")
+PARTS = [f"model/{part}={name}" for part in COMPOSER.parts("model") for name in COMPOSER.options(f"model/{part}")]
 CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],
@@ -55,6 +57,20 @@ def test_every_experiment_composes_and_passes(experiment: str) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_the_groups_that_fit_everything_passes(choice: str) -> None:
     composed(choice)
+
+
+@pytest.mark.parametrize("experiment", ["translation/demo", "masked_lm/demo"])
+@pytest.mark.parametrize("choice", PARTS)
+def test_every_part_of_a_model_passes(choice: str, experiment: str) -> None:
+    if choice.startswith("model/embeddings") and experiment == "masked_lm/demo":
+        pytest.skip("an encoder has one matrix of embeddings")
+    composed(f"experiment={experiment}", choice)
+
+
+def test_the_parts_of_a_model_are_groups_and_no_models() -> None:
+    assert COMPOSER.parts("model") == ["embeddings", "feed_forward", "norm", "positions", "residual"]
+    assert COMPOSER.parts("experiment") == []
+    assert not [name for name in COMPOSER.options("model") if "/" in name]
 
 
 @pytest.mark.parametrize("choice", OWN_DATA)
@@ -117,6 +133,15 @@ def test_what_etude_gives_is_an_argument_of_what_it_is_given_to() -> None:
         taken = [signature(value[group]["_target_"]) for value in values]
         names = {name for found in taken if found for name in found.parameters}
         assert INJECTED[group] & {"facts", "model", "optimizer", "scheduler", "decoding"} <= names
+
+
+def test_what_a_model_gives_to_its_parts_is_an_argument_of_each() -> None:
+    for choice in PARTS:
+        values = plain(composed("experiment=translation/demo", choice).config)
+        for key, names in GIVEN_TO_PARTS.items():
+            taken = signature(values["model"][key.removeprefix("model.")]["_target_"])
+            assert taken is not None
+            assert names <= taken.parameters.keys(), (choice, key)
 
 
 def test_every_field_of_the_root_has_its_sentence() -> None:

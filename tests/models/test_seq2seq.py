@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from etude.models.seq2seq import Seq2Seq
 from etude.nn.attention import record_attention
-from etude.nn.positions import Learned, Sinusoidal, TooLongError
+from etude.nn.positions import Learned, Positions, Sinusoidal, TooLongError
 from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 
@@ -22,7 +22,7 @@ BOTH_NORMS = pytest.mark.parametrize("residual", [PreNorm, PostNorm])
 
 def build(
     residual: Callable[..., Residual] = PreNorm,
-    positions: Callable[..., nn.Module] = Sinusoidal,
+    positions: Callable[..., Positions] = Sinusoidal,
     dropout: float = 0.0,
 ) -> Seq2Seq:
     torch.manual_seed(1)
@@ -92,7 +92,7 @@ def test_ids_at_padding_change_nothing() -> None:
 @pytest.mark.parametrize("positions", [Sinusoidal, Learned])
 @BOTH_NORMS
 def test_a_row_is_the_same_alone_and_wherever_its_padding_is(
-    residual: Callable[..., Residual], positions: Callable[..., nn.Module]
+    residual: Callable[..., Residual], positions: Callable[..., Positions]
 ) -> None:
     model, (source, target, source_mask, target_mask) = build(residual, positions), batch()
     logits = model(source, target, source_mask, target_mask)
@@ -118,7 +118,7 @@ def test_hidden_is_packed_in_the_order_of_the_mask_and_gives_the_logits() -> Non
 @pytest.mark.parametrize("positions", [Sinusoidal, Learned])
 @BOTH_NORMS
 def test_steps_give_the_logits_of_the_whole(
-    residual: Callable[..., Residual], positions: Callable[..., nn.Module]
+    residual: Callable[..., Residual], positions: Callable[..., Positions]
 ) -> None:
     model, (source, target, source_mask, _) = build(residual, positions), batch()
     whole = model(source, target, source_mask, torch.ones_like(target, dtype=torch.bool))
@@ -192,7 +192,7 @@ def test_new_weights_have_the_stated_scale() -> None:
     torch.manual_seed(1)
     facts = dataclasses.replace(FACTS, vocabulary=997)
     model = Seq2Seq(facts, 64, 4, 1, 3, 128, 0.1, 11)
-    assert model.embedding.weight.std().item() == pytest.approx(64**-0.5, rel=0.02)
+    assert model.output_weight.std().item() == pytest.approx(64**-0.5, rel=0.02)
     for layer in model.memory.weight.split(128):
         assert layer.abs().max().item() == pytest.approx((6 / (64 + 128)) ** 0.5, rel=0.01)
 

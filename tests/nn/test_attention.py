@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from etude.errors import ConfigurationError
-from etude.nn.attention import CrossAttention, KeyValues, SelfAttention, attend, attention_weights, record_attention
+from etude.nn.attention import (
+    Attend,
+    CrossAttention,
+    KeyValues,
+    SelfAttention,
+    attend,
+    attention_weights,
+    record_attention,
+)
 from etude.nn.packing import Layout
 
 B, H, Q, L, K = 2, 3, 5, 7, 11
@@ -139,3 +147,52 @@ def test_recording_ends_with_its_context() -> None:
         pass
     attention(torch.randn(2, 4), layout)
     assert maps == {}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_bias_is_added_to_the_scores(masked: bool, causal: bool) -> None:
+    query, key, value = tensors(L if causal else Q)
+    bias = torch.randn(1, H, query.shape[2], L)
+    mask = key_mask() if masked else None
+    weights = attention_weights(query, key, mask, causal, bias)
+    torch.testing.assert_close(attend(query, key, value, mask, causal, bias), weights @ value, rtol=1e-5, atol=1e-6)
+    unmasked = (query @ key.mT / math.sqrt(K) + bias).softmax(-1)
+    if not masked and not causal:
+        torch.testing.assert_close(weights, unmasked)
+
+
+def test_a_biased_query_that_may_attend_nowhere_gets_zeros() -> None:
+    query, key, value = (x.requires_grad_() for x in tensors())
+    mask = key_mask() & torch.tensor([True, False])[:, None, None, None]
+    out = attend(query, key, value, mask, bias=torch.randn(1, H, Q, L))
+    out.sum().backward()
+    assert out[1].count_nonzero() == 0
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in (query, key, value))
+
+
+def test_dropout_of_probabilities() -> None:
+    """Equal scores and values of one: a query's output is the sum of what is left of its probabilities."""
+    length, rate = 64, 64 / 256
+    module = Attend(dropout=rate).train()
+    query, value = torch.zeros(50, 4, length, 2), torch.ones(50, 4, length, 2)
+    torch.manual_seed(1)
+    sums = module(query, query, value, None)
+    assert torch.equal(sums[..., 0], sums[..., 1])
+    kept = sums[..., 0].double() * length * (1 - rate)
+    torch.testing.assert_close(kept, kept.round(), rtol=0, atol=1e-3)
+    count = kept.numel() * length
+    assert abs(float(kept.sum()) / count - (1 - rate)) < 6 * math.sqrt(rate * (1 - rate) / count)
+    torch.manual_seed(1)
+    assert torch.equal(module(query, query, value, None), sums)
+    assert torch.equal(module.eval()(query, query, value, None), attend(query, query, value))
+
+
+def test_dropped_probabilities_stay_within_rows_and_the_past() -> None:
+    layout = Layout.from_mask(torch.tensor([[True, True, True], [True, False, False]]))
+    attention = SelfAttention(6, 2, causal=True, dropout=0.5).train()
+    x = torch.randn(4, 6, requires_grad=True)
+    for position, seen in enumerate(([0], [0, 1], [0, 1, 2], [3])):
+        torch.manual_seed(position)
+        (gradient,) = torch.autograd.grad(attention(x, layout)[position].sum(), x)
+        assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) <= set(seen)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from etude.nn.residual import PostNorm, PreNorm
+from etude.nn.residual import Norm, PostNorm, PreNorm
 
 
 def double(x: Tensor) -> Tensor:
@@ -30,14 +33,15 @@ def test_the_sublayer_is_dropped_out_and_the_input_is_not() -> None:
     assert sorted(out.unique().tolist()) == [5.0, 7.0]
 
 
-def test_eps_reaches_the_norm_and_the_final_norm() -> None:
-    x = torch.randn(5, 7) * 1e-3
-    small, large = (PostNorm(width=7, dropout=0.0, eps=eps)(x, double) for eps in (1e-12, 1.0))
-    torch.testing.assert_close(small, F.layer_norm(3 * x, (7,), eps=1e-12))
-    torch.testing.assert_close(large, F.layer_norm(3 * x, (7,), eps=1.0))
-    final = PreNorm(width=7, dropout=0.0, eps=0.25).final_norm()
-    assert isinstance(final, nn.LayerNorm)
-    assert final.eps == 0.25
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, partial(nn.LayerNorm, eps=0.25)])
+def test_the_norm_is_the_given_one_at_the_end_too(norm: Norm) -> None:
+    x = torch.randn(5, 7)
+    post = PostNorm(width=7, dropout=0.0, norm=norm)
+    torch.testing.assert_close(post(x, double), norm(7)(3 * x))
+    pre = PreNorm(width=7, dropout=0.0, norm=norm)
+    torch.testing.assert_close(pre(x, double), x + 2 * norm(7)(x))
+    torch.testing.assert_close(pre.final_norm()(x), norm(7)(x))
+    assert pre.final_norm() is not pre.norm
 
 
 def test_a_post_norm_stack_ends_as_it_is() -> None:

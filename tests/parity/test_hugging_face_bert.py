@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from etude.errors import ConfigurationError, DataError
 from etude.models.encoder import Encoder
 from etude.models.pretrained import pretrained_encoder, to_bert
-from etude.nn.positions import Learned, Sinusoidal
+from etude.nn.feed_forward import GatedFeedForward
+from etude.nn.positions import Rotary, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm
 from etude.pretrained_files import open_pretrained
 from etude.types import Facts
@@ -84,7 +85,8 @@ def test_a_model_built_on_bert_and_old_names_of_norms_are_read(tmp_path: Path) -
 
 
 def test_there_and_back_again(tmp_path: Path) -> None:
-    encoder = Encoder(FACTS, WIDTH, 2, LAYERS, 31, 0.0, 11, residual=partial(PostNorm, eps=1e-12), eps=1e-12).eval()
+    norm = partial(nn.LayerNorm, eps=1e-12)
+    encoder = Encoder(FACTS, WIDTH, 2, LAYERS, 31, 0.0, 11, residual=PostNorm, norm=norm).eval()
     bert = BertModel(bert_config(type_vocab_size=1), add_pooling_layer=False).eval()
     bert.load_state_dict(to_bert(encoder))
     torch.testing.assert_close(encoder.hidden(TOKENS, MASK), states_of(bert, TOKENS, MASK), rtol=1e-5, atol=1e-5)
@@ -100,12 +102,16 @@ def test_dropout_is_the_one_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("positions", "residual", "words"),
-    [(Sinusoidal, PostNorm, "Sinusoidal and PostNorm"), (Learned, PreNorm, "Learned and PreNorm")],
+    ("parts", "words"),
+    [
+        ({"positions": Sinusoidal}, "Sinusoidal"),
+        ({"positions": Rotary, "residual": PreNorm}, "PreNorm, Rotary"),
+        ({"norm": nn.RMSNorm, "feed_forward_layer": GatedFeedForward}, "GatedFeedForward, RMSNorm"),
+    ],
 )
-def test_what_bert_cannot_hold_is_refused(positions: Any, residual: Any, words: str) -> None:
-    encoder = Encoder(FACTS, WIDTH, 2, 1, 31, 0.0, 11, positions, residual)
-    with pytest.raises(ConfigurationError, match=f"this encoder has {words}"):
+def test_what_bert_cannot_hold_is_refused(parts: dict[str, Any], words: str) -> None:
+    encoder = Encoder(FACTS, 24, 2, 1, 31, 0.0, 11, **{"residual": PostNorm, **parts})
+    with pytest.raises(ConfigurationError, match=f"this encoder has {words};"):
         to_bert(encoder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import pytest
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.models.seq2seq import DecoderLayer, Seq2Seq
-from etude.nn.attention import SelfAttention
+from etude.nn.attention import CrossAttention, SelfAttention
 from etude.nn.encoder_layer import EncoderLayer
+from etude.nn.feed_forward import FeedForward
 from etude.nn.packing import Layout
 from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
@@ -22,6 +24,7 @@ B, S, T, WIDTH, HEADS, INNER, VOCABULARY = 3, 7, 5, 22, 2, 31, 29
 SOURCE_MASK = torch.arange(S) < torch.tensor([[7], [4], [2]])
 TARGET_MASK = torch.arange(T) < torch.tensor([[3], [5], [1]])
 CAUSAL = torch.ones(T, T, dtype=torch.bool).triu(1)
+ATTENTION, TRANSFORM = partial(SelfAttention, WIDTH, HEADS), partial(FeedForward, WIDTH, INNER, 0.0)
 BOTH_NORMS = pytest.mark.parametrize(("residual", "norm_first"), [(PreNorm, True), (PostNorm, False)])
 
 
@@ -46,11 +49,15 @@ def copy_self_attention(theirs: nn.MultiheadAttention, ours: SelfAttention) -> N
     copy(theirs.out_proj, ours.output)
 
 
+def copy_feed_forward(theirs: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer, ours: FeedForward) -> None:
+    copy(theirs.linear1, ours.inner)
+    copy(theirs.linear2, ours.outer)
+
+
 def copy_encoder_layer(theirs: nn.TransformerEncoderLayer, ours: EncoderLayer) -> None:
     copy_self_attention(theirs.self_attn, ours.attention)
     copy(theirs.norm1, ours.attention_residual.norm)
-    copy(theirs.linear1, ours.feed_forward.inner)
-    copy(theirs.linear2, ours.feed_forward.outer)
+    copy_feed_forward(theirs, cast(FeedForward, ours.feed_forward))
     copy(theirs.norm2, ours.feed_forward_residual.norm)
 
 
@@ -63,8 +70,7 @@ def copy_decoder_layer(theirs: nn.TransformerDecoderLayer, ours: DecoderLayer) -
     copy(theirs.norm1, ours.self_residual.norm)
     copy(theirs.norm2, ours.cross_residual.norm)
     copy(theirs.norm3, ours.feed_forward_residual.norm)
-    copy(theirs.linear1, ours.feed_forward.inner)
-    copy(theirs.linear2, ours.feed_forward.outer)
+    copy_feed_forward(theirs, cast(FeedForward, ours.feed_forward))
 
 
 def memory_projection(theirs: nn.MultiheadAttention, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +97,7 @@ def test_encoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
         nn.TransformerEncoderLayer,
         shuffled(nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm_first)),
     )
-    ours = EncoderLayer(WIDTH, HEADS, INNER, 0.0, residual)
+    ours = EncoderLayer(ATTENTION, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_encoder_layer(theirs, ours)
     x, layout = torch.randn(B, S, WIDTH), Layout.from_mask(SOURCE_MASK)
     close(ours(layout.pack(x), layout), theirs(x, src_key_padding_mask=~SOURCE_MASK)[SOURCE_MASK])
@@ -103,7 +109,8 @@ def test_decoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
         nn.TransformerDecoderLayer,
         shuffled(nn.TransformerDecoderLayer(WIDTH, HEADS, INNER, 0.0, batch_first=True, norm_first=norm_first)),
     )
-    ours = DecoderLayer(WIDTH, HEADS, INNER, 0.0, residual)
+    causal, cross = partial(ATTENTION, causal=True), partial(CrossAttention, WIDTH, HEADS)
+    ours = DecoderLayer(causal, cross, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_decoder_layer(theirs, ours)
     x, memory = torch.randn(B, T, WIDTH), torch.randn(B, S, WIDTH)
     source, target = Layout.from_mask(SOURCE_MASK), Layout.from_mask(TARGET_MASK)
@@ -157,7 +164,7 @@ def test_whole_transformer_with_its_gradients(residual: Callable[..., Residual],
     theirs, ours = theirs.double(), ours.double()
     source, target = torch.randint(3, VOCABULARY, (B, S)), torch.randint(3, VOCABULARY, (B, T))
 
-    embedding = ours.embedding.weight.detach().clone().requires_grad_()
+    embedding = ours.output_weight.detach().clone().requires_grad_()
     table = cast(Tensor, ours.positions.table)
     embedded = [embedding[ids] * math.sqrt(WIDTH) + table[: ids.shape[1]] for ids in (source, target)]
     states = theirs(
@@ -173,5 +180,5 @@ def test_whole_transformer_with_its_gradients(residual: Callable[..., Residual],
 
     (gradient,) = torch.autograd.grad(expected.sin().sum(), embedding)
     torch.testing.assert_close(
-        torch.autograd.grad(logits.sin().sum(), ours.embedding.weight)[0], gradient, rtol=1e-8, atol=1e-8
+        torch.autograd.grad(logits.sin().sum(), ours.output_weight)[0], gradient, rtol=1e-8, atol=1e-8
     )

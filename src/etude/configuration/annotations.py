@@ -178,6 +178,28 @@ class Object:
         return f"a {self.name} ({{{TARGET}: …}})"
 
 
+@dataclass(frozen=True)
+class Maker:
+    """A callable that makes objects of a class: a node with `_partial_`, or an object that can be called.
+
+    Attributes:
+        name: The class's name.
+        makes: Whether calling what a dotted `_target_` names gives such an object.
+    """
+
+    name: str
+    makes: Callable[[str], bool]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a node that would do; of an object, only calling it would tell what it makes."""
+        if not isinstance(value, Mapping) or TARGET not in value:
+            return False
+        return not value.get(PARTIAL) or self.makes(str(value[TARGET]))
+
+    def __str__(self) -> str:
+        return f"a maker of {self.name} ({{{TARGET}: …, {PARTIAL}: true}})"
+
+
 def shown(value: Any) -> str:
     """Return a value as a person would write it in YAML, cut to a readable length."""
     plain = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null"}

@@ -14,6 +14,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import GroupDefault, InputDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -79,8 +80,33 @@ class Composer:
         """Return every choice of a group, those in its sub-folders included: `translation/demo`."""
         repository = self._loader.repository
         here = repository.get_group_options(group, ObjectType.CONFIG)
-        folders = repository.get_group_options(group, ObjectType.GROUP)
+        parts = self.parts(group)
+        folders = [name for name in repository.get_group_options(group, ObjectType.GROUP) if name not in parts]
         return here + [f"{folder}/{name}" for folder in folders for name in self.options(f"{group}/{folder}")]
+
+    def parts(self, group: str) -> list[str]:
+        """Return the sub-folders of a group that are groups of their own: its choices choose from them by default.
+
+        `conf/model/seq2seq.yaml` has a default for `positions`, so `conf/model/positions/` is the group
+        `model/positions`. `conf/experiment/translation/` only holds choices of `experiment`.
+        """
+        repository = self._loader.repository
+        if not repository.get_group_options(group, ObjectType.GROUP):
+            return []
+        defaults = [
+            default
+            for name in repository.get_group_options(group, ObjectType.CONFIG)
+            for default in self._defaults(f"{group}/{name}")
+        ]
+        return sorted({default.group for default in defaults if isinstance(default, GroupDefault) and default.group})
+
+    def _defaults(self, path: str) -> Sequence[InputDefault]:
+        """Return the defaults list of a file; a file that is broken has none until it is chosen, and then says so."""
+        try:
+            loaded = self._loader.repository.load_config(path)
+        except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
+            return ()
+        return (loaded.defaults_list or ()) if loaded else ()
 
     def normalized(self, written: Sequence[str]) -> list[str]:
         """Return overrides in the form in which Hydra takes them all.
@@ -180,6 +206,9 @@ class Composer:
         """Say which choice of which group does not exist, which are near, and where it was asked for."""
         missing = error.missing_cfg_file or self.name
         group, _, name = missing.partition("/")
+        part, _, inner = name.partition("/")
+        if inner and part in self.parts(group):
+            group, name = f"{group}/{part}", inner
         if not name:
             return ConfigurationError(f"--config-name {missing} does not exist in {self.folder} (command line)")
         options = self.options(group)

@@ -42,6 +42,15 @@ class Module:
         return bound
 
     @cached_property
+    def starred(self) -> list[str]:
+        """The modules of `from … import *`; the last one first, since it wins."""
+        return [
+            self.absolute(statement)
+            for statement in reversed(list(_statements(self._tree.body)))
+            if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*"
+        ]
+
+    @cached_property
     def _tree(self) -> ast.Module:
         if self.path is None:
             return ast.Module(body=[], type_ignores=[])
@@ -148,7 +157,17 @@ def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozens
             return find_module(alias.name if alias.asname else name)
         case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
             return _aliased(module, name, value, seen)
-    return find_module(f"{module.name}.{name}") if module.folders else None
+    submodule = find_module(f"{module.name}.{name}") if module.folders else None
+    return submodule or _starred(module, name, seen)
+
+
+def _starred(module: Module, name: str, seen: frozenset[tuple[str, str]]) -> Definition | Module | None:
+    """Look for a public name in what a module imports whole: `torch.nn.LayerNorm` is in `torch.nn.modules`."""
+    for source in () if name.startswith("_") else module.starred:
+        found = find_module(source)
+        if found is not None and (meaning := lookup(found, name, seen)) is not None:
+            return meaning
+    return None
 
 
 def _imported(

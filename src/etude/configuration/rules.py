@@ -10,7 +10,7 @@ from typing import Any
 from etude.clock import Duration
 from etude.configuration.annotations import TARGET
 from etude.configuration.case import Case, join
-from etude.configuration.schema import INJECTED
+from etude.configuration.schema import INJECTED, PARTS
 from etude.configuration.signatures import constant, signature
 from etude.errors import ConfigurationError
 
@@ -42,18 +42,22 @@ SMALLEST = {
 }
 """The smallest sensible value of each count, wherever a whole number has that name."""
 
-FRACTIONS = frozenset({"dropout", "head_dropout", "label_smoothing", "decay"})
+FRACTIONS = frozenset({"dropout", "attention_dropout", "head_dropout", "label_smoothing", "decay"})
 """What lies in [0, 1), wherever a number has that name."""
 
 POSITIVE = {"temperature": math.inf, "top_p": 1.0}
 """What is above 0, and at most this, wherever a number has that name."""
 
+ROTARY = "etude.nn.positions.Rotary"
+
 
 def check_given(case: Case) -> None:
-    """Refuse arguments that etude itself gives to a task, a model or a data module."""
-    for group in ("task", "model", "data"):
-        for name in INJECTED[group] & set(case.get(group)):
-            case.fail(join(group, name), f"cannot be given: etude gives it to {case.get(group)[TARGET]}")
+    """Refuse arguments that etude itself gives to a task, a model and its parts, or a data module."""
+    given = {**{group: INJECTED[group] for group in ("task", "model", "data")}, **PARTS}
+    for key, names in given.items():
+        node = case.get(key)
+        for name in names & set(node if isinstance(node, Mapping) else ()):
+            case.fail(join(key, name), f"cannot be given: etude gives it to {node[TARGET]}")
 
 
 def check_counts(case: Case) -> None:
@@ -95,6 +99,18 @@ def check_lengths(case: Case) -> None:
     if isinstance(least, int) and isinstance(most, int) and least >= most:
         room = f"write decoding.min_length={most - 1} or less"
         case.fail("decoding.min_length", f"= {least} leaves no room below decoding.max_length = {most}; {room}")
+
+
+def check_rotation(case: Case) -> None:
+    """Hold the width of a head even where it is turned in pairs of elements."""
+    for key, node in case.mappings():
+        width, heads, target = node.get("width"), node.get("heads"), join(key, f"positions.{TARGET}")
+        if not isinstance(width, int) or not isinstance(heads, int) or case.get(target) != ROTARY:
+            continue
+        if width // heads % 2:
+            odd = f"{join(key, 'width')} / {join(key, 'heads')} = {width // heads} is odd"
+            better = f"try {join(key, 'width')}={width + heads}"
+            case.fail(target, f"= {ROTARY} turns pairs of elements, but {odd}; {better}")
 
 
 def check_batch(case: Case) -> None:
@@ -183,6 +199,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_counts,
     check_heads,
     check_lengths,
+    check_rotation,
     check_batch,
     check_budget,
     check_task_and_data,

@@ -17,6 +17,7 @@ from etude.configuration.signatures import Signature, signature
 
 TRUSTED = (
     "etude",
+    "torch.nn",
     "torch.optim",
     "torchmetrics",
     "lightning.pytorch.loggers",
@@ -32,6 +33,15 @@ INJECTED: Mapping[str, frozenset[str]] = {
     "logger": frozenset({"run_folder", "run_id", "tags", "notes", "name", "config", "save_dir"}),
 }
 """Arguments that `etude.experiment.build` gives to what a group makes: a configuration may leave them out."""
+
+PARTS: Mapping[str, frozenset[str]] = {
+    "model.embeddings": frozenset({"source_vocabulary", "target_vocabulary", "width"}),
+    "model.positions": frozenset({"width", "heads", "max_length"}),
+    "model.norm": frozenset({"normalized_shape"}),
+    "model.residual": frozenset({"width", "dropout", "norm"}),
+    "model.feed_forward_layer": frozenset({"width", "feed_forward", "dropout"}),
+}
+"""Arguments that a model gives to the makers of its parts, which are nodes with `_partial_`."""
 
 MARKS = frozenset({TARGET, PARTIAL, "_convert_", "_recursive_"})
 """Hydra's own keys of a node. `_args_` is not among them: arguments are written by name."""

@@ -18,6 +18,7 @@ from etude.configuration.annotations import (
     DictOf,
     Either,
     ListOf,
+    Maker,
     Object,
     Scalar,
     TupleOf,
@@ -199,7 +200,9 @@ def interpret(module: Module, node: ast.expr | None, depth: int = 0) -> Annotati
 def _subscript(module: Module, name: str, value: ast.expr, items: list[ast.expr], depth: int) -> Annotation:
     if name == "Literal":
         return Choice(tuple(ast.literal_eval(item) for item in items))
-    if name in {"Callable", "type", "Type"}:
+    if name == "Callable":
+        return _maker(module, items[-1])
+    if name in {"type", "Type"}:
         return Object("callable", lambda target: True)
     inner = tuple(interpret(module, item, depth) for item in items if not _is_ellipsis(item))
     if name == "Optional":
@@ -215,6 +218,14 @@ def _subscript(module: Module, name: str, value: ast.expr, items: list[ast.expr]
     if name in DICTS:
         return DictOf(*inner)
     return interpret(module, value, depth)
+
+
+def _maker(module: Module, node: ast.expr) -> Annotation:
+    """Return what `Callable[…, X]` accepts: where X is a class, what makes one."""
+    meaning = expression(module, node)
+    if isinstance(meaning, Definition) and isinstance(meaning.node, ast.ClassDef):
+        return Maker(meaning.name, lambda target: makes(target, meaning))
+    return Object("callable", lambda target: True)
 
 
 def _is_ellipsis(node: ast.expr) -> bool:
@@ -261,4 +272,4 @@ def makes(target: str, wanted: Definition) -> bool:
 
 def _is_protocol(definition: Definition) -> bool:
     bases = definition.node.bases if isinstance(definition.node, ast.ClassDef) else []
-    return any(ast.unparse(base).partition("[")[0].rpartition(".")[2] in {"Protocol", "ABC"} for base in bases)
+    return any(ast.unparse(base).partition("[")[0].rpartition(".")[2] == "Protocol" for base in bases)

@@ -26,6 +26,7 @@ from etude.export.proof import BATCH, Examples, Padded, largest_difference
 from etude.models.encoder import Encoder
 from etude.models.pretrained import EMBEDDINGS, LAYER, SEGMENTS, to_bert
 from etude.nn.encoder_layer import EncoderLayer
+from etude.nn.feed_forward import FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PreNorm
 from etude.tasks.base import Task
@@ -141,16 +142,17 @@ def _head(task: Task, pre_norm: bool) -> tuple[dict[str, Tensor], str]:
 def _config(task: Task, encoder: Encoder, pre_norm: bool) -> dict[str, Any]:
     """Return the arguments of the config."""
     facts, first = task.facts, cast(EncoderLayer, encoder.layers[0])
+    feed_forward = cast(FeedForward, first.feed_forward)
     labels = {"id2label": dict(enumerate(facts.classes)), "label2id": {name: i for i, name in enumerate(facts.classes)}}
     return {
         "vocab_size": facts.vocabulary,
         "hidden_size": encoder.width,
         "num_hidden_layers": len(encoder.layers),
         "num_attention_heads": encoder.width // first.attention.head_width,
-        "intermediate_size": first.feed_forward.inner.out_features,
-        "hidden_act": activation_name(first.feed_forward.activation),
+        "intermediate_size": feed_forward.inner.out_features,
+        "hidden_act": activation_name(feed_forward.activation),
         "hidden_dropout_prob": encoder.dropout.probability,
-        "attention_probs_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": first.attention.attend.dropout.probability,
         "max_position_embeddings": encoder.max_length + (facts.pad + 1 if pre_norm else 0),
         "type_vocab_size": 1,
         "layer_norm_eps": encoder.embedding_norm.eps,

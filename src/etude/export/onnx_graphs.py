@@ -34,6 +34,7 @@ from etude.models.bart import Bart, position_tables
 from etude.models.seq2seq import DecoderLayer, Memory, Seq2Seq
 from etude.nn.attention import KeyValues
 from etude.nn.packing import Layout
+from etude.nn.positions import Absolute
 
 OPSET = 18
 ENCODER, DECODER = "encoder.onnx", "decoder_step.onnx"
@@ -63,7 +64,7 @@ class Padding(Layout):
         return cls(mask, torch.empty(0, dtype=torch.long), full=False)
 
 
-class Table(nn.Module):
+class Table(Absolute):
     """Vectors of positions without a check of their number, which a graph cannot make.
 
     Args:
@@ -96,7 +97,7 @@ class EncoderGraph(nn.Module):
         """Return keys and values of every decoder layer; what stands at padding is not to be attended to."""
         layout = Padding.of(mask)
         places = torch.arange(tokens.shape[1]).expand_as(tokens).flatten()
-        return self.model.remember(self.model.embed(tokens.flatten(), places), layout).states
+        return self.model.remember(self.model.embed_source(tokens.flatten(), places), layout).states
 
 
 class Joined(KeyValues):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.feed_forward import Activation
+from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.packing import Layout
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm, Residual
@@ -135,7 +135,8 @@ class Bart(Seq2Seq):
         scaled: bool,
     ) -> None:
         sizes = (width, heads, encoder_layers, decoder_layers, feed_forward, dropout, max_length)
-        super().__init__(facts, *sizes, positions=Learned, residual=family.residual, activation=activation)
+        layer = partial(FeedForward, activation=activation)
+        super().__init__(facts, *sizes, positions=Learned, residual=family.residual, feed_forward_layer=layer)
         self.scale = math.sqrt(width) if scaled else 1.0
         self.target_positions = Learned(width, max_length)
         for positions in (self.positions, self.target_positions):
@@ -149,21 +150,21 @@ class Bart(Seq2Seq):
         """What is added to the logits; it is not trained."""
         return self.logit_bias
 
-    def embed(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return the embeddings of source tokens, with their positions."""
-        x = self.embedding(tokens) * self.scale + self.positions(positions)
+    def embed_source(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
+        """Return what the encoder reads."""
+        x = self.embedding.source(tokens) * self.scale + self.positions(positions)
         return self.dropout(self.encoder_embedding_norm(x))
 
     def embed_target(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return the embeddings of the decoder's inputs, with their positions."""
-        x = self.embedding(tokens) * self.scale + self.target_positions(positions)
+        """Return what the decoder reads: its positions, and its norm, are its own."""
+        x = self.embedding.target(tokens) * self.scale + self.target_positions(positions)
         return self.dropout(self.decoder_embedding_norm(x))
 
     def embed_both(
         self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Layout, target: Layout
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-        """Return the embedded real tokens of both sides."""
-        embedded = self.embed(source.pack(src), source.positions)
+        """Return what encoder and decoder read of the real tokens."""
+        embedded = self.embed_source(source.pack(src), source.positions)
         return embedded, self.embed_target(target.pack(tgt), target.positions)
 
 
@@ -237,8 +238,8 @@ def to_bart(model: Seq2Seq) -> tuple[Family, dict[str, Tensor]]:
     missing = [name for name in names if name not in state]
     if strange or missing:
         raise ConfigurationError(
-            f"{family.architecture} has no place for {', '.join((strange or missing)[:4])} of this model; "
-            "etude export to=onnx takes any model of etude"
+            f"{family.architecture} has no place for {', '.join((strange or missing)[:4])} of this model; it has LayerNorm, "
+            "two-layer feed-forward layers and one shared embedding"
         )
     weights: dict[str, Tensor] = {}
     for ours, parts in names.items():

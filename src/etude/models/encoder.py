@@ -6,18 +6,23 @@ Axes: B texts, L positions, N real tokens, D model width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from etude.nn.attention import SelfAttention
 from etude.nn.dropout import Dropout
 from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import Activation
+from etude.nn.feed_forward import FeedForward
 from etude.nn.packing import Layout
-from etude.nn.positions import Learned
-from etude.nn.residual import PreNorm, Residual
+from etude.nn.positions import Learned, Positions
+from etude.nn.residual import Norm, PreNorm, Residual
 from etude.types import Facts
+
+GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
+"""Makes BERT's feed-forward layer."""
 
 
 class Encoder(nn.Module):
@@ -34,10 +39,11 @@ class Encoder(nn.Module):
         feed_forward: Inner width of the feed-forward layers.
         dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
         max_length: The most tokens of a text.
-        positions: Makes the positions' vectors, given `width` and `max_length`.
-        residual: Makes a residual connection, given `width` and `dropout`.
-        activation: Of the feed-forward layers.
-        eps: Added to the variance in the embeddings' LayerNorm; those of the layers are the residual's.
+        attention_dropout: On the probabilities of attention.
+        positions: Makes the positions, given `width`, `heads` and `max_length`.
+        norm: Makes each norm, given `width`.
+        residual: Makes a residual connection, given `width`, `dropout` and `norm`.
+        feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
 
     Raises:
         ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
@@ -52,21 +58,23 @@ class Encoder(nn.Module):
         feed_forward: int,
         dropout: float,
         max_length: int,
-        positions: Callable[..., nn.Module] = Learned,
+        attention_dropout: float = 0.0,
+        positions: Callable[..., Positions] = Learned,
+        norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
-        activation: Activation = F.gelu,
-        eps: float = 1e-5,
+        feed_forward_layer: Callable[..., nn.Module] = GELU_FEED_FORWARD,
     ) -> None:
         super().__init__()
         self.width, self.max_length = width, max_length
         self.embedding = nn.Embedding(facts.vocabulary, width)
-        self.positions = positions(width=width, max_length=max_length)
-        self.embedding_norm = nn.LayerNorm(width, eps=eps)
+        self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, feed_forward, dropout, residual, activation) for _ in range(layers)
-        )
-        self.norm = residual(width=width, dropout=dropout).final_norm()
+        attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        connect = partial(residual, width=width, dropout=dropout, norm=norm)
+        self.layers = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(layers))
+        self.norm = connect().final_norm()
         self.initialise()
 
     def initialise(self) -> None:
@@ -99,7 +107,7 @@ class Encoder(nn.Module):
 
     def encode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
         """Return the last states at the real tokens of a layout."""
-        x = self.embedding(layout.pack(tokens)) + self.positions(layout.positions)
+        x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
         x = self.dropout(self.embedding_norm(x))
         for layer in self.layers:
             x = layer(x, layout)

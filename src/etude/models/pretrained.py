@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigurationError, DataError
 from etude.models.encoder import Encoder
-from etude.nn.feed_forward import Activation
+from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PostNorm
 from etude.pretrained_files import PretrainedFiles, open_pretrained
@@ -150,12 +150,14 @@ def to_bert(encoder: Encoder) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: If BERT cannot hold the encoder.
     """
-    kinds = {type(layer.attention_residual).__name__ for layer in encoder.layers}
-    if not isinstance(encoder.positions, Learned) or kinds - {PostNorm.__name__}:
+    layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
+    kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
+    foreign = kinds - {Learned, PostNorm, nn.LayerNorm, FeedForward}
+    if foreign:
         raise ConfigurationError(
-            f"BERT has Learned positions and PostNorm; this encoder has {type(encoder.positions).__name__} and "
-            f"{', '.join(sorted(kinds))}; train with model.positions._target_=etude.nn.positions.Learned "
-            "model.residual._target_=etude.nn.residual.PostNorm"
+            f"BERT has Learned positions, PostNorm, LayerNorm and FeedForward; this encoder has "
+            f"{', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
+            "model/residual=post_norm model/norm=layer model/feed_forward=gelu"
         )
     state, weights = encoder.state_dict(), {SEGMENTS: encoder.embedding.weight.new_zeros(1, encoder.width)}
     for ours, parts in bert_names(encoder).items():
@@ -196,7 +198,6 @@ def _bert_config(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encoder:
     """Build the encoder that a config.json of BERT describes."""
-    eps = config.get("layer_norm_eps", 1e-12)
     return Encoder(
         facts,
         width=config["hidden_size"],
@@ -206,7 +207,7 @@ def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encod
         dropout=dropout,
         max_length=config["max_position_embeddings"],
         positions=Learned,
-        residual=partial(PostNorm, eps=eps),
-        activation=ACTIVATIONS[config.get("hidden_act", "gelu")],
-        eps=eps,
+        norm=partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-12)),
+        residual=PostNorm,
+        feed_forward_layer=partial(FeedForward, activation=ACTIVATIONS[config.get("hidden_act", "gelu")]),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from etude.nn.attention import CrossAttention, KeyValues, SelfAttention
 from etude.nn.dropout import Dropout
+from etude.nn.embeddings import Embeddings, Shared
 from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import Activation, FeedForward
+from etude.nn.feed_forward import FeedForward
 from etude.nn.packing import Layout
-from etude.nn.positions import Sinusoidal
-from etude.nn.residual import PreNorm, Residual
+from etude.nn.positions import Positions, Sinusoidal
+from etude.nn.residual import Norm, PreNorm, Residual
 from etude.types import Facts
 
 
@@ -90,30 +92,26 @@ class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the source, and feed-forward, each with its residual connection.
 
     Args:
-        width: D.
-        heads: H.
-        feed_forward: Inner width of the feed-forward layer.
-        dropout: In the feed-forward layer and on what each sublayer adds.
-        residual: Makes a residual connection, given `width` and `dropout`.
-        activation: Of the feed-forward layer.
+        self_attention: Makes the causal self-attention.
+        cross_attention: Makes the attention to the source.
+        feed_forward: Makes the feed-forward layer.
+        residual: Makes a residual connection.
     """
 
     def __init__(
         self,
-        width: int,
-        heads: int,
-        feed_forward: int,
-        dropout: float,
-        residual: Callable[..., Residual],
-        activation: Activation = F.relu,
+        self_attention: Callable[[], SelfAttention],
+        cross_attention: Callable[[], CrossAttention],
+        feed_forward: Callable[[], nn.Module],
+        residual: Callable[[], Residual],
     ) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(width, heads, causal=True)
-        self.self_residual = residual(width=width, dropout=dropout)
-        self.cross_attention = CrossAttention(width, heads)
-        self.cross_residual = residual(width=width, dropout=dropout)
-        self.feed_forward = FeedForward(width, feed_forward, dropout, activation)
-        self.feed_forward_residual = residual(width=width, dropout=dropout)
+        self.self_attention = self_attention()
+        self.self_residual = residual()
+        self.cross_attention = cross_attention()
+        self.cross_residual = residual()
+        self.feed_forward = feed_forward()
+        self.feed_forward_residual = residual()
 
     def forward(
         self,
@@ -145,7 +143,7 @@ class DecoderLayer(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Encoder and decoder over one vocabulary: source, target and output share one matrix, both sides the positions.
+    """Encoder and decoder, which share the positions.
 
     Linear layers and norms see real tokens only; the decoder's attention sees padded rows.
 
@@ -158,12 +156,16 @@ class Seq2Seq(nn.Module):
         feed_forward: Inner width of the feed-forward layers.
         dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
         max_length: The most tokens of a source or target.
-        positions: Makes the positions' vectors, given `width` and `max_length`.
-        residual: Makes a residual connection, given `width` and `dropout`.
-        activation: Of the feed-forward layers.
+        attention_dropout: On the probabilities of attention.
+        embeddings: Makes the embeddings, given `source_vocabulary`, `target_vocabulary` and `width`.
+        positions: Makes the positions, given `width`, `heads` and `max_length`.
+        norm: Makes each norm, given `width`.
+        residual: Makes a residual connection, given `width`, `dropout` and `norm`.
+        feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+        ConfigurationError: If the heads do not divide the width, the dropout is no probability below 1, or one of the
+            parts does not fit.
     """
 
     def __init__(
@@ -176,26 +178,34 @@ class Seq2Seq(nn.Module):
         feed_forward: int,
         dropout: float,
         max_length: int,
-        positions: Callable[..., nn.Module] = Sinusoidal,
+        attention_dropout: float = 0.0,
+        embeddings: Callable[..., Embeddings] = Shared,
+        positions: Callable[..., Positions] = Sinusoidal,
+        norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
-        activation: Activation = F.relu,
+        feed_forward_layer: Callable[..., nn.Module] = FeedForward,
     ) -> None:
         super().__init__()
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
-        layer = (width, heads, feed_forward, dropout, residual, activation)
-        self.embedding = nn.Embedding(facts.vocabulary, width)
-        self.positions = positions(width=width, max_length=max_length)
+        self.embedding = embeddings(source_vocabulary=facts.vocabulary, target_vocabulary=facts.vocabulary, width=width)
+        self.positions = positions(width=width, heads=heads, max_length=max_length)
         self.dropout = Dropout(dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
-        self.encoder_norm = residual(width=width, dropout=dropout).final_norm()
+        attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
+        cross = partial(CrossAttention, width, heads, attention_dropout)
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        connect = partial(residual, width=width, dropout=dropout, norm=norm)
+        self.encoder = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(encoder_layers))
+        self.encoder_norm = connect().final_norm()
         self.memory = nn.Linear(width, 2 * decoder_layers * width)
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(decoder_layers))
-        self.decoder_norm = residual(width=width, dropout=dropout).final_norm()
+        causal = partial(attention, causal=True)
+        self.decoder = nn.ModuleList(DecoderLayer(causal, cross, transform, connect) for _ in range(decoder_layers))
+        self.decoder_norm = connect().final_norm()
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw new weights: the embedding with standard deviation D^-½, linear layers as Glorot and Bengio 2010."""
-        nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
+        """Draw new weights: embeddings with standard deviation D^-½, linear layers as Glorot and Bengio 2010."""
+        for weight in self.embedding.parameters():
+            nn.init.normal_(weight, std=self.width**-0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -206,8 +216,8 @@ class Seq2Seq(nn.Module):
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits: the embedding itself (Press and Wolf 2017)."""
-        return self.embedding.weight
+        """The matrix from states to logits."""
+        return self.embedding.output_weight
 
     @property
     def output_bias(self) -> Float[Tensor, " V"] | None:
@@ -253,21 +263,24 @@ class Seq2Seq(nn.Module):
             y = layer(y, target, keys_values, memory.mask)
         return self.decoder_norm(y)
 
-    def embed(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return the embeddings, scaled by √D (Vaswani et al. 2017, section 3.4), plus the vectors of positions."""
-        return self.dropout(self.embedding(tokens) * math.sqrt(self.width) + self.positions(positions))
+    def place(self, vectors: Float[Tensor, "N D"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
+        """Return what the layers read: embeddings, scaled by √D (Vaswani et al. 2017, section 3.4), with positions."""
+        return self.dropout(self.positions.embed(vectors * math.sqrt(self.width), positions))
+
+    def embed_source(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
+        """Return what the encoder reads."""
+        return self.place(self.embedding.source(tokens), positions)
 
     def embed_target(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what `embed` does, for the decoder's inputs."""
-        return self.embed(tokens, positions)
+        """Return what the decoder reads."""
+        return self.place(self.embedding.target(tokens), positions)
 
     def embed_both(
         self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Layout, target: Layout
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-        """Return the embedded real tokens of both sides."""
-        # One look-up for both sides: the gradient of the embedding, a matrix of V x D, is written once.
-        tokens = torch.cat([source.pack(src), target.pack(tgt)])
-        x = self.embed(tokens, torch.cat([source.positions, target.positions]))
+        """Return what encoder and decoder read of the real tokens."""
+        vectors = self.embedding.both(source.pack(src), target.pack(tgt))
+        x = self.place(vectors, torch.cat([source.positions, target.positions]))
         x, y = torch.split(x, [len(source.cells), len(target.cells)])
         return x, y
 
@@ -290,7 +303,7 @@ class Seq2Seq(nn.Module):
             TooLongError: If a row has more than `max_length` real tokens.
         """
         source = Layout.from_mask(src_mask)
-        return self.remember(self.embed(source.pack(src), source.positions), source)
+        return self.remember(self.place(self.embedding.source(source.pack(src)), source.positions), source)
 
     def start(self, memory: Memory) -> Cache:
         """Return the cache before the first step: one row for each source sentence."""

@@ -1,7 +1,5 @@
 """Scaled dot-product attention (Vaswani et al. 2017, section 3.2): as fast as there is, and to look inside.
 
-Probabilities are not dropped out: that would need them one by one, which fused attention never has.
-
 Axes: B examples, H heads, Q queries, L keys, K head width, N real tokens, D = H K model width.
 """
 
@@ -18,10 +16,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
+from etude.nn.dropout import Dropout
 from etude.nn.packing import Layout
+from etude.nn.relative import Relative
 
 Mask = Bool[Tensor, "#B 1 #Q L"]
 """True where a query may attend to a key."""
+
+Bias = Float[Tensor, "#B H #Q L"]
+"""Added to the score of a query and a key."""
 
 
 def attend(
@@ -30,8 +33,10 @@ def attend(
     value: Float[Tensor, "B H L K"],
     mask: Mask | None = None,
     causal: bool = False,
+    bias: Bias | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q K"]:
-    """Compute softmax(query keyᵀ / √K) value by torch's fused attention.
+    """Compute softmax(query keyᵀ / √K + bias) value by torch's fused attention.
 
     Args:
         query: What each position looks for.
@@ -39,28 +44,43 @@ def attend(
         value: What each position gives.
         mask: True where a query may attend to a key; None: everywhere. A query that may attend nowhere gets zeros.
         causal: Query i attends to keys 0 to i only, besides what the mask says.
+        bias: Added to the scores; None: nothing.
+        dropout: Probability of a probability to be set to zero, by torch's own kernel, which on a CPU is slow.
     """
-    if causal and mask is not None:
-        mask, causal = mask & causal_mask(query, key), False
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    if causal and not (mask is None and bias is None):
+        before = causal_mask(query, key)
+        mask, causal = before if mask is None else mask & before, False
+    added = mask if bias is None else _scores_added(bias.to(query.dtype), mask)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=added, is_causal=causal, dropout_p=dropout)
+
+
+def _scores_added(bias: Bias, mask: Tensor | None) -> Bias:
+    """Return a bias that also forbids what the mask does: fused attention takes one tensor."""
+    return bias if mask is None else bias.masked_fill(~mask, -math.inf)
 
 
 def attention_weights(
-    query: Float[Tensor, "B H Q K"], key: Float[Tensor, "B H L K"], mask: Mask | None = None, causal: bool = False
+    query: Float[Tensor, "B H Q K"],
+    key: Float[Tensor, "B H L K"],
+    mask: Mask | None = None,
+    causal: bool = False,
+    bias: Bias | None = None,
 ) -> Float[Tensor, "B H Q L"]:
-    """Compute the probabilities softmax(query keyᵀ / √K) that `attend` never writes down, in float32 or better.
+    """Compute the probabilities softmax(query keyᵀ / √K + bias) that `attend` never writes down, in float32 or better.
 
     Args:
         query: As in `attend`.
         key: As in `attend`.
         mask: As in `attend`.
         causal: As in `attend`.
+        bias: As in `attend`.
 
     Returns:
         Rows that sum to 1; zeros for a query that may attend nowhere.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(exact) @ key.to(exact).mT / math.sqrt(query.shape[-1])
+    scores = scores if bias is None else scores + bias
     allowed = causal_mask(query, key) if causal else torch.ones_like(scores, dtype=torch.bool)
     allowed = allowed if mask is None else allowed & mask
     weights = scores.masked_fill(~allowed, -math.inf).softmax(dim=-1)
@@ -77,11 +97,14 @@ class Attend(nn.Module):
 
     Args:
         causal: As in `attend`.
+        dropout: Probability of a probability to be set to zero in training (Vaswani et al. 2017's code). On a CPU the
+            probabilities are then written down, all B H Q L of them, for the `Dropout` that all of a model uses.
     """
 
-    def __init__(self, causal: bool = False) -> None:
+    def __init__(self, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.causal = causal
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -89,9 +112,14 @@ class Attend(nn.Module):
         key: Float[Tensor, "B H L K"],
         value: Float[Tensor, "B H L K"],
         mask: Mask | None,
+        bias: Bias | None = None,
     ) -> Float[Tensor, "B H Q K"]:
         """Attend."""
-        return attend(query, key, value, mask, self.causal)
+        probability = self.dropout.probability if self.training else 0.0
+        if not probability or query.device.type != "cpu":
+            return attend(query, key, value, mask, self.causal, bias, probability)
+        weights = self.dropout(attention_weights(query, key, mask, self.causal, bias))
+        return weights.to(value.dtype) @ value
 
 
 SPARE = 8
@@ -177,30 +205,38 @@ class SelfAttention(nn.Module):
         width: D.
         heads: H, a divisor of D.
         causal: A token attends to itself and those before it only.
+        dropout: Of the probabilities.
+        relative: What is done about the distance between tokens; None: nothing.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool = False, dropout: float = 0.0, relative: Relative | None = None
+    ) -> None:
         super().__init__()
         self.head_width = head_width(width, heads)
         self.query_key_value = nn.Linear(width, 3 * width)
-        self.attend = Attend(causal)
+        self.relative = Relative() if relative is None else relative
+        self.attend = Attend(causal, dropout)
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "N D"]:
         """Attend within each row of the layout."""
-        projected = torch.unflatten(layout.pad(self.query_key_value(x)), 2, (3, -1, self.head_width))
-        query, key, value = projected.transpose(1, 3).unbind(2)
-        mixed = self.attend(query, key, value, layout.key_mask)
+        projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
+        rotated = layout.pad(self.relative.rotate(projected, layout.positions))
+        query, key, value = rotated.transpose(1, 3).unbind(2)
+        mixed = self.attend(query, key, value, layout.key_mask, self.relative.bias(layout))
         return self.output(layout.pack(mixed.transpose(1, 2).flatten(2)))
 
     def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
         """Attend from one new position of each row to it and to those in `past`, which it joins."""
+        position = past.length
         projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
-        past.append(projected[:, None, 1:])
-        mixed = attend(projected[:, 0, :, None], *past.heads)
+        rotated = self.relative.rotate_next(projected, position)
+        past.append(rotated[:, None, 1:])
+        mixed = attend(rotated[:, 0, :, None], *past.heads, bias=self.relative.bias_next(position + 1))
         return self.output(mixed.flatten(1))
 
 
@@ -210,16 +246,17 @@ class CrossAttention(nn.Module):
     Args:
         width: D.
         heads: H, a divisor of D.
+        dropout: Of the probabilities.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.head_width = head_width(width, heads)
         self.query = nn.Linear(width, width)
-        self.attend = Attend()
+        self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(width, width)
 
     def forward(
@@ -271,8 +308,8 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "B H 
 
     def recorder(name: str) -> Callable[[Attend, tuple[Tensor, ...], Tensor], None]:
         def record(module: Attend, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-            query, key, _value, mask = inputs
-            maps[name] = attention_weights(query.detach(), key.detach(), mask, module.causal)
+            query, key, _value, mask, *bias = inputs
+            maps[name] = attention_weights(query.detach(), key.detach(), mask, module.causal, *bias)
 
         return record
 

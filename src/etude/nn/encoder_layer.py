@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from etude.nn.attention import SelfAttention
-from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.packing import Layout
 from etude.nn.residual import Residual
 
@@ -21,28 +19,22 @@ class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each with its residual connection.
 
     Args:
-        width: D.
-        heads: Heads of the attention.
-        feed_forward: Inner width of the feed-forward layer.
-        dropout: In the feed-forward layer and on what each sublayer adds.
-        residual: Makes a residual connection, given `width` and `dropout`.
-        activation: Of the feed-forward layer.
+        attention: Makes the self-attention.
+        feed_forward: Makes the feed-forward layer.
+        residual: Makes a residual connection.
     """
 
     def __init__(
         self,
-        width: int,
-        heads: int,
-        feed_forward: int,
-        dropout: float,
-        residual: Callable[..., Residual],
-        activation: Activation = F.relu,
+        attention: Callable[[], SelfAttention],
+        feed_forward: Callable[[], nn.Module],
+        residual: Callable[[], Residual],
     ) -> None:
         super().__init__()
-        self.attention = SelfAttention(width, heads)
-        self.attention_residual = residual(width=width, dropout=dropout)
-        self.feed_forward = FeedForward(width, feed_forward, dropout, activation)
-        self.feed_forward_residual = residual(width=width, dropout=dropout)
+        self.attention = attention()
+        self.attention_residual = residual()
+        self.feed_forward = feed_forward()
+        self.feed_forward_residual = residual()
 
     def forward(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "N D"]:
         """Return the states of the next layer."""

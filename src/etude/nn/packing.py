@@ -47,9 +47,14 @@ class Layout:
         return (~self.mask).flatten().nonzero().squeeze(1)
 
     @cached_property
+    def grid_positions(self) -> Int[Tensor, "B L"]:
+        """The position of each real token among those of its row, from 0; at padding, that of the one before it."""
+        return self.mask.cumsum(1) - 1
+
+    @cached_property
     def positions(self) -> Int[Tensor, " N"]:
         """The position of each real token among those of its row, from 0."""
-        return self.pack(self.mask.cumsum(1) - 1)
+        return self.pack(self.grid_positions)
 
     @property
     def key_mask(self) -> Bool[Tensor, "B 1 1 L"] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from etude.nn.dropout import Dropout
 Sublayer = Callable[[Tensor], Tensor]
 """Maps packed states [N, D] to packed states."""
 
+Norm = Callable[[int], nn.Module]
+"""Makes a norm of states of the given width: `nn.LayerNorm`, `nn.RMSNorm` (Zhang and Sennrich 2019)."""
+
 
 class Residual(nn.Module, ABC):
     """Adds what a sublayer makes of its input to that input.
@@ -23,12 +27,13 @@ class Residual(nn.Module, ABC):
     Args:
         width: D.
         dropout: On the sublayer's output.
-        eps: Added to the variance in the LayerNorm.
+        norm: Makes the norm, given D.
     """
 
-    def __init__(self, width: int, dropout: float, eps: float = 1e-5) -> None:
+    def __init__(self, width: int, dropout: float, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self._new_norm = partial(norm, width)
+        self.norm = self._new_norm()
         self.dropout = Dropout(dropout)
 
     @abstractmethod
@@ -41,19 +46,19 @@ class Residual(nn.Module, ABC):
 
 
 class PreNorm(Residual):
-    """x + Dropout(Sublayer(LayerNorm(x))): trains without a warm-up (Xiong et al. 2020)."""
+    """x + Dropout(Sublayer(Norm(x))): trains without a warm-up (Xiong et al. 2020)."""
 
     def forward(self, x: Float[Tensor, "N D"], sublayer: Sublayer) -> Float[Tensor, "N D"]:
         """Return the sum, which no norm has touched."""
         return x + self.dropout(sublayer(self.norm(x)))
 
     def final_norm(self) -> nn.Module:
-        """Return a LayerNorm, since the sum of the layers is not normalised."""
-        return nn.LayerNorm(self.norm.normalized_shape, eps=self.norm.eps)
+        """Return a norm, since the sum of the layers is not normalised."""
+        return self._new_norm()
 
 
 class PostNorm(Residual):
-    """LayerNorm(x + Dropout(Sublayer(x))): the original Transformer (Vaswani et al. 2017, section 3.1) and BERT."""
+    """Norm(x + Dropout(Sublayer(x))): the original Transformer (Vaswani et al. 2017, section 3.1) and BERT."""
 
     def forward(self, x: Float[Tensor, "N D"], sublayer: Sublayer) -> Float[Tensor, "N D"]:
         """Return the normalised sum."""
