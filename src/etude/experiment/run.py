@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 from etude.callbacks.log import LogTraining
 from etude.callbacks.progress import Progress
 from etude.callbacks.signals import StopOnSignal
-from etude.clock import Clock, Duration
 from etude.configuration.check import plain
 from etude.configuration.root import Root
 from etude.errors import ConfigurationError, DataError
@@ -36,6 +35,7 @@ from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
 from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.stored import stored_configuration
+from etude.experiment.timetable import timetable
 from etude.experiment.tracking import RecordLogger
 from etude.store.folder import (
     CONFIGURATION,
@@ -48,7 +48,6 @@ from etude.store.folder import (
 )
 from etude.store.lock import RunLock
 from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention, newest_valid
-from etude.tasks.base import Timetable
 from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -222,7 +221,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     root, data, task, machine = experiment.root, experiment.data, experiment.task, experiment.machine
     clock = data.clock
     budget = Length.of(root.budget, clock)
-    task.timetable = _timetable(root, clock, machine.micro_batches)
+    task.timetable = timetable(root, clock, machine.micro_batches, run)
     milestones = Milestones(
         budget,
         Length.of(root.validate.every, clock),
@@ -255,17 +254,6 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     )
     StepLoop.install(trainer, milestones)
     return trainer
-
-
-def _timetable(root: Root, clock: Clock, micro_batches: int) -> Timetable:
-    """Return budget and warmup in one unit, steps or seconds, and the interval of logging in steps."""
-    budget, warmup = Length.of(root.budget, clock), Length.of(Duration.parse(root.scheduler["warmup"]), clock)
-    log_every = Length.of(root.log.every, clock).steps
-    if log_every is None:
-        raise ConfigurationError(f"log.every={root.log.every} is in seconds; write it in steps, epochs or tokens")
-    if budget.steps is None:
-        return Timetable(root.seed, micro_batches, warmup.seconds or 0.0, budget.seconds or 0.0, True, log_every)
-    return Timetable(root.seed, micro_batches, warmup.steps or 0.0, budget.steps, False, log_every)
 
 
 def _loggers(run: Path, experiment: Experiment, record: Record | None) -> list[Logger]:
