@@ -52,9 +52,9 @@ def replay(run: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: If `step` is missing or no step of a run, or something else is given.
     """
     step = _step(overrides)
-    experiment, ranks = _in_one_process(run)
+    experiment, ranks = in_one_process(run)
     with tempfile.TemporaryDirectory() as folder:
-        trainer, weights_of = _train_forward(run, experiment, step - 1, ranks, Path(folder))
+        trainer, weights_of = train_forward(run, experiment, step - 1, ranks, Path(folder))
         task = experiment.task.to(trainer.strategy.root_device)
         task.train()
         with _watched(task) as culprits:
@@ -82,7 +82,7 @@ def _step(overrides: Mapping[str, Any]) -> int:
     return step
 
 
-def _in_one_process(run: Path) -> tuple[Experiment, int]:
+def in_one_process(run: Path) -> tuple[Experiment, int]:
     """Return a run's experiment for one process that does the work of all its ranks, and how many these are."""
     values = stored_configuration(run)
     machine = values["trainer"]
@@ -101,7 +101,7 @@ class _Recount(Callback):
         recount(checkpoint, trainer.accumulate_grad_batches)
 
 
-def _train_forward(
+def train_forward(
     run: Path, experiment: Experiment, until: int, ranks: int, folder: Path
 ) -> tuple[lightning.Trainer, int]:
     """Give the task the weights that the run had after a step.

@@ -27,7 +27,8 @@ def spike_height(loss: float, before: Sequence[float]) -> float | None:
 
     The measure is (loss - median) / (1.4826 · MAD), with the median absolute deviation scaled to the standard deviation
     of a normal distribution (Leys et al. 2013, "Detecting outliers", section 2): unlike mean and standard deviation,
-    both stand still under the spikes that are in the window already.
+    both stand still under the spikes that are in the window already. While the loss falls fast the median is far above
+    it, and only large spikes are found.
 
     Args:
         loss: The logged value.

@@ -29,11 +29,11 @@ class ParallelFiles:
         dropped: Rows left out, by reason.
     """
 
-    def __init__(self, root: str, source: str, target: str, splits: dict[str, str]) -> None:
+    def __init__(self, root: str, source: str, target: str, splits: dict[str, str | None]) -> None:
         self.root = Path(root).expanduser()
         self.source = source
         self.target = target
-        self.stems = {split: splits[split] for split in SPLITS if splits.get(split)}
+        self.stems = {split: stem for split in SPLITS if (stem := splits.get(split))}
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
