@@ -11,8 +11,8 @@ import torch
 
 from etude.configuration.check import plain
 from etude.experiment.record import RECORD, read, series
-from etude.experiment.report.page import REPORT
-from etude.experiment.run import fit, report
+from etude.experiment.report.page import REPORT, report
+from etude.experiment.run import fit
 from etude.store.checkpoint import read as read_checkpoint
 from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run

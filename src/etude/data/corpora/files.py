@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class ParallelFiles:
         dropped: Rows left out, by reason.
     """
 
-    def __init__(self, root: str, source: str, target: str, splits: dict[str, str | None]) -> None:
+    def __init__(self, root: str, source: str, target: str, splits: Mapping[str, str | None]) -> None:
         self.root = Path(root).expanduser()
         self.source = source
         self.target = target
