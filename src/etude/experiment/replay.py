@@ -183,8 +183,8 @@ def _forward_and_backward(
     for micro_batch, part in zip(range(machine.micro_batches), sampler, strict=False):
         batch = trainer.strategy.batch_to_device(data.splits["train"].batch(part))
         task.seed_randomness(epoch, within * machine.micro_batches + micro_batch)
-        with warnings.catch_warnings(), torch.autograd.detect_anomaly():
-            warnings.simplefilter("ignore")  # says that it is slow, and where the forward pass was
+        with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says where the forward pass was
             with trainer.precision_plugin.forward_context():
                 loss = task.loss(batch)[0] / batch.step_count
             total += float(loss)
