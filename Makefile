@@ -14,7 +14,7 @@ demo: .venv/installed
 	echo "Report: $$($(BIN)/etude report "$$run")"
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -n 2 -rs -m "not slow" $(TESTS)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow --timeout 5400 $(TESTS)

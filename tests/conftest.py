@@ -15,6 +15,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["WANDB_MODE"] = "disabled"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/runs/golden_losses.json anew")
+
+
 def corpora() -> Path:
     """The folder of the development corpora, which need not exist."""
     return Path(os.environ.get("ETUDE_CORPORA", ROOT.parent / "shared" / "data"))

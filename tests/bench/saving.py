@@ -29,7 +29,7 @@ from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.experiment.build import Experiment, build
 from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention
-from etude.tasks.base import Timetable
+from etude.tasks.timetable import Timetable
 
 STEPS, WARMUP, EVERY, ROUNDS = 40, 5, 15, 5
 INTERVAL = 600.0

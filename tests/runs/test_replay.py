@@ -6,31 +6,25 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from etude.configuration.check import plain
 from etude.errors import ConfigurationError
-from etude.experiment.replay import replay
-from etude.experiment.run import train
+from etude.experiment.record import RECORD
+from etude.experiment.record import read as read_record
+from etude.experiment.replay import in_one_process, replay, train_forward
+from etude.experiment.run import fit, train
 from etude.store.checkpoint import read, remove, snapshot, write
 from etude.store.integrity import checkpoints
-from etude.tasks.guard import Guard
+from tests.runs.conftest import TASKS
+from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run
 
 Overrides = Callable[..., list[str]]
 EXPLODING = ("optimizer.lr=1e20", "scheduler=constant", "log.every=50step", "budget=20step", "validate.every=100step")
-
-
-def test_the_guard_finds_the_first_broken_step() -> None:
-    guard, device = Guard(), torch.device("cpu")
-    for step, loss in enumerate((1.0, 2.0, float("nan"), 4.0), start=1):
-        guard.saw_loss(step, torch.tensor(loss))
-        guard.saw_norm(step, torch.tensor(float("inf") if step == 4 else 1.0))
-    broken = guard.broken(device)
-    assert broken is not None
-    assert (broken.step, broken.gradient_norm) == (3, 1.0)
-    assert guard.broken(device) is None
 
 
 @pytest.mark.parametrize("every", ["checkpoint.every=2step", "checkpoint.every=100step"])
@@ -55,6 +49,58 @@ def test_an_exploding_rate_stops_with_the_step_and_keeps_nothing_broken(
     assert seen["step"] == int(found[1])
     assert len(seen["examples"]) == 13
     assert {"id", "loss", "text"} <= set(seen["examples"][0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
+    """Trained forward from the last checkpoint that is left, or from the start: bit for bit, and outside of the folder."""
+    settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")
+    folder = begin(tmp_path / "run", plain(composed(task, *settings)))
+    fit(folder)
+    expected = {step: training_weights(folder, step) for step in (2, 7)}
+    for step, path in checkpoints(folder / "checkpoints").items():
+        if step != 4:
+            remove(path)
+    before = files(folder)
+    for step, weights in expected.items():
+        experiment, ranks = in_one_process(folder)
+        _, reached = train_forward(folder, experiment, step, ranks, tmp_path / "elsewhere")
+        assert reached == step
+        found = dict(experiment.task.named_parameters())
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    seen = replay(folder, {"step": 8})
+    recorded = next(event.values for event in read_record(folder / RECORD) if event.step == 8)
+    assert seen["weights_of_step"] == 7
+    assert seen["loss"] == pytest.approx(recorded["train/loss"], rel=1e-6)
+    assert seen["gradient_norm"] == pytest.approx(recorded["train/gradient_norm"], rel=1e-5)
+    assert files(folder) == before
+
+
+def training_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """The weights that training went on with; the checkpoint's own are their averages."""
+    content = read(folder / "checkpoints" / f"step-{step:08d}", torch.device("cpu"))
+    (averages,) = [state for state in content["callbacks"].values() if "weights" in state]
+    weights: dict[str, torch.Tensor] = averages["weights"]
+    return weights
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {path: path.lstat() for path in [folder, *folder.rglob("*")]}
+    return {str(path): (state.st_mtime_ns, state.st_size) for path, state in found.items()}
+
+
+def test_replay_does_the_work_of_two_ranks(overrides: Overrides, tmp_path: Path) -> None:
+    """Their slices and dropout, one after the other."""
+    words = overrides(
+        "classification", "trainer.devices=2", "trainer.micro_batches=2", "run.name=x", "model.dropout=0.3"
+    )
+    left = run(tmp_path / "run", ["train", *words])
+    assert left.code == 0, left.log[-2000:]
+    folder = Path(left.out.strip())
+    seen = replay(folder, {"step": 7})
+    recorded = next(event.values for event in read_record(folder / RECORD) if event.step == 7)
+    assert seen["loss"] == pytest.approx(recorded["train/loss"], rel=1e-5)
+    assert seen["gradient_norm"] == pytest.approx(recorded["train/gradient_norm"], rel=1e-4)
 
 
 def test_replay_names_the_module_that_is_broken(composed: Callable[..., object], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from etude.clock import Duration
 Node = dict[str, Any]
 """What makes one object: `_target_` and the arguments of its constructor."""
 
-NODES = ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "decoding", "trainer", "logger")
+NODES = ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "decoding", "trainer", "logger", "non_finite")
 """The root keys that hold one node each. `callbacks` holds a mapping of nodes."""
 
 
@@ -138,6 +138,8 @@ class Root:
     """How sequences are searched; null for a task that writes none."""
     logger: Node | None = None
     """A Lightning logger besides the local record; null: none."""
+    non_finite: Node | None = None
+    """What is done about a loss or gradient that is not finite; null: the run stops."""
     callbacks: Mapping[str, Node | None] = field(default_factory=dict)
     """Lightning callbacks by name; null takes one away."""
     trust: tuple[str, ...] = ()

@@ -10,8 +10,9 @@ from typing import Any
 from etude.clock import Duration
 from etude.configuration.annotations import TARGET
 from etude.configuration.case import Case, join
+from etude.configuration.modules import resolve
 from etude.configuration.schema import INJECTED, PARTS
-from etude.configuration.signatures import constant, signature
+from etude.configuration.signatures import constant, makes, signature
 from etude.errors import ConfigurationError
 
 SMALLEST = {
@@ -175,6 +176,13 @@ def check_task_and_parts(case: Case) -> None:
             case.fail(f"{group}.{TARGET}", f"= {made} does not fit the task: {name} takes {parameter.annotation}")
 
 
+def check_guard(case: Case) -> None:
+    """Hold what is done about numbers that are not finite against the class that a task asks for."""
+    guard, node = resolve("etude.tasks.guard.Guard"), case.get("non_finite")
+    if guard is not None and node is not None and not makes(node[TARGET], guard):
+        case.fail(f"non_finite.{TARGET}", f"= {node[TARGET]} is no {guard.dotted}; choose non_finite=stop or skip")
+
+
 def check_metric(case: Case) -> None:
     """Look for the metric that decides among those of the task: its `METRICS`, or those that `task.metrics` names."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
@@ -204,6 +212,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_budget,
     check_task_and_data,
     check_task_and_parts,
+    check_guard,
     check_metric,
 )
 """Every rule, in the order in which they are asked: each may rely on the ones before."""

@@ -29,7 +29,7 @@ from etude.experiment.build import Experiment, build
 from etude.experiment.record import RECORD, Record
 from etude.experiment.tracking import RecordLogger
 from etude.seeding import seed_micro_batch
-from etude.tasks.base import Timetable
+from etude.tasks.timetable import Timetable
 from etude.types import Batch
 
 STEPS = 20

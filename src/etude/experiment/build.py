@@ -53,6 +53,8 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
     # Weights are drawn here; every later seed is set by the task.
     seed_all(mix("weights", root.seed))
     task = build_task(nodes, data.facts)
+    if root.non_finite is not None:
+        task.guard = make(root.non_finite)()
     callbacks = [make(node)() for node in (nodes["callbacks"] or {}).values() if node]
     return Experiment(root, data, task, machine, callbacks)
 

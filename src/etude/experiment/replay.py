@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +14,19 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from etude.callbacks.progress import Progress
 from etude.data.loader import PlanSampler, Slice
 from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
+from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.stored import stored_configuration
-from etude.seeding import seed_micro_batch
+from etude.experiment.timetable import timetable
 from etude.store.integrity import checkpoints, verify
-from etude.store.saver import read_weights
+from etude.store.progress import recount
+from etude.store.saver import FolderCheckpointIO
 from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -30,13 +34,15 @@ _LONGEST_TEXT = 80
 
 
 def replay(run: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the forward and backward pass of one step again, with the newest weights saved before it.
+    """Do the forward and backward pass of one step again, with the weights that the run had before it.
 
-    Nothing is trained: where the last checkpoint is some steps older, so are the weights. The batch, its slices and the
-    seeds are those of the step.
+    These are those of a checkpoint, or the first ones, trained forward to the step before as the run did: outside of its
+    folder, in one process and without validations, which leave no trace in weights. They are the run's bit for bit, if it
+    was trained by one process and its machine was not changed since; else but for rounding and, where slices have changed,
+    dropout.
 
     Args:
-        run: The run's folder.
+        run: The run's folder. Nothing is written into it.
         overrides: `step`: which step, from 1.
 
     Returns:
@@ -47,23 +53,22 @@ def replay(run: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: If `step` is missing or no step of a run, or something else is given.
     """
     step = _step(overrides)
-    experiment = build(stored_configuration(run), Tokenizer.load(run / "tokenizer"))
-    weights_of = _load_weights(run, experiment, step)
-    machine = dataclasses.replace(experiment.machine, devices=1, nodes=1, strategy="auto")
-    trainer = machine.trainer(run, enable_progress_bar=False)
-    task = experiment.task.to(trainer.strategy.root_device)
-    task.train()
-    with _watched(task) as culprits:
-        loss, norm, backward = _forward_and_backward(experiment, trainer, step)
-    found = {
-        "step": step,
-        "weights_of_step": weights_of,
-        "loss": _number(loss),
-        "gradient_norm": _number(norm),
-        "first_non_finite": culprits[0] if culprits else None,
-        "backward": backward,
-        "examples": _examples(experiment, trainer, step),
-    }
+    experiment, ranks = in_one_process(run)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, weights_of = train_forward(run, experiment, step - 1, ranks, Path(folder))
+        task = experiment.task.to(trainer.strategy.root_device)
+        task.train()
+        with _watched(task) as culprits:
+            loss, norm, backward = _forward_and_backward(experiment, trainer, step)
+        found = {
+            "step": step,
+            "weights_of_step": weights_of,
+            "loss": _number(loss),
+            "gradient_norm": _number(norm),
+            "first_non_finite": culprits[0] if culprits else None,
+            "backward": backward,
+            "examples": _examples(experiment, trainer, step),
+        }
     _tell(found)
     return found
 
@@ -78,13 +83,63 @@ def _step(overrides: Mapping[str, Any]) -> int:
     return step
 
 
-def _load_weights(run: Path, experiment: Experiment, step: int) -> int:
-    """Give the task the newest weights of before the step; return after which step they were saved, 0 for the first ones."""
-    for saved, folder in reversed(checkpoints(run / "checkpoints").items()):
-        if saved < step and not verify(folder):
-            experiment.task.load_state_dict(read_weights(folder))
-            return saved
-    return 0
+def in_one_process(run: Path) -> tuple[Experiment, int]:
+    """Return a run's experiment for one process that does the work of all its ranks, and how many these are."""
+    values = stored_configuration(run)
+    machine = values["trainer"]
+    ranks = machine.get("devices", 1) * machine.get("nodes", 1)
+    micro_batches = machine.get("micro_batches", 1) * ranks
+    machine.update(devices=1, nodes=1, strategy="auto", micro_batches=micro_batches, workers=0)
+    return build(values, Tokenizer.load(run / "tokenizer")), ranks
+
+
+class _Recount(Callback):
+    """Has a checkpoint count in this process' micro-batches."""
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        recount(checkpoint, trainer.accumulate_grad_batches)
+
+
+def train_forward(
+    run: Path, experiment: Experiment, until: int, ranks: int, folder: Path
+) -> tuple[lightning.Trainer, int]:
+    """Give the task the weights that the run had after a step.
+
+    Returns:
+        The trainer that did it, and after which step the weights are: an earlier one, if learning rates follow the wall
+        clock, so that nobody can repeat them.
+    """
+    root, data, task, machine = experiment.root, experiment.data, experiment.task, experiment.machine
+    task.timetable = timetable(root, data.clock, machine.micro_batches, run, ranks)
+    saved, checkpoint = _newest(run / "checkpoints", until)
+    if task.timetable.in_seconds and saved < until:
+        _log.warning("budget=%s: rates follow the clock, so the weights of step %d cannot be had", root.budget, until)
+        until = saved
+    trainer = machine.trainer(
+        folder,
+        callbacks=[*experiment.callbacks, _Recount(), *([Progress()] if machine.progress_bar else [])],
+        plugins=[FolderCheckpointIO()],
+        max_epochs=-1,
+        limit_val_batches=0,
+        enable_progress_bar=machine.progress_bar,
+    )
+    if until:
+        _log.info("the weights of step %d: from step %d, trained forward", until, saved)
+        StepLoop.install(trainer, Milestones(Length(until, None), Length(until, None), task.seconds))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+    return trainer, until
+
+
+def _newest(folder: Path, until: int) -> tuple[int, Path | None]:
+    """Return the newest valid checkpoint up to a step and its step; 0 and None, if there is none."""
+    for saved, path in reversed(checkpoints(folder).items()):
+        if saved <= until and not verify(path):
+            return saved, path
+    return 0, None
 
 
 @contextmanager
@@ -122,23 +177,22 @@ def _forward_and_backward(
     """Return the step's loss, its gradient's norm, and what anomaly detection said of the backward pass."""
     task, data, machine = experiment.task, experiment.data, experiment.machine
     epoch, within = divmod(step - 1, data.clock.steps_per_epoch)
+    sampler = PlanSampler(data.plan, rank=0, world=1, micro_batches=machine.micro_batches)
+    sampler.epoch, sampler.step = epoch, within
     total, said = 0.0, None
     task.zero_grad()
-    for rank in range(machine.world):
-        sampler = PlanSampler(data.plan, rank=rank, world=machine.world, micro_batches=machine.micro_batches)
-        sampler.epoch, sampler.step = epoch, within
-        for micro_batch, part in zip(range(machine.micro_batches), sampler, strict=False):
-            batch = trainer.strategy.batch_to_device(data.splits["train"].batch(part))
-            seed_micro_batch(data.seed, epoch, within * machine.micro_batches + micro_batch, rank)
-            with warnings.catch_warnings(), torch.autograd.detect_anomaly():
-                warnings.simplefilter("ignore")  # says that it is slow, and where the forward pass was
-                with trainer.precision_plugin.forward_context():
-                    loss = task.loss(batch)[0] / batch.step_count
-                total += float(loss)
-                try:
-                    loss.backward()
-                except RuntimeError as error:
-                    said = said or str(error).partition("\n")[0]
+    for micro_batch, part in zip(range(machine.micro_batches), sampler, strict=False):
+        batch = trainer.strategy.batch_to_device(data.splits["train"].batch(part))
+        task.seed_randomness(epoch, within * machine.micro_batches + micro_batch)
+        with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says where the forward pass was
+            with trainer.precision_plugin.forward_context():
+                loss = task.loss(batch)[0] / batch.step_count
+            total += float(loss)
+            try:
+                loss.backward()
+            except RuntimeError as error:
+                said = said or str(error).partition("\n")[0]
     gradients = [parameter.grad.norm() for parameter in task.parameters() if parameter.grad is not None]
     norm = float(torch.stack(gradients).norm()) if gradients and said is None else math.nan
     return total, norm, said
@@ -183,12 +237,16 @@ def _tell(found: Mapping[str, Any]) -> None:
             f"{row['loss']:.4g}" if isinstance(row["loss"], float) else row["loss"],
             text[:_LONGEST_TEXT],
         )
+    _log.info("%s", _verdict(found))
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
     if found["first_non_finite"] is not None:
-        _log.info("the first output that is not finite: %s", found["first_non_finite"])
-    elif found["backward"] is not None:
-        _log.info("all outputs are finite; the backward pass: %s", found["backward"])
-    else:
-        _log.info(
-            "everything is finite: these examples do no harm to the weights of step %d, the updates since then did",
-            found["weights_of_step"],
-        )
+        return f"the first output that is not finite: {found['first_non_finite']}"
+    if isinstance(found["loss"], str):
+        return "all outputs of modules are finite, the loss that is made of them is not"
+    if found["backward"] is not None:
+        return f"all outputs are finite; the backward pass: {found['backward']}"
+    if isinstance(found["gradient_norm"], str):
+        return "all outputs are finite, the gradient is not"
+    return f"everything is finite: the step does no harm to the weights of step {found['weights_of_step']}"

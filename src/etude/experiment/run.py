@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 from etude.callbacks.log import LogTraining
 from etude.callbacks.progress import Progress
 from etude.callbacks.signals import StopOnSignal
-from etude.clock import Clock, Duration
 from etude.configuration.check import plain
 from etude.configuration.root import Root
 from etude.errors import ConfigurationError, DataError
@@ -37,6 +36,7 @@ from etude.experiment.report import report, terminal_summary
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.stored import stored_configuration
+from etude.experiment.timetable import retention, timetable
 from etude.experiment.tracking import RecordLogger
 from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import (
@@ -49,8 +49,7 @@ from etude.store.folder import (
     write_text,
 )
 from etude.store.lock import RunLock
-from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention, newest_valid
-from etude.tasks.base import Timetable
+from etude.store.saver import CheckpointSaver, FolderCheckpointIO, newest_valid
 from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -228,7 +227,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     root, data, task, machine = experiment.root, experiment.data, experiment.task, experiment.machine
     clock = data.clock
     budget = Length.of(root.budget, clock)
-    task.timetable = _timetable(root, clock, machine.micro_batches)
+    task.timetable = timetable(root, clock, machine.micro_batches, run)
     milestones = Milestones(
         budget,
         Length.of(root.validate.every, clock),
@@ -238,7 +237,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     every = Length.of(root.checkpoint.every, clock)
     saver = CheckpointSaver(
         run / CHECKPOINTS,
-        _retention(root, clock),
+        retention(root, clock),
         every_steps=every.steps,
         every_seconds=every.seconds,
         metric=root.validate.metric if "val" in data.splits else None,
@@ -261,30 +260,6 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     )
     StepLoop.install(trainer, milestones)
     return trainer
-
-
-def _retention(root: Root, clock: Clock) -> Retention:
-    """Return which checkpoints are kept, in steps."""
-    kept = root.checkpoint
-    every = None if kept.keep_every is None else _in_steps("checkpoint.keep_every", kept.keep_every, clock)
-    return Retention(kept.keep_last, kept.keep_best, root.validate.mode, every)
-
-
-def _in_steps(key: str, duration: Duration, clock: Clock) -> int:
-    """Return what a key says in steps, of which alone it is a function."""
-    steps = Length.of(duration, clock).steps
-    if steps is None:
-        raise ConfigurationError(f"{key}={duration} is in seconds; write it in steps, epochs or tokens")
-    return steps
-
-
-def _timetable(root: Root, clock: Clock, micro_batches: int) -> Timetable:
-    """Return budget and warmup in one unit, steps or seconds, and the interval of logging in steps."""
-    budget, warmup = Length.of(root.budget, clock), Length.of(Duration.parse(root.scheduler["warmup"]), clock)
-    log_every = _in_steps("log.every", root.log.every, clock)
-    if budget.steps is None:
-        return Timetable(root.seed, micro_batches, warmup.seconds or 0.0, budget.seconds or 0.0, True, log_every)
-    return Timetable(root.seed, micro_batches, warmup.steps or 0.0, budget.steps, False, log_every)
 
 
 def _loggers(run: Path, experiment: Experiment, record: Record | None) -> list[Logger]:

@@ -37,6 +37,7 @@ from etude.export.proof import (
 )
 from etude.models.bart import Bart, to_bart
 from etude.models.seq2seq import Seq2Seq
+from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.positions import Sinusoidal
 from etude.tasks.translation import Translation
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
 
 import lightning
@@ -19,13 +18,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.errors import ConfigurationError, NonFiniteError
+from etude.errors import ConfigurationError
 from etude.metrics.score import Score
 from etude.optim.groups import parameter_groups
 from etude.seeding import seed_micro_batch
-from etude.tasks.guard import Guard, all_finite
+from etude.tasks.guard import Guard, Stop
 from etude.tasks.prediction import Output, Prediction
+from etude.tasks.spikes import Spikes
 from etude.tasks.sums import Row, Sums, gathered
+from etude.tasks.timetable import Texts, Timetable
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Batch, Facts
 
@@ -40,58 +41,12 @@ class Schedule(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Timetable:
-    """What a task must know of the run it is trained in.
-
-    Attributes:
-        seed: The run's seed.
-        micro_batches: Slices of each step on each process.
-        warmup: Of the schedule, in the unit below.
-        total: The budget, in the unit below.
-        in_seconds: Whether warmup and total are seconds; otherwise they are steps.
-        log_every: Steps between two lines of the record.
-    """
-
-    seed: int
-    micro_batches: int
-    warmup: float
-    total: float
-    in_seconds: bool
-    log_every: int
-
-
-class Texts(Protocol):
-    """What a task asks of the data module of its trainer."""
-
-    evaluated: str
-
-    def text(self, split: str, field: str, example: int) -> str:
-        """Return a field of an example as it was read."""
-        ...
-
-    def references(self, split: str, example: int) -> list[str]:
-        """Return the wanted outputs of an example, where there are any."""
-        ...
-
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Return ids as text."""
-        ...
-
-    def tokens_at(self, step: int) -> int:
-        """Return the real tokens of the first steps of a run."""
-        ...
-
-    def examples_of(self, step: int) -> list[int]:
-        """Return the training examples of a step, counted from 1."""
-        ...
-
-
 class Task(lightning.LightningModule):
     """A model, its loss and its metrics.
 
     Attributes:
         timetable: What the task knows of the run.
+        guard: What is done about losses and gradients that are not finite.
         bootstrap: Resamplings for the confidence intervals of scores; 0: none.
         sample_count: Rows that an evaluation leaves in `samples`.
         samples: The first rows of the last evaluation, as texts.
@@ -125,6 +80,7 @@ class Task(lightning.LightningModule):
         self.scheduler = scheduler
         self.gradient_clip = gradient_clip
         self.timetable = Timetable(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
+        self.guard: Guard = Stop()
         self.bootstrap = 0
         self.sample_count = 0
         self.samples: list[dict[str, str]] = []
@@ -135,7 +91,7 @@ class Task(lightning.LightningModule):
         self._training = Sums()
         self._evaluation = Sums()
         self._gradient_norm = torch.zeros(())
-        self._guard = Guard()
+        self._spikes = Spikes()
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
@@ -191,11 +147,16 @@ class Task(lightning.LightningModule):
         The gradient of a step is that of Σ loss / Σ count over the global batch. Lightning divides what is returned by the
         micro-batches and DDP averages over ranks; both are undone here.
         """
-        seed_micro_batch(self.timetable.seed, self.current_epoch, index, self.global_rank)
+        self.seed_randomness(self.current_epoch, index)
         total, count = self.loss(batch)
         self._training.add(total, count)
-        self._guard.saw_loss(self.global_step + 1, total)
+        self.guard.saw_loss(self.global_step + 1, total)
         return total * (self.timetable.micro_batches * self.trainer.world_size / batch.step_count)
+
+    def seed_randomness(self, epoch: int, index: int) -> None:
+        """Seed torch for the micro-batch with this index in an epoch; where one process does the work of several, as they do."""
+        index, rank = divmod(index, self.timetable.ranks)
+        seed_micro_batch(self.timetable.seed, epoch, index, self.global_rank * self.timetable.ranks + rank)
 
     def step_ended(self, index: int) -> bool:
         """Whether the micro-batch with this index in its epoch was the last one of a step."""
@@ -212,13 +173,23 @@ class Task(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the whole gradient's norm, and remember it."""
+        """Clip the whole gradient's norm, and remember it. A step that the guard leaves out loses its gradient."""
         limit = self.gradient_clip if self.gradient_clip is not None else float("inf")
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         # With 16-mixed an overflow is no accident: the scaler leaves the step out and takes a smaller scale.
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            self._guard.saw_norm(self.global_step + 1, self._gradient_norm)
+        if not self._scaled:
+            self.guard.saw_norm(self.global_step + 1, self._gradient_norm)
+        if self.guard.leaves_out():
+            self._training.drop()
+            for parameter in parameters:
+                parameter.grad = None  # an optimizer passes over such a parameter: no decay, no moments, no count
+        else:
+            self._training.settle()
+
+    @property
+    def _scaled(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Set the learning rate of the step that follows."""
@@ -233,8 +204,9 @@ class Task(lightning.LightningModule):
         return self._seconds_before + time.monotonic() - self._started
 
     def on_fit_start(self) -> None:
-        """Start the stopwatch."""
+        """Start the stopwatch, and tell the guard what it watches."""
         self._started = time.monotonic()
+        self.guard.begin(self.device, self.texts.examples_of, self.timetable.run, scaled=self._scaled)
 
     def log_training(self, index: int) -> None:
         """Log, if the micro-batch with this index in its epoch ends an interval: called by `LogTraining`, before a save.
@@ -243,35 +215,27 @@ class Task(lightning.LightningModule):
         """
         if not self.step_ended(index) or self.global_step % self.timetable.log_every:
             return
-        seconds = self.seconds()
-        loss_sum, count = self._training.total(self)
-        norm = float(self._gradient_norm)
-        self._refuse_non_finite()
-        tokens = self.texts.tokens_at(self.global_step)
-        self.last_logged = {
-            "train/loss": loss_sum / count,
-            "train/gradient_norm": norm,
-            "train/learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
-            "speed/tokens_per_second": (tokens - self._training.tokens) / (seconds - self._training.seconds),
-        }
-        self._training = Sums(tokens=tokens, seconds=seconds)
+        self.last_logged = self._line(self.global_step, self.seconds())
         for logger in self.trainer.loggers:
             logger.log_metrics(self.last_logged, self.global_step)
 
-    def _refuse_non_finite(self) -> None:
-        broken = self._guard.broken(self.device)
-        if broken is not None:
-            what = f"the sum of losses is {broken.loss_sum}, the gradient's norm {broken.gradient_norm}"
-            raise NonFiniteError(self._advice(broken.step, what))
-
-    def _advice(self, step: int, what: str) -> str:
-        ids = self.texts.examples_of(step)
-        named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        run = self.trainer.default_root_dir
-        return (
-            f"step {step}: {what}; its training examples: {named}; look closer with: etude replay {run} step={step}; "
-            "a lower optimizer.lr or a longer scheduler.warmup may help; the checkpoints before it are kept"
-        )
+    def _line(self, step: int, seconds: float) -> dict[str, float]:
+        """Return what the record says of the steps since its last line, and begin to count anew."""
+        done, tokens = self._training, self.texts.tokens_at(step)
+        loss_sum, count = done.total(self)
+        norm = float(self._gradient_norm)
+        self.guard.check()
+        self._training = Sums(tokens=tokens, seconds=seconds, step=step)
+        line = {"train/loss": loss_sum / count} if count else {}  # nothing, if every step was left out
+        if count and self._spikes.saw(loss_sum / count, done.step + 1, step, self.timetable.run):
+            line["train/spike"] = 1.0
+        return {
+            **line,
+            "train/gradient_norm": norm,
+            "train/learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "speed/tokens_per_second": (tokens - done.tokens) / (seconds - done.seconds),
+            **self.guard.values(),
+        }
 
     @property
     def texts(self) -> Texts:
@@ -317,22 +281,25 @@ class Task(lightning.LightningModule):
     # What a checkpoint holds besides weights and optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the sums since the last line of the record, and the seconds. A broken state is never kept as a good one."""
-        self._refuse_non_finite()
-        if not all_finite(self.parameters()):
-            raise NonFiniteError(self._advice(self.global_step, "its update left weights that are not finite"))
+        """Add what is counted since the last line of the record, and the seconds. A broken state is never kept as a good one."""
+        self.guard.check()
+        self.guard.check_weights(self.global_step, self.parameters())
         loss_sum, count = self._training.total(self)
         checkpoint["progress"] = {
             "seconds": self.seconds(),
             "loss_sum": loss_sum,
             "count": count,
-            "window": [self._training.tokens, self._training.seconds],
+            "window": [self._training.tokens, self._training.seconds, self._training.step],
+            "last_losses": list(self._spikes.losses),
+            "guard": self.guard.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
         progress = checkpoint["progress"]
         self._seconds_before = progress["seconds"]
+        self._spikes = Spikes(progress.get("last_losses", ()))
+        self.guard.load_state_dict(progress.get("guard", {}))
         self._training = Sums(progress["loss_sum"], progress["count"], *progress["window"])
         if torch.distributed.is_initialized() and self.global_rank > 0:
             self._training = Sums(0.0, 0, *progress["window"])  # the sums are over ranks: one rank carries them

@@ -22,18 +22,31 @@ class Sums:
         count: Where the count begins.
         tokens: Tokens of the run when it began.
         seconds: Seconds of the run when it began.
+        step: Steps of the run when it began.
     """
 
-    def __init__(self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0, step: int = 0
+    ) -> None:
         self.tokens = tokens
         self.seconds = seconds
+        self.step = step
         self._loss_sum: Tensor | float = loss_sum
         self._count: Tensor | int = count
+        self._settled: tuple[Tensor | float, Tensor | int] = loss_sum, count
 
     def add(self, loss_sum: Float[Tensor, ""], count: Int[Tensor, ""]) -> None:
         """Add a micro-batch."""
         self._loss_sum = self._loss_sum + loss_sum.detach().double()
         self._count = self._count + count
+
+    def settle(self) -> None:
+        """Keep what was added so far."""
+        self._settled = self._loss_sum, self._count
+
+    def drop(self) -> None:
+        """Forget what was added since `settle`: the micro-batches of a step that is left out."""
+        self._loss_sum, self._count = self._settled
 
     def total(self, module: lightning.LightningModule) -> tuple[float, int]:
         """Return sum and count over all ranks."""

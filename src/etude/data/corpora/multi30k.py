@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from etude.data.corpora.files import ParallelFiles
 from etude.data.sources import download
 from etude.errors import DataError
@@ -35,11 +37,11 @@ class Multi30k(ParallelFiles):
     """
 
     def __init__(
-        self, root: str | None, source: str = "en", target: str = "de", splits: dict[str, str | None] | None = None
+        self, root: str | None, source: str = "en", target: str = "de", splits: Mapping[str, str | None] | None = None
     ) -> None:
-        stems: dict[str, str | None] = splits or {"train": "train", "val": "val", "test": "test_2016_flickr"}
+        stems: Mapping[str, str | None] = {"train": "train", "val": "val", "test": "test_2016_flickr"}
         self.downloads = root is None
-        super().__init__(root or str(cache_folder() / "multi30k"), source, target, stems)
+        super().__init__(root or str(cache_folder() / "multi30k"), source, target, splits or stems)
 
     def fingerprint(self) -> str:
         """Return a hash of all files' content, downloading them first where there is no folder of one's own."""

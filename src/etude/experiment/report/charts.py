@@ -42,6 +42,7 @@ class Series:
         tokens: The same places in tokens, [N].
         seconds: The same places in seconds, [N].
         values: The value at each, [N]; may hold nan and infinities.
+        spikes: Whether training marked the value as a spike, [N]; None: it marks none of this name.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Series:
     tokens: Floats
     seconds: Floats
     values: Floats
+    spikes: NDArray[np.bool_] | None = None
 
     def describe(self) -> str:
         """Return the series in a sentence, for those who do not see the curve."""
@@ -63,6 +65,8 @@ class Series:
             f"lowest {number(self.values[low])} at step {self.steps[low]:,.0f}, "
             f"highest {number(self.values[high])} at step {self.steps[high]:,.0f}."
         )
+        if self.spikes is not None and self.spikes.any():
+            text += f" Spikes at the steps {', '.join(f'{step:,.0f}' for step in self.steps[self.spikes])}."
         left_out = len(self.values) - len(finite)
         return text + (f" {left_out} values are not finite and are left out." if left_out else "")
 
@@ -77,11 +81,12 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """A drawn series: the path of its values, of the smoothed ones (or none), and its points, if they are few."""
+    """A drawn series: the path of its values, of the smoothed ones (or none), its points, if they are few, and its spikes."""
 
     path: str
     smooth: str
     points: list[tuple[float, float]]
+    spikes: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -196,21 +201,26 @@ def _drawing(
 ) -> Drawing:
     end = max((float(place.max()) for place in places if len(place)), default=1.0) or 1.0
     across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
-    curves = [_curve(across(place), one.values, scale, exact) for place, one in zip(places, series, strict=True)]
+    curves = [_curve(across(place), one, scale, exact) for place, one in zip(places, series, strict=True)]
     probes = _probes(places, series, across, unit)
     return Drawing(axis, unit, across.ticks(5), scale.ticks(5), curves, probes)
 
 
-def _curve(x: Floats, values: Floats, scale: Scale, exact: bool) -> Curve:
+def _curve(x: Floats, series: Series, scale: Scale, exact: bool) -> Curve:
+    values = series.values
     keep = thinned(values)
     y = scale(values)
     smooth = ""
     if len(values) >= SMOOTHED and not exact:
         every = np.linspace(0, len(values) - 1, POINTS // 2).astype(int)
         smooth = _path(x[every], scale(moving_average(values, len(values) // 40))[every])
-    few = len(values) <= PROBES
-    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if np.isfinite(b)] if few else []
-    return Curve(_path(x[keep], y[keep]), smooth, points)
+    points = _points(x, y) if len(values) <= PROBES else []
+    spikes = _points(x[series.spikes], y[series.spikes]) if series.spikes is not None else []
+    return Curve(_path(x[keep], y[keep]), smooth, points, spikes)
+
+
+def _points(x: Floats, y: Floats) -> list[tuple[float, float]]:
+    return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
 
 
 def _path(x: Floats, y: Floats) -> str:

@@ -25,9 +25,16 @@ TITLES = {
     "val/loss": "Loss",
     "train/learning_rate": "Learning rate",
     "train/gradient_norm": "Gradient norm",
+    "train/skipped_steps": "Steps left out",
     "speed/tokens_per_second": "Tokens per second",
 }
 """Titles of charts; values with the same title are drawn together."""
+
+EXACT = ("Learning rate", "Steps left out")
+"""Titles of charts whose values have no noise."""
+
+SPIKE = "train/spike"
+"""What a line of the record has where its loss is a spike: marked in the chart of the loss."""
 
 _Read = TypeVar("_Read")
 
@@ -188,13 +195,13 @@ class Contents:
     def charts(self) -> list[Chart]:
         """Return a chart of every value that was recorded more than once, in the order in which a person asks."""
         names = list(dict.fromkeys(name for event in self.events for name in event.values))
-        shown = [name for name in names if name != "epoch" and not name.startswith("test/")]
+        shown = [name for name in names if name not in ("epoch", SPIKE) and not name.startswith("test/")]
         groups: dict[str, list[str]] = {}
         for name in sorted(shown, key=self._rank):
             groups.setdefault(TITLES.get(name, name), []).append(name)
         drawn = {title: [_series(self.events, name) for name in group] for title, group in groups.items()}
         return [
-            chart(title, series, logarithmic=title not in ("Learning rate", "Loss"), exact=title == "Learning rate")
+            chart(title, series, logarithmic=title not in (*EXACT, "Loss"), exact=title in EXACT)
             for title, series in drawn.items()
             if max(len(one.values) for one in series) > 1
         ]
@@ -221,9 +228,11 @@ def _link(link: Path) -> str | None:
 
 
 def _series(events: Iterable[Event], name: str) -> Series:
-    found = [(one.step, one.tokens, one.seconds, one.values[name]) for one in events if name in one.values]
+    lines = [one for one in events if name in one.values]
+    found = [(one.step, one.tokens, one.seconds, one.values[name]) for one in lines]
     steps, tokens, seconds, values = np.array(found, dtype=np.float64).T
-    return Series(name, steps, tokens, seconds, values)
+    spikes = np.array([SPIKE in one.values for one in lines]) if name == "train/loss" else None
+    return Series(name, steps, tokens, seconds, values, spikes)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""What a task and a store are told of their run, from the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etude.clock import Clock, Duration
+from etude.configuration.root import Root
+from etude.errors import ConfigurationError
+from etude.experiment.loop import Length
+from etude.store.retention import Retention
+from etude.tasks.timetable import Timetable
+
+
+def timetable(root: Root, clock: Clock, micro_batches: int, run: Path, ranks: int = 1) -> Timetable:
+    """Return budget and warmup in one unit, steps or seconds, and the interval of logging in steps.
+
+    Args:
+        root: The configuration.
+        clock: Of the plan.
+        micro_batches: Slices of each step on each process.
+        run: The run's folder.
+        ranks: Processes whose work each process does.
+
+    Raises:
+        ConfigurationError: If the interval of logging is in seconds.
+    """
+    budget, warmup = Length.of(root.budget, clock), Length.of(Duration.parse(root.scheduler["warmup"]), clock)
+    log_every = in_steps("log.every", root.log.every, clock)
+    if budget.steps is None:
+        warm, total, in_seconds = warmup.seconds or 0.0, budget.seconds or 0.0, True
+    else:
+        warm, total, in_seconds = float(warmup.steps or 0), float(budget.steps), False
+    return Timetable(root.seed, micro_batches, warm, total, in_seconds, log_every, run, ranks)
+
+
+def retention(root: Root, clock: Clock) -> Retention:
+    """Return which checkpoints are kept, in steps.
+
+    Raises:
+        ConfigurationError: If those that stay for good are counted in seconds.
+    """
+    kept = root.checkpoint
+    every = None if kept.keep_every is None else in_steps("checkpoint.keep_every", kept.keep_every, clock)
+    return Retention(kept.keep_last, kept.keep_best, root.validate.mode, every)
+
+
+def in_steps(key: str, duration: Duration, clock: Clock) -> int:
+    """Return what a key says in steps, of which alone it is a function.
+
+    Raises:
+        ConfigurationError: If it is in seconds.
+    """
+    steps = clock.steps(duration)
+    if steps is None:
+        raise ConfigurationError(f"{key}={duration} is in seconds; write it in steps, epochs or tokens")
+    return steps

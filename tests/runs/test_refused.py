@@ -1,0 +1,36 @@
+"""What cannot be trained on is refused before training, in one line, with the exit code of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runs.processes import run
+
+LONG = "a sentence of many more bytes than are allowed\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        ("", (), r"is empty"),
+        ("\n \n", (), r"no usable row"),
+        (3 * LONG, ("data.max_length=8",), "3 longer than 7 tokens"),
+    ],
+    ids=["empty", "blank", "all too long"],
+)
+def test_data_without_a_batch(
+    overrides: Callable[..., list[str]], tmp_path: Path, content: str, more: tuple[str, ...], said: str
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("train.en", "train.de", "val.en", "val.de"):
+        (folder / name).write_text(content if name.startswith("train") else LONG)
+    words = overrides("translation", *more)
+    left = run(tmp_path / "run", ["train", *words, f"data.root={folder}", "data.corpus.splits.test=null"])
+    assert left.code == 65, left.log[-2000:]
+    assert len(left.said) == 1
+    assert said in left.said[0]
+    assert not list(tmp_path.glob("outputs/*/*/*/metrics.jsonl"))

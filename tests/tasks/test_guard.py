@@ -1,0 +1,131 @@
+"""The guard finds a broken step, and one that is left out leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from etude.errors import ConfigurationError, NonFiniteError
+from etude.tasks.guard import Guard, Skip, Stop
+from etude.tasks.sums import Sums
+
+NAN, INF = float("nan"), float("inf")
+
+
+def begun(guard: Guard) -> Guard:
+    guard.begin(
+        torch.device("cpu"), lambda step: list(range(10 * step, 10 * step + 11)), Path("outputs/x"), scaled=False
+    )
+    return guard
+
+
+def see(guard: Guard, step: int, loss: float, norm: float = 1.0) -> None:
+    guard.saw_loss(step, torch.tensor(loss))
+    guard.saw_norm(step, torch.tensor(norm))
+
+
+def test_the_guard_finds_the_first_broken_step() -> None:
+    guard = begun(Stop())
+    for step, loss in enumerate((1.0, 2.0, NAN, 4.0), start=1):
+        see(guard, step, loss, INF if step == 4 else 1.0)
+    broken = guard.broken()
+    assert broken is not None
+    assert (broken.step, broken.gradient_norm) == (3, 1.0)
+    assert guard.broken() is None
+
+
+def test_stop_takes_every_step_and_stops_when_it_is_asked() -> None:
+    guard = begun(Stop())
+    see(guard, 7, 1.0, INF)
+    assert not guard.leaves_out()
+    with pytest.raises(NonFiniteError, match=r"^step 7: .*norm inf; .*: 70, 71, .*, 77 and 3 more; .*x step=7; "):
+        guard.check()
+    guard.check()
+    with pytest.raises(NonFiniteError, match="step 8: its update left weights"):
+        guard.check_weights(8, [torch.ones(3), torch.tensor([1.0, NAN])])
+
+
+def test_skip_leaves_out_broken_steps_up_to_its_limit(caplog: pytest.LogCaptureFixture) -> None:
+    guard = begun(Skip(limit=2))
+    answers = []
+    for step, (loss, norm) in enumerate([(1.0, 1.0), (INF, 1.0), (1.0, NAN), (2.0, 2.0)], start=1):
+        see(guard, step, loss, norm)
+        answers.append(guard.leaves_out())
+    assert answers == [False, True, True, False]
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "step 2 is left out, 1 of at most 2",
+        "step 3 is left out, 2 of at most 2",
+    ]
+    assert guard.values() == {"train/skipped_steps": 2}
+    guard.check()
+    continued = begun(Skip(limit=2))
+    continued.load_state_dict(guard.state_dict())
+    see(continued, 5, INF)
+    with pytest.raises(NonFiniteError, match=r"^step 5: .* after 2 steps were left out \(non_finite.limit=2\)"):
+        continued.leaves_out()
+
+
+def test_skip_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(ConfigurationError, match=r"non_finite\.limit=0"):
+        Skip(limit=0)
+    with pytest.raises(ConfigurationError, match="16-mixed"):
+        Skip().begin(torch.device("cpu"), lambda step: [], Path(), scaled=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda weights: torch.optim.AdamW(weights, weight_decay=0.1, fused=True),
+        lambda weights: torch.optim.Adam(weights, amsgrad=True),
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.1, fused=True),
+        lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True),
+    ],
+)
+def test_an_optimizer_without_gradients_changes_nothing(make: Callable[..., torch.optim.Optimizer]) -> None:
+    """What `Task` relies on to leave out a step, also the very first one: no decay, no moments, no count."""
+    weights = nn.Linear(3, 2)
+    optimizer = make(weights.parameters())
+    for step in range(3):
+        before = copy.deepcopy((weights.state_dict(), optimizer.state_dict()))
+        optimizer.zero_grad()
+        optimizer.step()
+        assert_equal((weights.state_dict(), optimizer.state_dict()), before)
+        weights(torch.full((1, 3), float(step + 1))).sum().backward()
+        optimizer.step()
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_equal(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+def test_sums_forget_a_step_that_is_left_out() -> None:
+    module: Any = nn.Linear(1, 1)
+    module.device = torch.device("cpu")
+    sums = Sums(loss_sum=1.5, count=3)
+    sums.add(torch.tensor(INF), torch.tensor(2))
+    sums.drop()
+    assert sums.total(module) == (1.5, 3)
+    for loss in (1.0, 2.0):
+        sums.add(torch.tensor(loss), torch.tensor(4))
+    sums.settle()
+    sums.add(torch.tensor(1.0), torch.tensor(4))
+    sums.add(torch.tensor(NAN), torch.tensor(4))
+    sums.drop()
+    assert sums.total(module) == (4.5, 11)
