@@ -63,7 +63,8 @@ POINTS = {
     "before the links are set": ("etude.store.retention:replace_link", (1, 3, 6)),
     "before old checkpoints are removed": ("etude.store.retention:remove", (1, 2)),
     "in the last evaluation": ("etude.tasks.base:Task.test_step", (1,)),
-    "before the scores are written": ("etude.experiment.run:write_json", (1, 2, 3, 4)),
+    "before the facts are written": ("etude.experiment.facts:write_json", (1, 2, 3)),
+    "before the scores are written": ("etude.experiment.run:write_json", (1,)),
     "before the report is written": ("etude.experiment.run:report", (1,)),
 }
 """Where a process is ended, and at which calls."""
