@@ -42,8 +42,12 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def section(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what a manifest says in one of `SECTIONS`."""
-    return {key: manifest.get(key) for key in SECTIONS[name]}
+    """Return what a manifest says in one of `SECTIONS`; what has the section's own name is not named twice."""
+    said: dict[str, Any] = {}
+    for key in SECTIONS[name]:
+        value = manifest.get(key)
+        said |= value if key == name and isinstance(value, Mapping) else {key: value}
+    return {key: value for key, value in said.items() if value != {}}
 
 
 def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, str]]:

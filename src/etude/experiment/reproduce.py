@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ REPRODUCTION = "reproduction.json"
 
 _ELSEWHERE = ("paths.", "data.corpus.")
 _LONGEST_CHANGE = 120
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b")
 _log = logging.getLogger(__name__)
 
 
@@ -201,7 +203,7 @@ def _show(found: Mapping[str, Any]) -> None:
     verdict = "identical, to the last bit" if found["identical"] else "not identical"
     console = Console(stderr=True, highlight=False)
     console.print()
-    console.print(Text(f"{found['reproduction']}: {verdict}", style="bold"))
+    console.print(Text(f"{found['reproduction']}: {verdict}", style="bold"), soft_wrap=True)
     console.print(table)
 
 
@@ -220,4 +222,6 @@ def _differences(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _short(text: str) -> str:
+    """Return a change with the beginnings of hashes, and its own beginning if it is still long."""
+    text = _HASH.sub(r"\1", text)
     return text if len(text) <= _LONGEST_CHANGE else f"{text[: _LONGEST_CHANGE - 1]}…"
