@@ -218,7 +218,7 @@ def test_what_cannot_be_reproduced_is_refused_in_a_line_and_nothing_is_made(run:
         refused(code, *words)
         (run / name).write_text(content)
 
-    refused_with("config.yaml", "budget: 6step", "budget: 9s", 78, "budget=9s", "machine's speed")
+    refused_with("config.yaml", "every: 3step", "every: 9s", 78, "validate.every=9s", "machine's speed")
     refused_with("config.yaml", "nodes: 1", "nodes: 2", 78, "on one machine")
     refused_with("manifest.json", "}", "", 74, "manifest.json cannot be read")
     refused_with("metrics.jsonl", "train/loss", "train/lost", 74, "line 1 is damaged")

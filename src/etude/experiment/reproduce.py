@@ -101,12 +101,7 @@ def _configuration(run: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_seconds(run: Path, values: Mapping[str, Any]) -> None:
-    written = {
-        "budget": values["budget"],
-        "validate.every": values["validate"]["every"],
-        "scheduler.warmup": values["scheduler"]["warmup"],
-    }
-    for key, length in written.items():
+    for key, length in ((BUDGET, values[BUDGET]), ("validate.every", values["validate"]["every"])):
         if Duration.parse(length).unit == "second":
             raise ConfigurationError(
                 f"{run} has {key}={length}: how many steps that is depends on the machine's speed, so it cannot be "
