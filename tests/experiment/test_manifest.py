@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from etude.experiment.manifest import PACKAGES, code, manifest, parameters
+from etude.experiment.manifest import PACKAGES, code, manifest, parameters, sources, weights_hash
 
 
 def a_manifest() -> dict[str, object]:
@@ -19,6 +19,8 @@ def a_manifest() -> dict[str, object]:
         data_fingerprint="ab12",
         module=nn.Linear(3, 5),
         command=["etude", "train", "logger.api_key=s3cret", "seed=7"],
+        precision="32-true",
+        trust=["json", "no_such_package"],
     )
 
 
@@ -39,6 +41,46 @@ def test_it_says_what_a_run_is_made_of() -> None:
     assert settings["deterministic"] is torch.are_deterministic_algorithms_enabled()
     assert processor["threads"] == torch.get_num_threads()
     assert processor["name"]
+    assert made["precision"] == "32-true"
+
+
+def test_only_variables_that_choose_kernels_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    monkeypatch.setenv("WANDB_API_KEY", "s3cret")
+    made = a_manifest()
+    assert isinstance(made["environment"], dict)
+    assert made["environment"]["MKL_CBWR"] == "AVX2"
+    assert "s3cret" not in json.dumps(made)
+
+
+def test_sources_are_hashed_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "hashed_package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    seen = [sources("hashed_package")]
+    for name, text in (("inner/a.py", "a = 1\n"), ("inner/a.py", "a = 2\n"), ("b.py", "a = 2\n")):
+        (package / name).write_text(text)
+        seen.append(sources("hashed_package"))
+    assert len({*seen}) == 4
+    assert None not in seen
+    (package / "notes.txt").write_text("no code")
+    assert sources("hashed_package") == seen[-1]
+    made = a_manifest()["code"]
+    assert isinstance(made, dict)
+    assert made["sources"]["no_such_package"] is None
+    assert len(made["sources"]["etude"]) == len(made["sources"]["json"]) == 64
+
+
+def test_the_hash_of_weights_knows_every_bit_and_the_shape() -> None:
+    layer = nn.Linear(3, 2)
+    before = weights_hash(layer)
+    assert weights_hash(layer) == before
+    with torch.no_grad():
+        layer.bias[0] += 1e-3
+    after = weights_hash(layer)
+    layer.weight = nn.Parameter(layer.weight.detach().reshape(3, 2))
+    assert len({before, after, weights_hash(layer)}) == 3
 
 
 def test_tied_and_frozen_parameters() -> None:

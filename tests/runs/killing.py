@@ -53,6 +53,7 @@ class Point(NamedTuple):
 POINTS = {
     "before anything is written": ("etude.experiment.run:build", (1,)),
     "while the tokenizer is written": ("pathlib:Path.write_text", (2, 1)),
+    "before the facts are written": ("etude.experiment.facts:write_json", (1, 2, 3)),
     "while a file is written": ("etude.store.durable:write_file", (1, 2, 3, 4)),
     "at a step": ("etude.tasks.base:Task.training_step", (1, 2, 7, 8, 13)),
     "in a validation": ("etude.tasks.base:Task.validation_step", (1, 2)),
@@ -63,7 +64,7 @@ POINTS = {
     "before the links are set": ("etude.store.retention:replace_link", (1, 3, 6)),
     "before old checkpoints are removed": ("etude.store.retention:remove", (1, 2)),
     "in the last evaluation": ("etude.tasks.base:Task.test_step", (1,)),
-    "before the scores are written": ("etude.experiment.run:write_json", (1, 2, 3, 4)),
+    "before the scores are written": ("etude.experiment.run:write_json", (1,)),
     "before the report is written": ("etude.experiment.run:report", (1,)),
 }
 """Where a process is ended, and at which calls."""

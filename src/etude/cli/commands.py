@@ -78,6 +78,11 @@ COMMANDS: dict[str, Command] = {
         "etude.experiment.export:export",
         "last to=huggingface",
     ),
+    "reproduce": Command(
+        "run a finished run again from its folder and compare bit by bit; writes one JSON object",
+        "etude.experiment.reproduce:reproduce",
+        "last",
+    ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",
         "etude.experiment.replay:replay",

@@ -1,9 +1,9 @@
-"""Commands on runs that exist: resume, evaluate, predict, export, replay, report."""
+"""Commands on runs that exist: resume, evaluate, predict, export, reproduce, replay, report."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from etude.cli.commands import Command
 from etude.cli.streams import data_stream, write_result
 from etude.errors import ConfigurationError
 from etude.store.folder import resolve
+
+NOT_IDENTICAL = 3
+"""Exit code of a reproduction that came to something else."""
 
 
 def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
@@ -41,8 +44,9 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         )
     runs = [resolve(word, outputs) for word in named]
     with data_stream() as data:
-        write_result(_call(name, command, runs, overrides, data), data)
-    return 0
+        result = _call(name, command, runs, overrides, data)
+        write_result(result, data)
+    return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
 
 
 def _call(name: str, command: Command, runs: list[Path], overrides: dict[str, Any], data: Any) -> Any:

@@ -49,6 +49,7 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
     """
     root = Root.from_plain(nodes)
     machine: Machine = make(nodes["trainer"])()
+    machine.settle()
     data = build_data(root, nodes, machine, tokenizer)
     # Weights are drawn here; every later seed is set by the task.
     seed_all(mix("weights", root.seed))

@@ -15,6 +15,7 @@ from etude.errors import ConfigurationError
 from etude.experiment.report.page import REPORT
 from etude.store.durable import storage_errors, sync_folder
 from etude.store.folder import (
+    CHECKPOINTS,
     CONFIGURATION,
     FINISHED,
     changes,
@@ -90,11 +91,7 @@ def adopt(run: Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Non
     asked = asked_changes(run, values)
     if not asked:
         return
-    checkpoint = newest_valid(run / "checkpoints")
-    step = read_manifest(checkpoint).step if checkpoint else 0
-    _note(run / CHANGES, json.dumps({"step": step, "changed": asked}, ensure_ascii=False))
-    for key, change in asked.items():
-        _log.info("from step %d on: %s: %s", step, key, change)
+    note_changes(run, asked)
     if BUDGET in asked:
         _log.warning("the budget is longer now; a learning rate that depends on it follows the new one")
         # First: killed before the new budget is written, the run is an unfinished one, not a finished shorter one.
@@ -102,6 +99,22 @@ def adopt(run: Path, values: Mapping[str, Any], overrides: Sequence[str]) -> Non
             (run / FINISHED).unlink(missing_ok=True)
             sync_folder(run)
     write_configuration(run, values, overrides)
+
+
+def note_changes(run: Path, changed: Mapping[str, str]) -> None:
+    """Say what a run is continued with that it was not begun with, if anything, and note it in `changes.jsonl`.
+
+    Args:
+        run: The run's folder.
+        changed: Such as `1 -> 2`, by key.
+    """
+    if not changed:
+        return
+    checkpoint = newest_valid(run / CHECKPOINTS)
+    step = read_manifest(checkpoint).step if checkpoint else 0
+    _note(run / CHANGES, json.dumps({"step": step, "changed": dict(changed)}, ensure_ascii=False))
+    for key, change in changed.items():
+        _log.info("from step %d on: %s: %s", step, key, change)
 
 
 def _note(path: Path, line: str) -> None:

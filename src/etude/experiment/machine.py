@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 
+from etude.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -26,6 +28,8 @@ class Machine:
         precision: `32-true`, `bf16-mixed`, `16-mixed`, `64-true`.
         micro_batches: Slices of a step's batch on each device, one after the other: less memory, same gradient.
         workers: Processes that make batches, for each device.
+        threads: Threads that compute, in each process; None: `OMP_NUM_THREADS`, or what torch makes of the cores. Another
+            number adds floating-point numbers in another order.
         deterministic: Refuse operations whose result differs from run to run.
         profiler: `simple`, `advanced`, `pytorch` or null.
         progress_bar: Show progress on stderr.
@@ -38,6 +42,7 @@ class Machine:
     precision: str = "32-true"
     micro_batches: int = 1
     workers: int = 0
+    threads: int | None = None
     deterministic: bool = True
     profiler: str | None = None
     progress_bar: bool = True
@@ -46,6 +51,18 @@ class Machine:
     def world(self) -> int:
         """Processes that train together."""
         return self.devices * self.nodes
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"trainer.threads={self.threads}: at least one computes; write 1 or more, or null")
+
+    def settle(self) -> None:
+        """Tell torch how to compute in this process: before weights are drawn, so that all of a run is computed alike."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic)
+        # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def trainer(
         self,
@@ -56,7 +73,7 @@ class Machine:
         plugins: Sequence[CheckpointIO] = (),
         **arguments: Any,
     ) -> lightning.Trainer:
-        """Return a Trainer that works in a run's folder.
+        """Return a Trainer that works in a run's folder; it computes as `settle` was told to.
 
         Args:
             folder: The run's folder.
@@ -65,9 +82,6 @@ class Machine:
             plugins: How checkpoints are written.
             arguments: More arguments of Lightning's Trainer.
         """
-        torch.use_deterministic_algorithms(self.deterministic)
-        # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         trainer = lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -34,32 +35,64 @@ PACKAGES = (
 )
 """The packages whose versions can change a result."""
 
+ENVIRONMENT = (
+    "OMP_NUM_THREADS",
+    "OMP_SCHEDULE",
+    "MKL_NUM_THREADS",
+    "MKL_DYNAMIC",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "PYTHONHASHSEED",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+)
+"""Variables that choose kernels, or the order in which they add. Only these are recorded: others may hold secrets."""
+
 _CODE = Path(__file__).resolve().parents[1]
 _VECTOR_FLAG = re.compile(r"(?:avx|amx|fma|f16c|sse4_2|asimd|sve|bf16|i8mm)\w*")
+_BUILT_WITH = re.compile(r"^ *- (.*(?:Math Kernel|MKL-DNN|oneDNN|OpenMP|CUDA Runtime|CuDNN|Magma).*)$", re.MULTILINE)
 _GIT_SECONDS = 5.0
 
 
-def manifest(*, seed: int, data_fingerprint: str, module: nn.Module, command: Sequence[str]) -> dict[str, Any]:
+def manifest(
+    *,
+    seed: int,
+    data_fingerprint: str,
+    module: nn.Module,
+    command: Sequence[str],
+    precision: str,
+    trust: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return what a run is made of, as plain values.
 
     Args:
         seed: The run's seed.
         data_fingerprint: Hash of the content of its data.
-        module: What is trained; its parameters are counted.
+        module: What is trained, as it is before the first step; its parameters are counted and hashed.
         command: The command line; arguments that set a secret are left out.
+        precision: Of the computation, as the trainer is told: `32-true`.
+        trust: Packages besides etude whose classes the configuration may name.
     """
     return {
         "command": public_arguments(command),
         "seed": seed,
         "data": {"fingerprint": data_fingerprint},
         "parameters": parameters(module),
-        "code": code(_CODE),
+        "first_weights": weights_hash(module),
+        "code": {**code(_CODE), "sources": {name: sources(name) for name in ("etude", *trust)}},
         "packages": packages(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
         "accelerators": accelerators(),
+        "precision": precision,
         "torch": torch_settings(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 
 
@@ -67,6 +100,15 @@ def parameters(module: nn.Module) -> dict[str, int]:
     """Return how many parameters there are in total, and how many are trained; tied ones count once."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trained in sizes if trained)}
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the sha256 of names and contents of a module's state: of drawn weights, and of pretrained ones."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def packages() -> dict[str, str | None]:
@@ -100,6 +142,20 @@ def code(folder: Path) -> dict[str, str | None]:
     return {"commit": commit.decode().strip(), "changes": digest.hexdigest() if difference or files else None}
 
 
+def sources(package: str) -> str | None:
+    """Return the sha256 of a package's Python files by their paths in it, with git or without; None if it is not found."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    digest, origin = hashlib.sha256(), Path(spec.origin)
+    for file in sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]:
+        digest.update(file.relative_to(origin.parent).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def _git(folder: Path, *arguments: str) -> bytes | None:
     """Return what git says about a folder; None if there is no git, or it refuses."""
     try:
@@ -121,6 +177,7 @@ def processor() -> dict[str, Any]:
             filter(_VECTOR_FLAG.fullmatch, (described.get("flags") or described.get("Features", "")).split())
         ),
         "threads": torch.get_num_threads(),
+        "threads_between_operations": torch.get_num_interop_threads(),
     }
 
 
@@ -146,7 +203,11 @@ def torch_settings() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "default_dtype": str(torch.get_default_dtype()),
+        "built_with": _BUILT_WITH.findall(torch.__config__.show()),
+        "mkl": torch.backends.mkl.is_available(),
+        "onednn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,

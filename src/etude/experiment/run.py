@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
-import logging
 import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,13 @@ from etude.callbacks.progress import Progress
 from etude.callbacks.signals import StopOnSignal
 from etude.configuration.check import plain
 from etude.configuration.root import Root
-from etude.errors import ConfigurationError, DataError
+from etude.errors import ConfigurationError
 from etude.experiment import launch
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
 from etude.experiment.evaluate import evaluate_checkpoint
+from etude.experiment.facts import write_facts
 from etude.experiment.loop import Length, Milestones, StepLoop
-from etude.experiment.manifest import manifest
 from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
@@ -38,10 +36,13 @@ from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.stored import stored_configuration
 from etude.experiment.timetable import retention, timetable
 from etude.experiment.tracking import RecordLogger
-from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import (
+    CHECKPOINTS,
     CONFIGURATION,
+    DATA,
+    FACTS,
     FINISHED,
+    TOKENIZER,
     create,
     state,
     write_configuration,
@@ -51,10 +52,6 @@ from etude.store.folder import (
 from etude.store.lock import RunLock
 from etude.store.saver import CheckpointSaver, FolderCheckpointIO, newest_valid
 from etude.tokenization.tokenizer import Tokenizer
-
-_log = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
-DATA = "data.json"
 
 
 def train(config: DictConfig, overrides: list[str]) -> Path | None:
@@ -76,12 +73,7 @@ def train(config: DictConfig, overrides: list[str]) -> Path | None:
         _wait_for(run, values)
         fit(run)
         return None
-    with RunLock(run) as lock:
-        if state(run) == "new":
-            write_configuration(run, values, overrides)
-        else:
-            adopt(run, values, overrides)
-        _execute(run, lock)
+    execute(run, values, overrides)
     return run
 
 
@@ -97,9 +89,7 @@ def resume(run: Path, overrides: Mapping[str, Any] | None = None) -> Path:
     if nothing_left(run, values):
         _say_finished(run)
         return run
-    with RunLock(run) as lock:
-        adopt(run, values, [f"{key}={value}" for key, value in (overrides or {}).items()])
-        _execute(run, lock)
+    execute(run, values, [f"{key}={value}" for key, value in (overrides or {}).items()])
     return run
 
 
@@ -137,7 +127,27 @@ def _wait_for(run: Path, values: Mapping[str, Any], seconds: float = 120.0) -> N
         time.sleep(0.1)
 
 
-def _execute(run: Path, lock: RunLock) -> None:
+def execute(run: Path, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Begin a run of a configuration, or continue it, and conclude it.
+
+    Args:
+        run: The run's folder.
+        values: The checked configuration as plain values.
+        overrides: What was written on the command line.
+
+    Raises:
+        ConfigurationError: If the run was begun with another configuration.
+        FolderInUseError: If another process works in the folder.
+    """
+    with RunLock(run) as lock:
+        if state(run) == "new":
+            write_configuration(run, values, overrides)
+        else:
+            adopt(run, values, overrides)
+        _train_and_report(run, lock)
+
+
+def _train_and_report(run: Path, lock: RunLock) -> None:
     """Train what is left of a run, on as many processes as it asks for, and conclude it."""
     if state(run) != "finished":  # it is, where the process was killed before the report was written
         devices = stored_configuration(run)["trainer"]["devices"]
@@ -155,11 +165,11 @@ def fit(run: Path) -> None:
     Ends with the scores of the best checkpoint on the test split, or on the validation split where there is none.
     """
     # The tokenizer is whole once the file is there that is written after it.
-    tokenizer = Tokenizer.load(run / "tokenizer") if (run / DATA).exists() else None
+    tokenizer = Tokenizer.load(run / TOKENIZER) if (run / DATA).exists() else None
     experiment = build(stored_configuration(run), tokenizer)
     first = launch.global_rank() == 0
     if first:
-        _write_facts(run, experiment)
+        write_facts(run, experiment)
     record = Record(run / RECORD) if first else None
     trainer = _trainer(run, experiment, record)
     checkpoint = newest_valid(run / CHECKPOINTS)
@@ -183,43 +193,6 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
             close()
     if first:
         write_json(run / FINISHED, {"step": step, **scores})
-
-
-def _write_facts(run: Path, experiment: Experiment) -> None:
-    """Write what the run is made of, once; refuse to continue on other data."""
-    described = experiment.data.describe()
-    known = run / DATA
-    if known.exists():
-        before = json.loads(known.read_text())["fingerprint"]
-        if before != described["fingerprint"]:
-            raise DataError(
-                f"the data of {run} has changed since it was begun (fingerprint {before[:12]} -> "
-                f"{described['fingerprint'][:12]}); put it back, or begin a new run: run.name=NAME"
-            )
-        return
-    with storage_errors(run / "tokenizer"):
-        experiment.data.tokenizer.save(run / "tokenizer")
-        sync_tree(run / "tokenizer")
-    write_json(run / "facts.json", experiment.task.facts.to_json())
-    made_of = manifest(
-        seed=experiment.root.seed,
-        data_fingerprint=described["fingerprint"],
-        module=experiment.task,
-        command=sys.argv,
-    )
-    write_json(run / "manifest.json", made_of)
-    write_json(known, described)
-    _tell(experiment, described)
-
-
-def _tell(experiment: Experiment, described: Mapping[str, Any]) -> None:
-    """Say in a few lines what is about to be trained."""
-    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
-    _log.info("rows %s, vocabulary %d", described["rows"], described["tokenizer"]["vocabulary"])
-    for split, reasons in described["dropped"].items():
-        for reason, count in reasons.items():
-            _log.info("%s: %d rows %s", split, count, reason)
-    _log.info("%s parameters, %d steps an epoch", f"{parameters:,}", described["steps_per_epoch"])
 
 
 def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightning.Trainer:
@@ -247,7 +220,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     callbacks: list[Callback] = [LogTraining(), *experiment.callbacks, *own]  # a step is logged, then saved
     if machine.progress_bar:
         callbacks.append(Progress())
-    companions = {name: run / name for name in (CONFIGURATION, "facts.json", "tokenizer")}
+    companions = {name: run / name for name in (CONFIGURATION, FACTS, TOKENIZER)}
     trainer = machine.trainer(
         run,
         callbacks=callbacks,

@@ -205,12 +205,25 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointBrokenError: If the manifest or the weights are not what was written.
     """
+    return read_tensors(folder, MODEL)
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Return the tensors of one file of a checkpoint, on the CPU; tied ones are one tensor.
+
+    Args:
+        folder: The checkpoint.
+        stem: `model`, or `training` for all other tensors.
+
+    Raises:
+        CheckpointBrokenError: If the manifest or the file is not what was written.
+    """
     manifest = read_manifest(folder)
-    name = f"{MODEL}.safetensors"
+    name = f"{stem}.safetensors"
     problem = problem_of(folder / name, name, manifest.files[name])
     if problem:
         raise CheckpointBrokenError(broken(folder, problem))
-    return _read_tensors(folder, MODEL, manifest, torch.device("cpu"))
+    return _read_tensors(folder, stem, manifest, torch.device("cpu"))
 
 
 def _read_tensors(folder: Path, stem: str, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:

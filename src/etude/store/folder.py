@@ -36,6 +36,11 @@ __all__ = [
 CONFIGURATION = "config.yaml"
 OVERRIDES = "overrides.yaml"
 FINISHED = "finished.json"
+MADE_OF = "manifest.json"
+DATA = "data.json"
+FACTS = "facts.json"
+TOKENIZER = "tokenizer"
+CHECKPOINTS = "checkpoints"
 
 MACHINE = ("trainer", "logger", "paths", "log", "run.notes", "run.tags")
 """The keys, with all below them, that a run may be continued with other values of: they do not change the science."""
@@ -78,15 +83,32 @@ def create(outputs: Path, experiment: str, name: str | None = None) -> Path:
 
 
 def _new_folder(parent: Path, stamp: str) -> Path:
-    """Make a folder that did not exist: the name itself, or with the first number that is free."""
-    run, count = parent / stamp, 1
-    while True:
-        try:
-            run.mkdir()
-            return run
-        except FileExistsError:
-            count += 1
-            run = parent / f"{stamp}-{count}"
+    """Make a folder that did not exist: the name itself, or with the first number, from 2, that is free."""
+    try:
+        run = parent / stamp
+        run.mkdir()
+        return run
+    except FileExistsError:
+        return numbered(parent, stamp, first=2)
+
+
+def numbered(parent: Path, stem: str, first: int = 1) -> Path:
+    """Make a folder that did not exist: `<stem>-<number>`, of the first number that is free.
+
+    Raises:
+        StorageError: If it cannot be made.
+    """
+    count = first
+    with storage_errors(parent):
+        while True:
+            run = parent / f"{stem}-{count}"
+            try:
+                run.mkdir()
+            except FileExistsError:
+                count += 1
+            else:
+                sync_folder(parent)
+                return run
 
 
 def resolve(run: str, outputs: Path) -> Path:

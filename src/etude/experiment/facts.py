@@ -1,0 +1,78 @@
+"""What a run's folder says of what it is made of: written once, at its start, and held against each time it is continued."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etude.errors import DataError
+from etude.experiment.build import Experiment
+from etude.experiment.continuation import note_changes
+from etude.experiment.drift import MACHINERY, drift, read_manifest
+from etude.experiment.manifest import manifest
+from etude.store.durable import storage_errors, sync_tree
+from etude.store.folder import DATA, FACTS, MADE_OF, TOKENIZER, write_json
+
+_log = logging.getLogger(__name__)
+
+
+def write_facts(run: Path, experiment: Experiment) -> None:
+    """Write tokenizer, data, facts and manifest of a run, unless they are there; refuse to continue on other data.
+
+    A reproduction is given the tokenizer and the data's description of the run that it reproduces. Its manifest is its own.
+
+    Raises:
+        DataError: If the data is not what it was.
+        StorageError: If something cannot be written.
+    """
+    described = experiment.data.describe()
+    if (run / DATA).exists():
+        refuse_other_data(run, described)
+    else:
+        with storage_errors(run / TOKENIZER):
+            experiment.data.tokenizer.save(run / TOKENIZER)
+            sync_tree(run / TOKENIZER)
+        write_json(run / DATA, described)
+        _tell(experiment, described)
+    made_of = manifest(
+        seed=experiment.root.seed,
+        data_fingerprint=described["fingerprint"],
+        module=experiment.task,
+        command=sys.argv,
+        precision=experiment.machine.precision,
+        trust=experiment.root.trust,
+    )
+    if (run / MADE_OF).exists():
+        before = drift(read_manifest(run), made_of)
+        note_changes(run, {key: change for name in MACHINERY for key, change in before[name].items()})
+    else:
+        write_json(run / FACTS, experiment.task.facts.to_json())
+        write_json(run / MADE_OF, made_of)
+
+
+def refuse_other_data(run: Path, described: Mapping[str, Any]) -> None:
+    """Hold the data, as its module describes it, against that of a run.
+
+    Raises:
+        DataError: If it has changed.
+    """
+    before = json.loads((run / DATA).read_text())["fingerprint"]
+    if before != described["fingerprint"]:
+        raise DataError(
+            f"the data of {run} has changed since it was begun (fingerprint {before[:12]} -> "
+            f"{described['fingerprint'][:12]}); put it back, or begin a new run: run.name=NAME"
+        )
+
+
+def _tell(experiment: Experiment, described: Mapping[str, Any]) -> None:
+    """Say in a few lines what is about to be trained."""
+    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
+    _log.info("rows %s, vocabulary %d", described["rows"], described["tokenizer"]["vocabulary"])
+    for split, reasons in described["dropped"].items():
+        for reason, count in reasons.items():
+            _log.info("%s: %d rows %s", split, count, reason)
+    _log.info("%s parameters, %d steps an epoch", f"{parameters:,}", described["steps_per_epoch"])
