@@ -5,16 +5,21 @@ Axes: N examples.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
-from etude.data.module import PlannedData
-from etude.data.prepare import Prepared, Split, prepare
-from etude.tokenization.tokenizer import Tokenizer
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize, Counts
+from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.sampling import SampledTokens, Sampling, Tokens
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, TranslationBatch
 
 
@@ -22,23 +27,42 @@ class SentencePairs:
     """The pairs of a split as batches.
 
     Attributes:
-        lengths: [N, 2] tokens that the encoder reads and the decoder predicts, eos included.
-        counts: [N] target tokens, eos included.
+        lengths: [N, 2] tokens that the encoder reads and the decoder predicts, eos included, in the plain segmentation.
+        counts: [N] target tokens, eos included, in the plain segmentation.
+
+    Args:
+        split: The tokenized split.
+        rows: How many of its pairs.
+        facts: The special ids.
+        sampled: Field -> ids of an example in an epoch, for the fields whose segmentation is drawn.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts) -> None:
-        self._source = split.tokens["source"]
-        self._target = split.tokens["target"]
-        self._facts = facts
-        self.lengths = np.stack([self._source.lengths[:rows], self._target.lengths[:rows]], axis=1) + 1
+    def __init__(self, split: Split, rows: int, facts: Facts, sampled: Mapping[str, Tokens] | None = None) -> None:
+        source, target = split.tokens["source"], split.tokens["target"]
+        self.lengths = np.stack([source.lengths[:rows], target.lengths[:rows]], axis=1) + 1
         self.counts = self.lengths[:, 1]
+        self._plain = {"source": source, "target": target}
+        self._sampled = sampled or {}
+        self._facts = facts
+
+    def _tokens(self, field: str, example: int, epoch: int) -> Int[np.ndarray, " n"]:
+        sampled = self._sampled.get(field)
+        return sampled(example, epoch) if sampled else self._plain[field][example]
+
+    def counts_in(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+        """Return the target tokens of each pair in an epoch, eos included; a function, if they are drawn."""
+        sampled = self._sampled.get("target")
+        if sampled is None:
+            return self.counts
+        return lambda examples: np.array([len(sampled(int(i), epoch)) + 1 for i in examples])
 
     def batch(self, part: Slice) -> TranslationBatch:
         """Return the padded batch of a slice."""
         facts = self._facts
-        source = [framed(self._source[i], None, facts.eos) for i in part.examples]
-        inputs = [framed(self._target[i], facts.bos, None) for i in part.examples]
-        labels = pad([framed(self._target[i], None, facts.eos) for i in part.examples], IGNORED)
+        source = [framed(self._tokens("source", i, part.epoch), None, facts.eos) for i in part.examples]
+        target = [self._tokens("target", i, part.epoch) for i in part.examples]
+        inputs = [framed(ids, facts.bos, None) for ids in target]
+        labels = pad([framed(ids, None, facts.eos) for ids in target], IGNORED)
         ids = torch.from_numpy(part.examples.astype(np.int64))
         if part.filler:
             labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
@@ -51,9 +75,48 @@ class TranslationData(PlannedData):
     """Sentence pairs from a corpus with the fields `source` and `target`, in one shared vocabulary.
 
     Pairs of the training split that are too long are dropped and counted; those of the others are cut and counted.
+
+    Args:
+        corpus: Where the pairs come from.
+        max_length: Longest text in tokens, eos included.
+        sampling: How segmentations are drawn in training; None: every text is written in one way.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed.
+        batch: The size of a global batch.
+        limit: How much of each split is used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches.
     """
 
     BATCH: ClassVar[str] = "TranslationBatch"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        sampling: Sampling | None = None,
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            max_length,
+            tokenizer=tokenizer,
+            seed=seed,
+            batch=batch,
+            limit=limit,
+            cache=cache,
+            micro_batches=micro_batches,
+            workers=workers,
+        )
+        self.sampling = sampling
 
     def read(self) -> Prepared:
         """Return the tokenized corpus."""
@@ -67,8 +130,22 @@ class TranslationData(PlannedData):
         )
 
     def examples(self, split: Split, rows: int, *, training: bool) -> SentencePairs:
-        """Return the first `rows` pairs of a split."""
-        return SentencePairs(split, rows, self.facts)
+        """Return the first `rows` pairs of a split; in training, in segmentations that are drawn if there is a sampling."""
+        return SentencePairs(split, rows, self.facts, self._sampled(split) if training else None)
+
+    def _sampled(self, split: Split) -> dict[str, Tokens]:
+        segmenters = self.sampling.segmenters(self.tokenizer) if self.sampling else {}
+        longest = self.max_length - 1  # room for eos
+        return {
+            field: SampledTokens(
+                split.tokens[field], split.texts[field], self.tokenizer, segmenter, (self.seed, field), longest
+            )
+            for field, segmenter in segmenters.items()
+        }
+
+    def counts(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+        """Return the target tokens of each training pair in an epoch, eos included."""
+        return cast(SentencePairs, self.splits["train"]).counts_in(epoch)
 
     @property
     def facts(self) -> Facts:

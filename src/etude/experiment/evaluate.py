@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError
@@ -83,11 +84,7 @@ def evaluate_checkpoint(
         raise ConfigurationError(f"split={chosen}: the data has no such split, only {', '.join(splits)}")
     task.load_state_dict(read_weights(checkpoint))
     task.bootstrap = BOOTSTRAP
-    trainer = experiment.machine.trainer(
-        run, callbacks=callbacks, enable_progress_bar=bool(callbacks) and experiment.machine.progress_bar
-    )
-    data.evaluated = chosen
-    trainer.test(task, datamodule=data, verbose=False)
+    trainer = score(run, experiment, chosen, callbacks)
     scores = {
         "split": chosen,
         "checkpoint": checkpoint.name,
@@ -103,6 +100,19 @@ def evaluate_checkpoint(
     if trainer.is_global_zero:
         _write(run / "evaluations", chosen, scores, task.rows)
     return scores
+
+
+def score(run: Path, experiment: Experiment, split: str, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+    """Score the task, with the weights that it has, on a split: its `results` and `rows` are those afterwards.
+
+    Returns:
+        The trainer that did it.
+    """
+    machine = experiment.machine
+    trainer = machine.trainer(run, callbacks=callbacks, enable_progress_bar=bool(callbacks) and machine.progress_bar)
+    experiment.data.evaluated = split
+    trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
+    return trainer
 
 
 def _write(folder: Path, split: str, scores: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

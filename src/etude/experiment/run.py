@@ -26,8 +26,10 @@ from etude.configuration.check import plain
 from etude.configuration.root import Root
 from etude.errors import ConfigurationError, DataError
 from etude.experiment import launch
+from etude.experiment.averaging import keep_best_average
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
+from etude.experiment.ending import retention_of, stopping, why_ended
 from etude.experiment.evaluate import evaluate_checkpoint, find_checkpoint
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.manifest import manifest
@@ -47,7 +49,7 @@ from etude.store.folder import (
     write_text,
 )
 from etude.store.lock import RunLock
-from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention, newest_valid
+from etude.store.saver import CheckpointSaver, FolderCheckpointIO, newest_valid
 from etude.tasks.base import Timetable
 from etude.tokenization.tokenizer import Tokenizer
 
@@ -170,7 +172,10 @@ def fit(run: Path) -> None:
 
 def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> None:
     loggers, first, step = trainer.loggers, trainer.is_global_zero, trainer.global_step
+    ended = {"step": step, "ended": why_ended(experiment.root, trainer)}
     trainer.strategy.barrier("conclude")
+    averages = keep_best_average(run, experiment, retention_of(experiment.root), step, _companions(run))
+    trainer.strategy.barrier("average")
     scores = evaluate_checkpoint(run, experiment, find_checkpoint(run, "best"))
     experiment.task.trainer = trainer  # the step and the seconds that the loggers write are those of the training
     for logger in loggers:
@@ -179,7 +184,12 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
         if close is not None:
             close()
     if first:
-        write_json(run / FINISHED, {"step": step, **scores})
+        write_json(run / FINISHED, {**ended, **scores, **({"averages": averages} if averages else {})})
+
+
+def _companions(run: Path) -> dict[str, Path]:
+    """Return what a model is rebuilt from: it goes into each checkpoint."""
+    return {name: run / name for name in (CONFIGURATION, "facts.json", "tokenizer")}
 
 
 def _write_facts(run: Path, experiment: Experiment) -> None:
@@ -232,22 +242,21 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
     every = Length.of(root.checkpoint.every, clock)
     saver = CheckpointSaver(
         run / CHECKPOINTS,
-        Retention(root.checkpoint.keep_last, root.checkpoint.keep_best, root.validate.mode),
+        retention_of(root),
         every_steps=every.steps,
         every_seconds=every.seconds,
         metric=root.validate.metric if "val" in data.splits else None,
         validation_due=milestones.validation_due,
     )
-    own = [RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    own = [*stopping(root, data.splits), RecordPosition(record), StopOnSignal(saver.save_now), saver]
     callbacks: list[Callback] = [LogTraining(), *experiment.callbacks, *own]  # a step is logged, then saved
     if machine.progress_bar:
         callbacks.append(Progress())
-    companions = {name: run / name for name in (CONFIGURATION, "facts.json", "tokenizer")}
     trainer = machine.trainer(
         run,
         callbacks=callbacks,
         loggers=_loggers(run, experiment, record),
-        plugins=[FolderCheckpointIO(companions)],
+        plugins=[FolderCheckpointIO(_companions(run))],
         max_steps=budget.steps or -1,
         max_epochs=-1,
         limit_val_batches=1.0 if "val" in data.splits else 0,

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from etude.decoding.hypothesis import Hypothesis
 from etude.decoding.search import Search
+from etude.losses.consistency import Consistency
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.bleu import bleu, chrf
 from etude.metrics.score import Score
@@ -37,6 +38,8 @@ class Translation(Task):
         decoding: How translations are searched for.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
+        consistency: A loss of two passes in the place of the cross-entropy, in training only: every batch goes through
+            the model twice, side by side. None: one pass.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/chrf")
@@ -52,17 +55,29 @@ class Translation(Task):
         decoding: Search,
         label_smoothing: float = 0.1,
         gradient_clip: float | None = 1.0,
+        consistency: Consistency | None = None,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
 
     def loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the cross-entropy summed over target tokens, smoothed in training only."""
+        """Return the loss summed over target tokens: in training as configured, else the plain cross-entropy."""
+        if self.training and self.consistency is not None:
+            return self._loss_of_two_passes(batch, self.consistency)
         hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
         labels = batch.labels[batch.target_mask]
         smoothing = self.label_smoothing if self.training else 0.0
         return label_smoothed_cross_entropy(hidden, self.model.output_weight, labels, smoothing)
+
+    def _loss_of_two_passes(
+        self, batch: TranslationBatch, consistency: Consistency
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        twice = [torch.cat([grid, grid]) for grid in (batch.source, batch.inputs, batch.source_mask, batch.target_mask)]
+        first, second = self.model.hidden(*twice).chunk(2)
+        labels = batch.labels[batch.target_mask]
+        return consistency(first, second, self.model.output_weight, labels, self.label_smoothing)
 
     @torch.no_grad()
     def translate(self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> list[list[Hypothesis]]:
