@@ -20,9 +20,7 @@ from etude.errors import ConfigurationError
 from etude.tokenization.trained import BPE, Unigram
 from etude.types import IGNORED, TranslationBatch
 
-WORDS = (
-    "sunset moonlight starling treetop lakeside roadway birdsong windmill rainstorm snowfall fireside stonework".split()
-)  # noqa: SIM905
+WORDS = ["sunset", "moonlight", "starling", "treetop", "lakeside", "roadway", "birdsong", "windmill", "rainstorm"]
 RECIPES = {BPEDropout: BPE(90), UnigramSampling: Unigram(90)}
 Rows = dict[int, tuple[list[int], list[int], int]]
 
@@ -72,7 +70,7 @@ def epoch(source: PlanLoader) -> Rows:
     return rows(list(source))  # type: ignore[arg-type]
 
 
-SAMPLINGS = [BPEDropout(0.2, 0.3), UnigramSampling(0.2, 0.1), BPEDropout(0.0, 0.3), UnigramSampling(0.2, None)]
+SAMPLINGS = [BPEDropout(0.2, 0.3), UnigramSampling(0.01, 0.02), BPEDropout(0.0, 0.3), UnigramSampling(0.2, None)]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -112,9 +110,9 @@ def test_texts_stay_and_segmentations_change_with_epoch_and_seed(folder: Path, s
         for found in ids:
             assert of.decode(list(found.values())) == [plain.texts[field][example] for example in found]
             differing = sum(found[example] != plain.tokens[field][example].tolist() for example in found)
-            assert differing > 40
+            assert differing > 30
         for one, two in ((0, 1), (0, 2)):
-            assert sum(ids[one][example] != ids[two][example] for example in ids[one]) > 40
+            assert sum(ids[one][example] != ids[two][example] for example in ids[one]) > 30
 
 
 def test_steps_tokens_and_lengths_are_those_of_the_plain_segmentation(folder: Path) -> None:

@@ -62,7 +62,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Average], Any]:
 
     def distance(run: Path, of: Any, split: str) -> None:
         assert split == "val"
-        of.task.results = {"loss": Score(abs(float(of.task.first.weight.mean()) - 3))}
+        of.task.results = {"loss": Score(abs(float(of.task.first.weight.detach().mean()) - 3))}
 
     monkeypatch.setattr(averaging, "score", distance)
     return make

@@ -63,11 +63,10 @@ EVERYTHING = (
 AT_THE_END = (
     Point("etude.tasks.base:Task.training_step", 9),
     Point("etude.callbacks.stopping:StopWithoutProgress.on_validation_end", 2),
-    Point("etude.experiment.averaging:keep_best_average", 1),
+    Point("etude.experiment.run:keep_best_average", 1),
     Point("etude.experiment.averaging:score", 2),
     Point("etude.store.checkpoint:write_file", 1),
     Point("etude.experiment.averaging:replace_link", 1),
-    Point("etude.experiment.run:evaluate_checkpoint", 1),
 )
 
 
