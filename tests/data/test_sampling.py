@@ -21,7 +21,7 @@ from etude.tokenization.trained import BPE, Unigram
 from etude.types import IGNORED, TranslationBatch
 
 WORDS = ["sunset", "moonlight", "starling", "treetop", "lakeside", "roadway", "birdsong", "windmill", "rainstorm"]
-RECIPES = {BPEDropout: BPE(90), UnigramSampling: Unigram(90)}
+RECIPES: dict[type, BPE | Unigram] = {BPEDropout: BPE(90), UnigramSampling: Unigram(90)}
 Rows = dict[int, tuple[list[int], list[int], int]]
 
 
@@ -66,8 +66,8 @@ def rows(batches: list[TranslationBatch]) -> Rows:
     return found
 
 
-def epoch(source: PlanLoader) -> Rows:
-    return rows(list(source))  # type: ignore[arg-type]
+def epoch(source: Any) -> Rows:
+    return rows(list(source))
 
 
 SAMPLINGS = [BPEDropout(0.2, 0.3), UnigramSampling(0.01, 0.02), BPEDropout(0.0, 0.3), UnigramSampling(0.2, None)]
@@ -106,7 +106,7 @@ def test_texts_stay_and_segmentations_change_with_epoch_and_seed(folder: Path, s
     epochs = [epoch(source), epoch(source), epoch(loader(other))]
     plain = of.prepared.splits["train"]
     for side, field in enumerate(("source", "target")):
-        ids = [{example: row[side][:-1] for example, row in found.items()} for found in epochs]
+        ids = [{example: row[:2][side][:-1] for example, row in found.items()} for found in epochs]
         for found in ids:
             assert of.decode(list(found.values())) == [plain.texts[field][example] for example in found]
             differing = sum(found[example] != plain.tokens[field][example].tolist() for example in found)

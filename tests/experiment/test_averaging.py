@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etude.clock import Duration
 from etude.configuration.root import Average, Validation
@@ -31,6 +31,7 @@ class Tied(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
         self.second.weight = self.first.weight
+        self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.results: dict[str, Score] = {}
         self.bootstrap = 1000

@@ -54,7 +54,7 @@ def test_value_and_gradients_are_those_of_the_formula(
     monkeypatch.setattr(consistency, "CHUNK", chunk)
     inputs, labels = case(dtype)
     labels[3] = labels[12] = IGNORED
-    total, count = RDrop(alpha)(*inputs, labels, smoothing)
+    total, count = RDrop(alpha)(inputs[0], inputs[1], inputs[2], labels, smoothing)
     expected = plain(inputs, labels, smoothing, alpha)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(total, expected, rtol=tolerance, atol=0)
@@ -82,9 +82,9 @@ def test_of_two_equal_passes_it_is_the_loss_of_one(smoothing: float) -> None:
 def test_without_gradients_and_without_positions() -> None:
     inputs, labels = case()
     with torch.no_grad():
-        total, _ = RDrop(5.0)(*inputs, labels)
+        total, _ = RDrop(5.0)(inputs[0], inputs[1], inputs[2], labels)
     torch.testing.assert_close(total, plain(inputs, labels, 0.0, 5.0).detach())
-    empty, count = RDrop(5.0)(*inputs, torch.full_like(labels, IGNORED))
+    empty, count = RDrop(5.0)(inputs[0], inputs[1], inputs[2], torch.full_like(labels, IGNORED))
     assert (float(empty.detach()), int(count)) == (0.0, 0)
     assert all(not gradient.any() for gradient in torch.autograd.grad(empty, inputs))
 
@@ -92,7 +92,7 @@ def test_without_gradients_and_without_positions() -> None:
 def test_under_autocast_gradients_keep_their_type() -> None:
     inputs, labels = case(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = RDrop(1.0)(*inputs, labels)
+        total, _ = RDrop(1.0)(inputs[0], inputs[1], inputs[2], labels)
     assert total.dtype == torch.float32
     assert {gradient.dtype for gradient in torch.autograd.grad(total, inputs)} == {torch.float32}
     torch.testing.assert_close(total, plain(inputs, labels, 0.0, 1.0), rtol=0.05, atol=0)
