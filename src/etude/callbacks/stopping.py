@@ -35,5 +35,6 @@ class StopWithoutProgress(EarlyStopping):
             return None
         if self.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
             return f"{self.monitor} is not finite"
+        margin = f" by more than {abs(self.min_delta):g}" if self.min_delta else ""
         best = float(self.best_score)
-        return f"{self.monitor} was no better in {self.wait_count} validations; its best is {best:.6g}"
+        return f"{self.monitor} was no better than {best:.6g}{margin} in {self.wait_count} validations"
