@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
+import struct
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+UNIFORMS = struct.Struct("<32I")
+
 
 def mix(*parts: int | str) -> int:
     """Return a 63-bit integer that depends on every part and its place, the same on every machine and version."""
-    text = repr([part if isinstance(part, str) else int(part) for part in parts])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(_written(parts), digest_size=8).digest(), "big") >> 1
+
+
+def uniforms(*parts: int | str) -> Iterator[float]:
+    """Yield numbers between 0 and 1, both excluded, without end: a stream of its own for all that `mix` tells apart.
+
+    It begins in a tenth of the time that a generator of NumPy or Python takes to be seeded: for a few numbers for each
+    of many examples.
+    """
+    key = _written(parts)
+    for block in itertools.count():
+        digest = hashlib.shake_128(b"%d %b" % (block, key)).digest(UNIFORMS.size)
+        for number in UNIFORMS.unpack(digest):
+            yield (number + 0.5) / 2**32
+
+
+def _written(parts: tuple[int | str, ...]) -> bytes:
+    return repr([part if isinstance(part, str) else int(part) for part in parts]).encode()
 
 
 def seed_all(seed: int) -> None:

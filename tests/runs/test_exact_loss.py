@@ -46,3 +46,19 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     assert scale > 1e-4
     for name, gradient in whole.items():
         torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+
+
+@pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 4), (1, 64)])
+def test_gradients_of_drawn_segmentations_do_not_either(
+    composed: Callable[..., Any], world: int, micro_batches: int
+) -> None:
+    drawn = (
+        "data.sampling={_target_:etude.data.sampling.BPEDropout,source:0.1,target:0.2}",
+        "task.consistency={_target_:etude.losses.consistency.RDrop,alpha:2.0}",
+    )
+    experiment = build(plain(composed("translation", *NO_DROPOUT, *drawn)))
+    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
+    cut = gradients(experiment, 1, world, micro_batches)
+    scale = max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,45 @@ def test_killed_it_is_the_same_run(beginning: Callable[..., Path], task: str) ->
         kill_after(at_random, seconds)
     finish(at_random)
     assert_same(end(at_random), end(whole))
+
+
+EVERYTHING = (
+    "data.sampling={_target_:etude.data.sampling.BPEDropout,source:0.1,target:0.2}",
+    "task.consistency={_target_:etude.losses.consistency.RDrop,alpha:2.0}",
+    "validate.metric=val/loss",
+    "validate.mode=min",
+    "stop={patience:2,min_delta:100.0}",
+    "average={last:[2,3],best:[2]}",
+    "optimizer.lr=0.05",
+    "budget=40step",
+)
+"""Nothing is ever better by 100, so that it ends after the third validation; such steps are so long that averages win."""
+
+AT_THE_END = (
+    Point("etude.tasks.base:Task.training_step", 9),
+    Point("etude.callbacks.stopping:StopWithoutProgress.on_validation_end", 2),
+    Point("etude.experiment.run:keep_best_average", 1),
+    Point("etude.experiment.averaging:score", 2),
+    Point("etude.store.checkpoint:write_file", 1),
+    Point("etude.experiment.averaging:replace_link", 1),
+)
+
+
+def test_killed_with_all_that_trains_well(beginning: Callable[..., Path]) -> None:
+    """Drawn segmentations, two passes, an early end, and an average that is kept."""
+    whole, killed = beginning("whole", "translation", *EVERYTHING), beginning("killed", "translation", *EVERYTHING)
+    finish(whole)
+    finished = json.loads((whole / "finished.json").read_text())
+    assert finished["step"] == 15
+    assert finished["ended"].startswith("val/loss was no better than ")
+    assert finished["ended"].endswith(" by more than 100 in 2 validations")
+    assert "-mean-" in finished["checkpoint"]
+    assert finished["averages"][finished["checkpoint"]] == min(finished["averages"].values())
+    assert len(finished["averages"]) == 4
+    for point in AT_THE_END:
+        assert kill_at(killed, point), point
+    finish(killed)
+    assert_same(end(killed), end(whole))
 
 
 def instants(task: str, duration: float, kills: int) -> Iterator[float]:

@@ -18,6 +18,7 @@ RULES = st.builds(
     keep_best=st.integers(0, 4),
     mode=st.sampled_from(["min", "max"]),
     keep_every=st.none() | st.integers(1, 9),
+    keep_scored=st.integers(0, 3),
 )
 SCORES = st.one_of(st.none(), st.floats(), st.integers(-2, 2).map(float))
 HISTORIES = st.dictionaries(st.integers(1, 99), SCORES, max_size=20).map(
@@ -32,7 +33,9 @@ def test_the_last_ones_are_kept_and_not_too_many(rule: Retention, saved: list[Sa
     assert set(steps[-rule.keep_last :]) <= kept <= set(steps)
     milestones = {step for step in steps if rule.keep_every is not None and step % rule.keep_every == 0}
     assert milestones <= kept
-    assert len(kept - milestones) <= rule.keep_last + rule.keep_best
+    assert len(kept - milestones) <= rule.keep_last + rule.keep_best + rule.keep_scored
+    scored = [one.step for one in saved if one.score is not None]
+    assert set(scored[len(scored) - rule.keep_scored :]) <= kept
 
 
 @given(RULES, HISTORIES)
@@ -64,6 +67,7 @@ def test_worked_by_hand() -> None:
     saved = [Saved(10, 3.0), Saved(20, 1.0), Saved(30, None), Saved(40, 1.0), Saved(50, float("nan")), Saved(60, 2.0)]
     assert Retention(2, 1, "min").kept(saved) == {50, 60, 20}
     assert Retention(2, 2, "min").kept(saved) == {50, 60, 20, 40}
+    assert Retention(2, 0, "min", keep_scored=3).kept(saved) == {50, 60, 40}
     assert Retention(3, 1, "max").kept(saved) == {40, 50, 60, 10}
     assert Retention(2, 0, "max").kept(saved) == {50, 60}
     assert Retention(2, 1, "min").links(saved) == {"last": 60, "best": 20}

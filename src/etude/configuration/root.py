@@ -39,6 +39,26 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """When a run ends before its budget is spent."""
+
+    patience: int | None = None
+    """After so many validations without a better `validate.metric`; null: never."""
+    min_delta: float = 0.0
+    """A score that is better by no more than this is not better."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """Averages of the weights of checkpoints, tried after training: the best one on the validation split is kept."""
+
+    last: tuple[int, ...] = ()
+    """Of so many of the last validated checkpoints, such as [3, 5]: each number is tried."""
+    best: tuple[int, ...] = ()
+    """Of so many of the best ones, by `validate.metric`."""
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """When checkpoints are written, and which stay."""
 
@@ -142,6 +162,10 @@ class Root:
     """What is done about a loss or gradient that is not finite; null: the run stops."""
     callbacks: Mapping[str, Node | None] = field(default_factory=dict)
     """Lightning callbacks by name; null takes one away."""
+    stop: Stop = Stop()
+    """When it ends before that."""
+    average: Average = Average()
+    """Which averages of checkpoints are tried at the end."""
     trust: tuple[str, ...] = ()
     """Packages besides etude whose classes may be instantiated."""
 
@@ -159,6 +183,8 @@ class Root:
             run=Run(**{**values["run"], "tags": tuple(values["run"].get("tags", ()))}),
             paths=Paths(**{name: Path(path).expanduser() for name, path in values["paths"].items()}),
             callbacks=values.get("callbacks") or {},
+            stop=Stop(**values.get("stop", {})),
+            average=Average(**{name: tuple(sizes) for name, sizes in values.get("average", {}).items()}),
             trust=tuple(values.get("trust", ())),
             **{name: values[name] for name in NODES if name in values},
         )

@@ -37,6 +37,8 @@ SMALLEST = {
     "examples": 1,
     "keep_last": 2,
     "keep_best": 0,
+    "patience": 1,
+    "min_delta": 0,
     "train": 1,
     "val": 1,
     "test": 1,
@@ -150,6 +152,16 @@ def _duration(case: Case, key: str, text: Any) -> Duration:
         case.fail(key, f"= {error}")
 
 
+def check_average(case: Case) -> None:
+    """Refuse averages of fewer than two checkpoints."""
+    for name in ("last", "best"):
+        small = [size for size in case.get(f"average.{name}") or () if size < 2]
+        if small:
+            case.fail(
+                f"average.{name}", f"has {small[0]}, but an average is of 2 or more; write [3, 5], or [] for none"
+            )
+
+
 def check_task_and_data(case: Case) -> None:
     """Hold the batches that the data makes against those that the task takes: their `BATCH`."""
     task, data = case.get(f"task.{TARGET}"), case.get(f"data.{TARGET}")
@@ -210,6 +222,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_rotation,
     check_batch,
     check_budget,
+    check_average,
     check_task_and_data,
     check_task_and_parts,
     check_guard,

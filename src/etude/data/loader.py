@@ -70,11 +70,12 @@ class PlanSampler(Sampler[Slice]):
         epoch = self.epoch
         plan = self._plan(epoch)
         for step in range(self.step, plan.steps):
+            denominator = plan.count(step)
             for micro_batch in range(self.micro_batches):
                 examples = plan.examples(step, self.rank, self.world, micro_batch, self.micro_batches)
                 filler = not len(examples)
                 stand_in = plan.order[plan.starts[step]][None]
-                yield Slice(stand_in if filler else examples, epoch, plan.count(step), filler)
+                yield Slice(stand_in if filler else examples, epoch, denominator, filler)
 
 
 class _Batches(Dataset[Batch]):

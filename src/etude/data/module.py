@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
+import numpy as np
+from jaxtyping import Int
 from torch.utils.data import DataLoader
 
 from etude.clock import Clock
 from etude.data.loader import Examples, PlanLoader, PlanSampler
-from etude.data.plan import BatchSize, Plan
+from etude.data.plan import BatchSize, Counts, Plan
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.errors import DataError
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
@@ -95,6 +97,10 @@ class PlannedData(lightning.LightningDataModule):
     def examples(self, split: Split, rows: int, *, training: bool) -> Examples:
         """Return the first `rows` examples of a split."""
 
+    def counts(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+        """Return what each training example adds to the denominator of its step's loss in an epoch, or a function for it."""
+        return self.splits["train"].counts
+
     @property
     @abstractmethod
     def facts(self) -> Facts:
@@ -139,9 +145,9 @@ class PlannedData(lightning.LightningDataModule):
 
     def _plan_epoch(self, epoch: int) -> Plan:
         self._split("train")
-        examples = self.splits["train"]
+        lengths = self.splits["train"].lengths
         return Plan.make(
-            examples.lengths, seed=self.seed, epoch=epoch, batch=self.batch_size, counts=examples.counts, shuffle=True
+            lengths, seed=self.seed, epoch=epoch, batch=self.batch_size, counts=self.counts(epoch), shuffle=True
         )
 
     @functools.cached_property
@@ -151,7 +157,7 @@ class PlannedData(lightning.LightningDataModule):
         return Clock(plan.steps, int(plan.cost.sum()) / plan.steps)
 
     def tokens_at(self, step: int) -> int:
-        """Return the real tokens of the first `step` optimizer updates of a run."""
+        """Return the real tokens of the first `step` optimizer updates of a run, each text in its plain segmentation."""
         epoch, step = divmod(step, self.clock.steps_per_epoch)
         plan = self.plan(epoch)
         return epoch * int(plan.cost.sum()) + plan.tokens_before(step)

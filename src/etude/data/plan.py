@@ -10,6 +10,7 @@ Axes: N examples, S steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from jaxtyping import Int, UInt64
 from etude.seeding import mix
 
 Array = np.ndarray
+
+Counts = Callable[[Int[Array, " n"]], Int[Array, " n"]]
+"""What each of some examples adds to the denominator of the loss."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,14 @@ class Plan:
         order: Examples in the order of training; within a step sorted by length.
         cost: Real tokens of each example of `order`.
         starts: Step k is `order[starts[k]:starts[k + 1]]`.
-        counts: What each step's loss is divided by: target tokens, masked tokens or examples.
+        counts_of: What each of some examples adds to what its step's loss is divided by: target tokens, masked tokens,
+            or one.
     """
 
     order: Int[Array, " N"]
     cost: Int[Array, " N"]
     starts: Int[Array, " S+1"]
-    counts: Int[Array, " S"]
+    counts_of: Counts
 
     @classmethod
     def make(
@@ -65,7 +70,7 @@ class Plan:
         seed: int,
         epoch: int,
         batch: BatchSize,
-        counts: Int[Array, " N"] | None = None,
+        counts: Int[Array, " N"] | Counts | None = None,
         shuffle: bool = True,
     ) -> Plan:
         """Plan an epoch.
@@ -75,7 +80,7 @@ class Plan:
             seed: The run's seed.
             epoch: Which epoch, from 0.
             batch: The size of a global batch.
-            counts: What each example adds to the loss's denominator; None: one each.
+            counts: What each example adds to the loss's denominator, or a function that says it of some; None: one each.
             shuffle: False for evaluation: steps stay in order of length.
 
         Raises:
@@ -90,12 +95,12 @@ class Plan:
         if shuffle:
             order, starts = _shuffle_steps(order, starts, _random_keys(len(starts) - 1, mix("steps", seed, epoch)))
         each = np.ones(len(sides), np.int64) if counts is None else counts
-        return cls(order, cost[order], starts, np.add.reduceat(each[order], starts[:-1]))
+        return cls(order, cost[order], starts, each.__getitem__ if isinstance(each, np.ndarray) else each)
 
     @property
     def steps(self) -> int:
         """How many steps the epoch has."""
-        return len(self.counts)
+        return len(self.starts) - 1
 
     def examples(
         self, step: int, rank: int = 0, world: int = 1, micro_batch: int = 0, micro_batches: int = 1
@@ -111,7 +116,8 @@ class Plan:
 
     def count(self, step: int) -> int:
         """Return what the loss of the step is divided by, over all ranks and micro-batches."""
-        return int(self.counts[step])
+        start, end = self.starts[step : step + 2]
+        return int(self.counts_of(self.order[start:end]).sum())
 
     def tokens_before(self, step: int) -> int:
         """Return the real tokens of the steps before this one."""

@@ -6,17 +6,20 @@ Axes: N examples.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
 from etude.data.module import Limit, PlannedData
-from etude.data.plan import BatchSize
+from etude.data.plan import BatchSize, Counts
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.sampling import SampledTokens, Sampling, Tokens
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, TranslationBatch
 
@@ -25,23 +28,42 @@ class SentencePairs:
     """The pairs of a split as batches.
 
     Attributes:
-        lengths: [N, 2] tokens that the encoder reads and the decoder predicts, eos included.
-        counts: [N] target tokens, eos included.
+        lengths: [N, 2] tokens that the encoder reads and the decoder predicts, eos included, in the plain segmentation.
+        counts: [N] target tokens, eos included, in the plain segmentation.
+
+    Args:
+        split: The tokenized split.
+        rows: How many of its pairs.
+        facts: The special ids.
+        sampled: Field -> ids of an example in an epoch, for the fields whose segmentation is drawn.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts) -> None:
-        self._source = split.tokens["source"]
-        self._target = split.tokens["target"]
-        self._facts = facts
-        self.lengths = np.stack([self._source.lengths[:rows], self._target.lengths[:rows]], axis=1) + 1
+    def __init__(self, split: Split, rows: int, facts: Facts, sampled: Mapping[str, Tokens] | None = None) -> None:
+        source, target = split.tokens["source"], split.tokens["target"]
+        self.lengths = np.stack([source.lengths[:rows], target.lengths[:rows]], axis=1) + 1
         self.counts = self.lengths[:, 1]
+        self._plain = {"source": source, "target": target}
+        self._sampled = sampled or {}
+        self._facts = facts
+
+    def _tokens(self, field: str, example: int, epoch: int) -> Int[np.ndarray, " n"]:
+        sampled = self._sampled.get(field)
+        return sampled(example, epoch) if sampled else self._plain[field][example]
+
+    def counts_in(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+        """Return the target tokens of each pair in an epoch, eos included; a function, if they are drawn."""
+        sampled = self._sampled.get("target")
+        if sampled is None:
+            return self.counts
+        return lambda examples: np.array([len(sampled(int(i), epoch)) + 1 for i in examples])
 
     def batch(self, part: Slice) -> TranslationBatch:
         """Return the padded batch of a slice."""
         facts = self._facts
-        source = [framed(self._source[i], None, facts.eos) for i in part.examples]
-        inputs = [framed(self._target[i], facts.bos, None) for i in part.examples]
-        labels = pad([framed(self._target[i], None, facts.eos) for i in part.examples], IGNORED)
+        source = [framed(self._tokens("source", i, part.epoch), None, facts.eos) for i in part.examples]
+        target = [self._tokens("target", i, part.epoch) for i in part.examples]
+        inputs = [framed(ids, facts.bos, None) for ids in target]
+        labels = pad([framed(ids, None, facts.eos) for ids in target], IGNORED)
         ids = torch.from_numpy(part.examples.astype(np.int64))
         if part.filler:
             labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
@@ -67,6 +89,7 @@ class TranslationData(PlannedData):
         max_length: Longest text in tokens, special tokens included.
         overflow: Whether a training pair with a longer text is dropped, as in translation, where a cut source no longer
             says what its target does, or its texts truncated, as in summarization. It is counted in any case.
+        sampling: How segmentations are drawn in training; None: every text is written in one way.
         tokenizer: How a tokenizer is made, or the one of an earlier run.
         seed: The run's seed.
         batch: The size of a global batch.
@@ -83,6 +106,7 @@ class TranslationData(PlannedData):
         corpus: Corpus,
         max_length: int,
         overflow: Literal["drop", "truncate"] = "drop",
+        sampling: Sampling | None = None,
         *,
         tokenizer: TokenizerRecipe | Tokenizer,
         seed: int,
@@ -105,6 +129,7 @@ class TranslationData(PlannedData):
         )
         self.overflow = overflow
         self._more_references = isinstance(corpus, ReferencedCorpus)
+        self.sampling = sampling
 
     def read(self) -> Prepared:
         """Return the tokenized corpus."""
@@ -125,8 +150,22 @@ class TranslationData(PlannedData):
         return [self.text(split, "target", example)]
 
     def examples(self, split: Split, rows: int, *, training: bool) -> SentencePairs:
-        """Return the first `rows` pairs of a split."""
-        return SentencePairs(split, rows, self.facts)
+        """Return the first `rows` pairs of a split; in training, in segmentations that are drawn if there is a sampling."""
+        return SentencePairs(split, rows, self.facts, self._sampled(split) if training else None)
+
+    def _sampled(self, split: Split) -> dict[str, Tokens]:
+        segmenters = self.sampling.segmenters(self.tokenizer) if self.sampling else {}
+        longest = self.max_length - 1  # room for eos
+        return {
+            field: SampledTokens(
+                split.tokens[field], split.texts[field], self.tokenizer, segmenter, (self.seed, field), longest
+            )
+            for field, segmenter in segmenters.items()
+        }
+
+    def counts(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+        """Return the target tokens of each training pair in an epoch, eos included."""
+        return cast(SentencePairs, self.splits["train"]).counts_in(epoch)
 
     @property
     def facts(self) -> Facts:

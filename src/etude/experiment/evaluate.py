@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError
@@ -103,11 +104,7 @@ def evaluate_checkpoint(
     if members:
         task.join(list(members.values()))
     task.bootstrap = BOOTSTRAP
-    trainer = experiment.machine.trainer(
-        run, callbacks=callbacks, enable_progress_bar=bool(callbacks) and experiment.machine.progress_bar
-    )
-    data.evaluated = chosen
-    trainer.test(task, datamodule=data, verbose=False)
+    trainer = score(run, experiment, chosen, callbacks)
     name = files.name if files else chosen
     changed = data.prepared.dropped.get(chosen, {})
     scores = {
@@ -131,6 +128,19 @@ def evaluate_checkpoint(
         )
         _say_stopped(task.rows)
     return scores
+
+
+def score(run: Path, experiment: Experiment, split: str, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+    """Score the task, with the weights that it has, on a split: its `results` and `rows` are those afterwards.
+
+    Returns:
+        The trainer that did it.
+    """
+    machine = experiment.machine
+    trainer = machine.trainer(run, callbacks=callbacks, enable_progress_bar=bool(callbacks) and machine.progress_bar)
+    experiment.data.evaluated = split
+    trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
+    return trainer
 
 
 def described(results: Mapping[str, Score], name: str) -> dict[str, dict[str, Any]]:

@@ -23,8 +23,10 @@ from etude.configuration.check import plain
 from etude.configuration.root import Root
 from etude.errors import ConfigurationError
 from etude.experiment import launch
+from etude.experiment.averaging import keep_best_average
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
+from etude.experiment.ending import stopping, why_ended
 from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.facts import write_facts
 from etude.experiment.loop import Length, Milestones, StepLoop
@@ -40,7 +42,6 @@ from etude.store.folder import (
     CHECKPOINTS,
     CONFIGURATION,
     DATA,
-    FACTS,
     FINISHED,
     TOKENIZER,
     create,
@@ -182,7 +183,12 @@ def fit(run: Path) -> None:
 
 def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> None:
     loggers, first, step = trainer.loggers, trainer.is_global_zero, trainer.global_step
+    ended = {"step": step, "ended": why_ended(experiment.root, trainer)}
     trainer.strategy.barrier("conclude")
+    averages = keep_best_average(
+        run, experiment, retention(experiment.root, experiment.data.clock), step, _companions(run)
+    )
+    trainer.strategy.barrier("average")
     scores = evaluate_checkpoint(run, experiment, find_checkpoint(run, "best"))
     experiment.task.trainer = trainer  # the step and the seconds that the loggers write are those of the training
     for logger in loggers:
@@ -192,7 +198,12 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
         if close is not None:
             close()
     if first:
-        write_json(run / FINISHED, {"step": step, **scores})
+        write_json(run / FINISHED, {**ended, **scores, **({"averages": averages} if averages else {})})
+
+
+def _companions(run: Path) -> dict[str, Path]:
+    """Return what a model is rebuilt from: it goes into each checkpoint."""
+    return {name: run / name for name in (CONFIGURATION, FACTS, TOKENIZER)}
 
 
 def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightning.Trainer:
@@ -216,16 +227,15 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
         metric=root.validate.metric if "val" in data.splits else None,
         validation_due=milestones.validation_due,
     )
-    own = [RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    own = [*stopping(root, data.splits), RecordPosition(record), StopOnSignal(saver.save_now), saver]
     callbacks: list[Callback] = [LogTraining(), *experiment.callbacks, *own]  # a step is logged, then saved
     if machine.progress_bar:
         callbacks.append(Progress())
-    companions = {name: run / name for name in (CONFIGURATION, FACTS, TOKENIZER)}
     trainer = machine.trainer(
         run,
         callbacks=callbacks,
         loggers=_loggers(run, experiment, record),
-        plugins=[FolderCheckpointIO(companions)],
+        plugins=[FolderCheckpointIO(_companions(run))],
         max_steps=budget.steps or -1,
         max_epochs=-1,
         limit_val_batches=1.0 if "val" in data.splits else 0,

@@ -35,14 +35,19 @@ def timetable(root: Root, clock: Clock, micro_batches: int, run: Path, ranks: in
 
 
 def retention(root: Root, clock: Clock) -> Retention:
-    """Return which checkpoints are kept, in steps.
+    """Return which checkpoints are kept, in steps: also those that will be averaged.
 
     Raises:
         ConfigurationError: If those that stay for good are counted in seconds.
     """
-    kept = root.checkpoint
-    every = None if kept.keep_every is None else in_steps("checkpoint.keep_every", kept.keep_every, clock)
-    return Retention(kept.keep_last, kept.keep_best, root.validate.mode, every)
+    kept, average = root.checkpoint, root.average
+    return Retention(
+        kept.keep_last,
+        max(kept.keep_best, *average.best) if average.best else kept.keep_best,
+        root.validate.mode,
+        keep_every=None if kept.keep_every is None else in_steps("checkpoint.keep_every", kept.keep_every, clock),
+        keep_scored=max(average.last, default=0),
+    )
 
 
 def in_steps(key: str, duration: Duration, clock: Clock) -> int:

@@ -68,8 +68,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         smoothing: float,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
-        gradients = _Gradients(hidden, weight, bias, [differentiable and needed for needed in ctx.needs_input_grad])
-        dtype = _product_dtype(hidden)
+        gradients = Gradients(hidden, weight, bias, [differentiable and needed for needed in ctx.needs_input_grad])
+        dtype = product_dtype(hidden)
         states, matrix = hidden.to(dtype), weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
         for start in range(0, len(labels), CHUNK):
@@ -96,7 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 _chunked_cross_entropy: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
 
 
-class _Gradients:
+class Gradients:
     """Sums of the gradients of the loss, for those of hidden, weight and bias that need one."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]) -> None:
@@ -141,7 +141,7 @@ def _softmax_in_place(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     return largest - logits.amax(1).log()
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """Return the type in which autocast would multiply."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -20,6 +20,7 @@ from etude.store.durable import Written
 
 MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
+_AVERAGE = re.compile(r"step-\d{8,}-mean-(?:last|best)-\d+")
 _log = logging.getLogger(__name__)
 
 
@@ -75,8 +76,8 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether a folder of this name is a step's checkpoint."""
-    return _CHECKPOINT.fullmatch(name) is not None
+    """Whether a folder of this name is a step's checkpoint, or one of an average of several."""
+    return any(pattern.fullmatch(name) for pattern in (_CHECKPOINT, _AVERAGE))
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -32,12 +32,14 @@ class Retention:
         keep_best: Those of the best scores; of equal scores the earlier is better.
         mode: `min` if a low score is good, `max` if a high one is.
         keep_every: Those of every so many steps, counted from the run's start; None: no such ones.
+        keep_scored: The newest ones of those that have a score.
     """
 
     keep_last: int = 2
     keep_best: int = 1
     mode: str = "min"
     keep_every: int | None = None
+    keep_scored: int = 0
 
     def __post_init__(self) -> None:
         if self.keep_last < 2:
@@ -67,13 +69,23 @@ class Retention:
         """Return the steps whose checkpoints are kept, of those there are."""
         newest = sorted(one.step for one in saved)[-self.keep_last :]
         milestones = (one.step for one in saved if self.is_milestone(one.step))
-        return {*newest, *self.ranked(saved)[: self.keep_best], *milestones}
+        scored = newest_scored(saved)[: self.keep_scored]
+        return {*newest, *scored, *self.ranked(saved)[: self.keep_best], *milestones}
+
+    def is_better(self, score: float, than: float) -> bool:
+        """Whether a finite score is better than another one, not only as good."""
+        return self.ranked([Saved(1, score), Saved(0, than)])[:1] == [1]
 
     def links(self, saved: Sequence[Saved]) -> dict[str, int]:
         """Return the steps that `last` and `best` point to; a link that has nothing to point to is left out."""
         pointed = {"last": [max(one.step for one in saved)]} if saved else {}
         best = self.ranked(saved)[: self.keep_best]
         return {name: steps[0] for name, steps in {**pointed, "best": best}.items() if steps}
+
+
+def newest_scored(saved: Sequence[Saved]) -> list[int]:
+    """Return the steps that have a score, the newest first."""
+    return sorted((one.step for one in saved if one.score is not None), reverse=True)
 
 
 def saved_checkpoints(folder: Path, newest: int) -> list[Saved]:

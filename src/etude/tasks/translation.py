@@ -20,6 +20,7 @@ from etude.decoding.ensemble import Caches, ensemble, mean_log_probability
 from etude.decoding.hypothesis import Hypothesis
 from etude.decoding.search import Search
 from etude.errors import ConfigurationError
+from etude.losses.consistency import Consistency
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Score
 from etude.metrics.texts import TextMetric, text_scores
@@ -53,6 +54,8 @@ class Translation(Task):
         metrics: How outputs are compared with references, by the name of the score; None: `STANDARD_METRICS`.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
+        consistency: A loss of two passes in the place of the cross-entropy, in training only: every batch goes through
+            the model twice, side by side. None: one pass.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/bleu_lowercase", "val/chrf", "val/ter")
@@ -71,15 +74,23 @@ class Translation(Task):
         metrics: Mapping[str, TextMetric] | None = None,
         label_smoothing: float = 0.1,
         gradient_clip: float | None = 1.0,
+        consistency: Consistency | None = None,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
         self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
+        if consistency is not None and model.output_bias is not None:
+            raise ConfigurationError(
+                "task.consistency takes no model whose logits have a bias; write task.consistency=null"
+            )
         self.others = nn.ModuleList()  # what `join` adds, for as long as the task lives; in no checkpoint
 
     def loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the cross-entropy summed over target tokens, smoothed in training only."""
+        """Return the loss summed over target tokens: in training as configured, else the plain cross-entropy."""
+        if self.training and self.consistency is not None:
+            return self._loss_of_two_passes(batch, self.consistency)
         hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
         labels = batch.labels[batch.target_mask]
         smoothing = self.label_smoothing if self.training else 0.0
@@ -104,6 +115,14 @@ class Translation(Task):
     def models(self) -> list[Seq2Seq]:
         """The model, and those that joined it."""
         return [self.model, *(cast(Seq2Seq, model) for model in self.others)]
+
+    def _loss_of_two_passes(
+        self, batch: TranslationBatch, consistency: Consistency
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        twice = [torch.cat([grid, grid]) for grid in (batch.source, batch.inputs, batch.source_mask, batch.target_mask)]
+        first, second = self.model.hidden(*twice).chunk(2)
+        labels = batch.labels[batch.target_mask]
+        return consistency(first, second, self.model.output_weight, labels, self.label_smoothing)
 
     @torch.no_grad()
     def translate(

@@ -82,6 +82,12 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def words(self, text: str) -> list[str]:
+        """Return the parts of a text that the tokenizer's model encodes one at a time, normalized."""
+        normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+        normal = text if normalizer is None else normalizer.normalize_str(text)
+        return [normal] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(normal)]
+
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Return each sequence as text; special ids are left out."""
         plain = [[int(token) for token in sequence if int(token) not in self._silent] for sequence in ids]
