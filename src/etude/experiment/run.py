@@ -42,6 +42,7 @@ from etude.store.folder import (
     CHECKPOINTS,
     CONFIGURATION,
     DATA,
+    FACTS,
     FINISHED,
     TOKENIZER,
     create,
