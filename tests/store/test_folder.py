@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from etude.errors import ConfigurationError, FolderInUseError, StorageError
-from etude.store import durable
+from etude.store import durable, lock
 from etude.store.folder import (
     MACHINE,
     RunLock,
@@ -135,10 +135,10 @@ with RunLock(Path(sys.argv[1])):
 """
 
 
-def holder(run: Path, code: str = HOLD) -> subprocess.Popen[bytes]:
+def holder(run: Path, code: str = HOLD, *more: str) -> subprocess.Popen[bytes]:
     source = str(Path(durable.__file__).parents[2])
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": source}
+        [sys.executable, "-c", code, str(run), *more], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": source}
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
@@ -178,8 +178,34 @@ def test_a_second_process_is_refused_and_told_which_one_is_there(tmp_path: Path)
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_killed_the_holder_is_gone_20_times(tmp_path: Path) -> None:
-    for _ in range(20):
+LEAVE = """
+import subprocess, sys, time
+from pathlib import Path
+from etude.store.lock import RunLock
+with RunLock(Path(sys.argv[1])) as lock:
+    subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[lock.fileno()], stdout=subprocess.DEVNULL)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [(0.7, 5.0), (3.0, 0.3)])
+def test_a_child_of_a_killed_holder_is_waited_for_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, patience: float
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", patience)
+    process = holder(tmp_path, LEAVE, str(seconds))
+    process.kill()
+    process.wait()
+    if seconds < patience:
+        with RunLock(tmp_path):
+            return
+    with pytest.raises(FolderInUseError, match=f"process {process.pid};"), RunLock(tmp_path):
+        pass
+
+
+def test_killed_the_holder_is_gone_100_times(tmp_path: Path) -> None:
+    for _ in range(100):
         child = hold(tmp_path)
         with pytest.raises(FolderInUseError, match=f"process {child};"), RunLock(tmp_path):
             pass

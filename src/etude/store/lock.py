@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
 from etude.errors import FolderInUseError
 from etude.store.durable import storage_errors
+
+PATIENCE = 5.0
+"""Seconds to wait for a lock whose holder has ended. A child that it forked in its last moment lets go within less."""
 
 
 class RunLock:
@@ -43,14 +47,15 @@ class RunLock:
         return self
 
     def _take(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + PATIENCE
+        while not _locked(descriptor):
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise FolderInUseError(
-                f"{self.run} is in use by {f'process {holder}' if holder else 'another process'}; "
-                "wait until it has ended, or give this run a name of its own: run.name=NAME"
-            ) from None
+            if time.monotonic() > deadline or not _has_ended(holder):
+                raise FolderInUseError(
+                    f"{self.run} is in use by {f'process {holder}' if holder else 'another process'}; "
+                    "wait until it has ended, or give this run a name of its own: run.name=NAME"
+                )
+            time.sleep(0.05)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -74,3 +79,23 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _locked(descriptor: int) -> bool:
+    """Try to take the lock; whether that worked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether the process with this id is known to be no more; on another host's file system its id may mean another one."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):
+        return False
+    return False
