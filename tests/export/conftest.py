@@ -45,7 +45,7 @@ def examples(texts: list[str], tokenizer: Tokenizer) -> Callable[..., Examples]:
         torch.manual_seed(3)
         facts = Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos)
         if model is None:
-            model = Seq2Seq(facts, 22, 2, 2, 3, 31, 0.1, 64, positions, residual)
+            model = Seq2Seq(facts, 22, 2, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
             for name, parameter in model.named_parameters():
                 # Attention to the source outweighs the last token, which would else be repeated for ever.
                 torch.nn.init.normal_(parameter, std=2.0 if "cross_attention" in name or "memory" in name else 0.3)

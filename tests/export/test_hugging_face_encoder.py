@@ -73,5 +73,5 @@ def test_positions_that_no_class_has_are_refused(
     tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any
 ) -> None:
     examples = given(MaskedLM, tokenizer, texts, residual, Sinusoidal)
-    with pytest.raises(ConfigurationError, match=r"Sinusoidal.*train with model.positions._target_="):
+    with pytest.raises(ConfigurationError, match=r"Sinusoidal.*train with model/positions=learned"):
         KIND.write(examples, tmp_path)

@@ -99,7 +99,7 @@ def pre_norm_weights(encoder: Encoder, pad: int) -> dict[str, Tensor]:
     if not isinstance(encoder.positions, Learned):
         raise ConfigurationError(
             f"RobertaPreLayerNorm has Learned positions, and this encoder {type(encoder.positions).__name__}; train with "
-            "model.positions._target_=etude.nn.positions.Learned"
+            "model/positions=learned"
         )
     names: dict[str, tuple[str, ...]] = dict(EMBEDDINGS)
     for index in range(len(encoder.layers)):

@@ -303,7 +303,7 @@ class Seq2Seq(nn.Module):
             TooLongError: If a row has more than `max_length` real tokens.
         """
         source = Layout.from_mask(src_mask)
-        return self.remember(self.place(self.embedding.source(source.pack(src)), source.positions), source)
+        return self.remember(self.embed_source(source.pack(src), source.positions), source)
 
     def start(self, memory: Memory) -> Cache:
         """Return the cache before the first step: one row for each source sentence."""
