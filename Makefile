@@ -17,7 +17,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 -rs -m "not slow" $(TESTS)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow --timeout 5400 $(TESTS)
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400 $(TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -35,7 +35,7 @@ lint: .venv/installed
 # Written anew from the ranges in pyproject.toml.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet ".[dev]"
+	build/lock/bin/python -m pip install --quiet ".[dev,export]"
 	build/lock/bin/python -m pip freeze --exclude etude | sed 's/+cpu$$//' > requirements.lock
 
 clean:
