@@ -392,7 +392,7 @@ log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
     [
         (signal.SIGKILL, "success"),
         pytest.param(signal.SIGSTOP, "success", marks=pytest.mark.slow),
-        (signal.SIGSTOP, "failed"),
+        pytest.param(signal.SIGSTOP, "failed", marks=pytest.mark.slow),
     ],
 )
 def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number: int, status: str) -> None:
