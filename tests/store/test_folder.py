@@ -123,6 +123,17 @@ def test_the_state_of_a_run(tmp_path: Path) -> None:
     assert state(run) == "finished"
 
 
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_writing(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended, subprocess.Popen(["sleep", "60"]) as living:
+        ended.wait()
+        names = [f".a.json.{ended.pid}.tmp", f".a.json.{living.pid}.tmp", f".b.json.{ended.pid}.tmp"]
+        for name in names:
+            (tmp_path / name).write_text("half")
+        write_json(tmp_path / "a.json", {})
+        assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
+        living.kill()
+
+
 # One process at a time
 
 HOLD = """

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from etude.errors import StorageError
 from etude.store.codec import MODEL, TRAINING, Encoded, decode, encode, safetensors_bytes
-from etude.store.durable import Written, make_folder, storage_errors, sync_folder, write_file
+from etude.store.durable import Written, make_folder, remove_leftovers, storage_errors, sync_folder, write_file
 from etude.store.integrity import (
     MANIFEST,
     CheckpointBrokenError,
@@ -44,7 +43,6 @@ from etude.store.integrity import (
 )
 
 STATE = "state.json"
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -93,7 +91,7 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
     """
     with storage_errors(folder):
         make_folder(folder.parent)
-        _remove_leftovers(folder.parent)
+        remove_leftovers(folder.parent)
         if os.path.lexists(folder) and _holds(folder, taken.step, taken.score):
             return
         temporary = _temporary(folder, "")
@@ -167,27 +165,6 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 def _temporary(folder: Path, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}{purpose}.{os.getpid()}.tmp")
-
-
-def _remove_leftovers(parent: Path) -> None:
-    """Remove what killed processes left; a living one may still be writing its own."""
-    for path in parent.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found and not _lives(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    """Whether another process has this id. One's own leftovers come from an earlier bearer of the id."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def remove(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from etude.errors import StorageError
 
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
 _ADVICE = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
@@ -107,7 +110,7 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = _beside(path)
     with storage_errors(path):
         try:
-            temporary.unlink(missing_ok=True)
+            remove_leftovers(path.parent, path.name)
             write_file(temporary, [content])
             temporary.replace(path)
             sync_folder(path.parent)
@@ -126,7 +129,7 @@ def replace_link(link: Path, target: str) -> None:
     temporary = _beside(link)
     with storage_errors(link):
         try:
-            temporary.unlink(missing_ok=True)
+            remove_leftovers(link.parent, link.name)
             temporary.symlink_to(target)
             temporary.replace(link)
             sync_folder(link.parent)
@@ -137,3 +140,29 @@ def replace_link(link: Path, target: str) -> None:
 def _beside(path: Path) -> Path:
     """Return a hidden sibling that no other process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(parent: Path, name: str = "") -> None:
+    """Remove what killed processes left of what they wrote beside its name; a living one may still be writing its own.
+
+    Args:
+        parent: The folder.
+        name: What they were writing; by default anything.
+    """
+    for path in parent.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and name in ("", found[1]) and not _lives(int(found[2])):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this id. One's own leftovers come from an earlier bearer of the id."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
