@@ -42,8 +42,8 @@ class Rows(NamedTuple):
         tokens = np.concatenate([np.asarray(row) for row in rows]).astype(np.int64)
         positions = np.broadcast_to(np.arange(lengths.max()), real.shape)[real]
         mask = None if real.all() else torch.from_numpy(real)[:, None, None, :]
-        found = (torch.from_numpy(part) for part in (tokens, positions, np.flatnonzero(real)))
-        return cls(*found, real.shape, mask)  # type: ignore[arg-type]
+        cells = torch.from_numpy(np.flatnonzero(real))
+        return cls(torch.from_numpy(tokens), torch.from_numpy(positions), cells, (len(rows), real.shape[1]), mask)
 
     def grid(self, packed: Tensor) -> Tensor:
         """[N, …] to [B, L, …], zeros at padding."""
@@ -63,7 +63,7 @@ class _ToGrid(torch.autograd.Function):
         return packed.new_zeros(size, *packed.shape[1:]).index_copy_(0, cells, packed)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient.index_select(0, *ctx.saved_tensors), None, None
 
 
@@ -75,9 +75,9 @@ class _FromGrid(torch.autograd.Function):
         return grid.index_select(0, cells)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        empty = gradient.new_zeros(ctx.size, *gradient.shape[1:])
-        return empty.index_copy_(0, *ctx.saved_tensors, gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (cells,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.size, *gradient.shape[1:]).index_copy_(0, cells, gradient), None
 
 
 class _Drop(torch.autograd.Function):
@@ -91,7 +91,7 @@ class _Drop(torch.autograd.Function):
         return keep.to(x.dtype).mul_(ctx.scale).mul_(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
         return keep.to(gradient.dtype).mul_(ctx.scale).mul_(gradient), None
 
@@ -125,7 +125,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         return *(ready * gradient for ready in ctx.saved_tensors), None, None
 
 

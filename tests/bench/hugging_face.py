@@ -82,6 +82,7 @@ class HuggingFaceTraining:
                 data_collator=collate,
                 callbacks=[_Watch(watch, counted, whole=self.grouped and self.seconds > 0)],
             )
+            trainer.remove_callback(transformers.PrinterCallback)  # stdout is for the result
             found = trainer.train()
         return replace(watch.work, loss=found.training_loss)
 

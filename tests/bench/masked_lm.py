@@ -25,7 +25,7 @@ from torch import Tensor
 from etude.experiment.build import Experiment
 from etude.types import IGNORED, Facts
 from tests.bench.hand_encoder import HandEncoder, HandMaskedLM
-from tests.bench.hand_layers import Loop, Rows
+from tests.bench.hand_layers import Loop, Rows, copy_weights
 from tests.bench.hugging_face import Example, HuggingFaceTraining, real_tokens
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.through_trainer import ThroughTrainer, built
@@ -77,6 +77,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
         "eps": 1e-5,
     }
     model = HandMaskedLM(HandEncoder(facts.vocabulary, **shape))  # type: ignore[arg-type]
+    copy_weights(model.encoder, experiment.task.model)
 
     def batches() -> Iterator[np.ndarray]:
         while True:
@@ -85,7 +86,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     def step(rows: np.ndarray) -> tuple[Tensor, float, float]:
         seen, labels = hide(ids[rows], facts, rng)
         chosen = torch.from_numpy(np.flatnonzero(labels != IGNORED))
-        total = model.loss(Rows.of(seen), chosen, torch.from_numpy(labels).flatten()[chosen])
+        total = model.loss(Rows.of(list(seen)), chosen, torch.from_numpy(labels).flatten()[chosen])
         return total, len(chosen), seen.size
 
     loop = Loop(model, step, batches(), RATE)

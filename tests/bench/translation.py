@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
 from etude.experiment.build import Experiment
-from tests.bench.hand_layers import Loop, by_length
+from tests.bench.hand_layers import Loop, by_length, copy_weights
 from tests.bench.hand_translation import HandTranslation
 from tests.bench.hugging_face import HuggingFaceTraining, marian, pair, pair_collate, real_tokens
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.through_trainer import ThroughTrainer, built
 
-SHAPE = {"width": 256, "heads": 4, "layers": 3, "inner": 1024}
 DROPOUT, SMOOTHING, TOKENS, PAIRS, RATE = 0.1, 0.1, 3000, 64, 1e-3
 
 
@@ -59,14 +59,15 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     data, facts = experiment.data, experiment.task.facts
     tokens = data.prepared.splits["train"].tokens
     lengths = data.splits["train"].lengths
-    model = HandTranslation(facts.vocabulary, **SHAPE, dropout=DROPOUT)
+    model = HandTranslation(facts.vocabulary, width=256, heads=4, layers=3, inner=1024, dropout=DROPOUT)
+    copy_weights(model, experiment.task.model)
 
-    def step(rows: np.ndarray) -> tuple[object, float, float]:
+    def step(rows: np.ndarray) -> tuple[Tensor, float, float]:
         source, target = ([tokens[side][row] for row in rows] for side in ("source", "target"))
         total = model.loss(source, target, facts.bos, facts.eos, SMOOTHING)
         return total, float(lengths[rows, 1].sum()), float(lengths[rows].sum())
 
-    loop = Loop(model, step, by_length(lengths, TOKENS, np.random.default_rng(1)), RATE)  # type: ignore[arg-type]
+    loop = Loop(model, step, by_length(lengths, TOKENS, np.random.default_rng(1)), RATE)
     return lambda _: loop.round(seconds)
 
 
@@ -76,7 +77,7 @@ def hugging_face(experiment: Experiment, seconds: float, *, grouped: bool) -> Hu
     source, target = tokens["source"], tokens["target"]
     examples = [pair(source[row].tolist(), target[row].tolist(), facts) for row in range(len(source))]
     return HuggingFaceTraining(
-        marian(facts, **SHAPE, dropout=DROPOUT),
+        marian(facts, width=256, heads=4, layers=3, inner=1024, dropout=DROPOUT),
         examples,
         pair_collate(facts),
         real_tokens,
