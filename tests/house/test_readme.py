@@ -30,7 +30,7 @@ def test_commands_compose(line: str, tmp_path: Path) -> None:
     name, *words = words_of(line, tmp_path)
     multirun = "-m" in words
     composer = Composer(CONF, COMMANDS[name].root or "")
-    overrides = composer.normalized([word for word in words if word != "-m"])
+    overrides = composer.normalized([word for word in words if word != "-m" and word not in COMMANDS[name].kinds])
     members = list(composer.members(overrides, multirun))
     assert len(members) == (3 if multirun else 1)
     for member in members:

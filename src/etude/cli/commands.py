@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.errors import ConfigurationError
@@ -22,6 +22,7 @@ class Command:
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
         records: Whether the function of a composed configuration also gets the overrides, to record them.
+        kinds: Words that may follow the command's name, and the target of each in place of the command's own.
     """
 
     help: str
@@ -30,6 +31,7 @@ class Command:
     root: str | None = None
     many: bool = False
     records: bool = False
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
@@ -94,10 +96,11 @@ COMMANDS: dict[str, Command] = {
         "last",
     ),
     "bench": Command(
-        "measure training: tokens per second, padding, where the time goes",
+        "measure training (bench train) or decoding (bench decode): speed, padding, where the time goes",
         "etude.experiment.bench:bench",
-        "experiment=translation/demo",
+        "decode experiment=translation/demo decoding.beams=4",
         root="bench",
+        kinds={"train": "etude.experiment.bench:bench", "decode": "etude.experiment.bench_decoding:bench_decoding"},
     ),
 }
 

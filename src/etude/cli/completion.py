@@ -26,7 +26,7 @@ def complete(words: Sequence[str]) -> int:
     elif choices := _choices(command.root, line[-1]):
         _suggest(choices)
     else:
-        with _asked(" ".join([line[0], *line[2:]])):
+        with _asked(" ".join([line[0], *(word for word in line[2:] if word not in command.kinds)])):
             return run_composed(command, ["-sc", *words])
     return 0
 
@@ -47,7 +47,7 @@ def _choices(root: str, word: str) -> list[str]:
 
 @contextmanager
 def _asked(line: str) -> Iterator[None]:
-    """Ask Hydra about a line without the command's word."""
+    """Ask Hydra about a line without the command's words."""
     before = os.environ["COMP_LINE"]
     os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
     try:

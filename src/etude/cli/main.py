@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from etude import __version__
@@ -66,6 +67,8 @@ def dispatch(words: Sequence[str]) -> int:
             return int(load("etude.cli.completion:complete")(rest))
     name, *rest = words
     command = find(name)
+    if rest and rest[0] in command.kinds:
+        command = replace(command, target=command.kinds[rest.pop(0)])
     # Imported when needed: Hydra takes as long as everything else that `etude --help` does.
     if command.root is not None:
         return int(load("etude.cli.composed:run_composed")(command, rest))

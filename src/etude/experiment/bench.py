@@ -1,4 +1,4 @@
-"""What a training step costs, and what of it is the framework: side by side in one process, as ratios.
+"""`etude bench train`: what a training step costs, and what of it is the framework, as ratios of neighbours in time.
 
 The same task, batches and optimizer run in a bare PyTorch loop and through Lightning's Trainer by turns. Times of a busy
 machine drift; ratios of neighbours do not.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from etude.callbacks.log import LogTraining
 from etude.configuration.check import plain
+from etude.data.module import PlannedData
 from etude.experiment.build import Experiment, build
 from etude.experiment.record import RECORD, Record
 from etude.experiment.tracking import RecordLogger
@@ -59,7 +61,7 @@ def bench(config: DictConfig) -> dict[str, Any]:
         through.append(_lightning_loop(experiment))
     tokens = data.tokens_at(STEPS) - data.tokens_at(WARMUP)
     found = _summary(experiment, tokens, phases, bare, through)
-    _print(found)
+    write_table(found, "one training step")
     return found
 
 
@@ -114,21 +116,32 @@ class _Timer(Callback):
 
 
 def _lightning_loop(experiment: Experiment) -> float:
-    """Train the same steps through the Trainer, with the record written; return the seconds after the warm-up."""
-    task, data = experiment.task, experiment.data
+    """Train the same steps through the Trainer; return the seconds after the warm-up."""
     timer = _Timer()
+    fit(experiment, timer, max_steps=STEPS)
+    return timer.ended - timer.started
+
+
+def fit(experiment: Experiment, timer: Callback, **limits: Any) -> None:
+    """Train from the first step on through Lightning's Trainer, with the record written, as a run does.
+
+    Args:
+        experiment: What to train.
+        timer: A callback that looks on, and may stop it.
+        limits: Arguments of the Trainer that end the training.
+    """
+    task = experiment.task
     with tempfile.TemporaryDirectory() as folder:
         logger = RecordLogger(Record(Path(folder) / RECORD), lambda: (task.global_step, 0, 0.0))
         trainer = experiment.machine.trainer(
             Path(folder),
             callbacks=[LogTraining(), timer],
             loggers=[logger],
-            max_steps=STEPS,
             limit_val_batches=0,
             enable_progress_bar=False,
+            **limits,
         )
-        trainer.fit(task, datamodule=data)
-    return timer.ended - timer.started
+        trainer.fit(task, datamodule=experiment.data)
 
 
 def _summary(
@@ -140,37 +153,51 @@ def _summary(
 ) -> dict[str, Any]:
     steps = STEPS - WARMUP
     seconds = statistics.median(bare)
-    flops, real, padded = _one_step(experiment)
-    peak = matrix_multiply_flops()
+    flops, peak, real = _flops_of_first_step(experiment), matrix_multiply_flops(), real_positions(experiment.data)
     return {
         "tokens_per_second": tokens / seconds,
-        "tokens_per_second_padded": tokens / seconds * padded / real,
-        "real_positions": real / padded,
+        "tokens_per_second_padded": tokens / seconds / real,
+        "real_positions": real,
         "milliseconds": {phase: 1000 * statistics.median(run[phase] for run in phases) / steps for phase in PHASES},
         "lightning_over_bare": statistics.median(a / b for a, b in zip(through, bare, strict=True)),
         "gflop_per_step": flops / 1e9,
         "gflops_matrix_multiply": peak / 1e9,
         "model_flops_utilisation": flops * steps / seconds / peak,
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _one_step(experiment: Experiment) -> tuple[int, int, int]:
-    """Return the FLOPs of the first step as torch counts them, and its real and its padded positions."""
-    task = experiment.task.train()
+def real_positions(data: PlannedData) -> float:
+    """Return the share of positions that are not padding, over the whole first epoch as it is planned."""
+    plan = data.plan(0)
+    lengths = data.splits["train"].lengths
+    sides = lengths.reshape(len(lengths), -1)
     real = padded = 0
+    for step, part in np.ndindex(plan.steps, data.micro_batches):
+        rows = sides[plan.examples(step, micro_batch=part, micro_batches=data.micro_batches)]
+        real += int(rows.sum())
+        padded += len(rows) * int(rows.max(axis=0, initial=0).sum())
+    return real / padded
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory that the process has had so far."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _flops_of_first_step(experiment: Experiment) -> int:
+    """Return the FLOPs of the first step as torch counts them."""
+    task = experiment.task.train()
     with FlopCounterMode(display=False) as counter:
         for index, batch in _micro_batches(experiment):
-            masks = [value for name, value in batch._asdict().items() if name.endswith("mask")]
-            real += sum(int(mask.sum()) for mask in masks)
-            padded += sum(mask.numel() for mask in masks)
             (task.loss(batch)[0] / batch.step_count).backward()
             if task.step_ended(index):
                 break
     task.zero_grad()
-    return counter.get_total_flops(), real, padded
+    return counter.get_total_flops()
 
 
 def matrix_multiply_flops(size: int = 1024, repeats: int = 10) -> float:
@@ -184,12 +211,13 @@ def matrix_multiply_flops(size: int = 1024, repeats: int = 10) -> float:
     return 4 * size**3 / best
 
 
-def _print(found: dict[str, Any]) -> None:
-    table = Table("measure", "value", title="one training step")
+def write_table(found: dict[str, Any], title: str) -> None:
+    """Show what was measured to people, on stderr."""
+    table = Table("measure", "value", title=title)
     for name, value in found.items():
         if isinstance(value, dict):
-            for phase, milliseconds in value.items():
-                table.add_row(f"{name}, {phase}", f"{milliseconds:.1f}")
+            for part, number in value.items():
+                table.add_row(f"{name}, {part}", f"{number:,.1f}")
         else:
             table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}")
     Console(file=sys.stderr).print(table)
