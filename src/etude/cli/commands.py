@@ -22,6 +22,7 @@ class Command:
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
         records: Whether the function of a composed configuration also gets the overrides, to record them.
+        texts: Keys of texts, which may also follow the RUN without a key, in this order.
     """
 
     help: str
@@ -30,6 +31,7 @@ class Command:
     root: str | None = None
     many: bool = False
     records: bool = False
+    texts: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
@@ -82,6 +84,12 @@ COMMANDS: dict[str, Command] = {
         "run a finished run again from its folder and compare bit by bit; writes one JSON object",
         "etude.experiment.reproduce:reproduce",
         "last",
+    ),
+    "inspect": Command(
+        "show what a run attends to in a sentence; writes the path of a page",
+        "etude.experiment.inspect:inspect",
+        'last "Delete all selected files?"',
+        texts=("text", "target"),
     ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",
