@@ -66,7 +66,7 @@ def test_the_search_finds_the_same_translations(never_ends: bool) -> None:
 
 
 def test_the_encoder_has_the_same_states() -> None:
-    model = Encoder(FACTS, 16, 2, 2, 32, 0.0, 64, residual=PostNorm, eps=1e-5)
+    model = Encoder(FACTS, 16, 2, 2, 32, 0.0, 64, residual=PostNorm)
     hand = HandEncoder(40, width=16, heads=2, layers=2, inner=32, dropout=0.0, max_length=64, eps=1e-5)
     copy_weights(hand, model)
     assert torch.allclose(hand(Rows.of(SOURCE)), model.hidden(pad(SOURCE, 0), real(SOURCE)), atol=1e-5)

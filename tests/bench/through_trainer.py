@@ -11,7 +11,7 @@ from etude.configuration.check import plain
 from etude.configuration.compose import compose
 from etude.experiment.bench import fit
 from etude.experiment.build import Experiment, build
-from etude.tasks.base import Timetable
+from etude.tasks.timetable import Timetable
 from tests.bench.rounds import Stopwatch, Work
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError, StorageError
+from etude.experiment.inspection import Inspection
 from etude.experiment.record import RECORD, Event, Record
 from etude.experiment.report import report, terminal_summary
 from etude.experiment.report.charts import (
@@ -32,7 +33,6 @@ from etude.experiment.report.charts import (
     round_values,
     thinned,
 )
-from etude.experiment.report.heatmap import heat_map
 from etude.experiment.report.writing import duration, number, score
 
 CONFIG = {
@@ -120,15 +120,21 @@ def record_values(folder: Path, steps: int = 14000, every: int = 35) -> None:
     record.close()
 
 
-def attention(rows: list[str], columns: list[str]) -> dict[str, Any]:
+def attention(rows: list[str], columns: list[str], name: str = "decoder.2.cross_attention") -> dict[str, Any]:
+    """What `attention.json` holds of one text: one attention of one head."""
     distance = np.abs(np.linspace(0, 1, len(rows))[:, None] - np.linspace(0, 1, len(columns))[None])
     weights = np.exp(-distance * 9)
     weights /= weights.sum(axis=1, keepdims=True)
+    head = dict.fromkeys(("entropy", "distance", "diagonal", "previous", "next", "first", "last"), 0.25)
+    links = [[number, number] for number in range(min(len(rows), len(columns)))]
     return {
-        "title": "Decoder layer 3, head 1" if rows != columns else "Decoder layer 1, head 2",
-        "rows": rows,
-        "columns": columns,
-        "weights": weights.round(4).tolist(),
+        "text": " ".join(columns),
+        "target": " ".join(rows),
+        "given": False,
+        "maps": [
+            {"name": name, "rows": rows, "columns": columns, "weights": [weights.round(4).tolist()], "heads": [head]}
+        ],
+        "alignment": {"by": name, "source": columns, "target": rows, "links": links},
     }
 
 
@@ -229,7 +235,8 @@ def test_a_finished_run_is_on_one_page(run: Path) -> None:
         "decoder_layers: 3",
         "Begun by etude train experiment=translation/interface",
         "sacrebleu 2.6.0",
-        "Decoder layer 3, head 1",
+        "decoder.2.cross_attention",
+        "löschen ← files",
     ):
         assert expected in text, expected
 
@@ -254,7 +261,7 @@ def test_curves_are_drawn_over_steps_tokens_and_seconds(run: Path) -> None:
     )
     assert "train/loss: " in labels[0] and "val/loss: " in labels[0]
     assert all(attributes["role"] == "img" for attributes in page.all("svg"))
-    assert [attributes["id"] for attributes in page.all("input")] == ["axis-step", "axis-tokens", "axis-seconds"]
+    assert [attributes["id"] for attributes in page.all("input")][:3] == ["axis-step", "axis-tokens", "axis-seconds"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +277,7 @@ def test_text_from_anywhere_stays_text(run: Path, attack: str) -> None:
     )
     write_json(run / "manifest.json", {**MANIFEST, "python": attack})
     source, output = ["Delete", attack, "c", "d", "e"], [attack, "b", "c", "d", "e"]
-    maps = [{**attention(output, source), "title": attack}, attention(output, output)]
+    maps = [{**attention(output, source, attack), "target": attack}, attention(output, output)]
     write_json(run / "attention.json", maps)
     write_json(run / "evaluations" / "test.json", {**SCORES, "signatures": dict.fromkeys(SCORES["scores"], attack)})
     page = Page(report(run))
@@ -468,19 +475,28 @@ def test_numbers_are_written_for_people() -> None:
     assert [score(value) for value in (0.91234, 31.2345, 1234.5)] == ["0.9123", "31.23", "1,234.50"]
 
 
-# Heat maps
+# Attention
 
 
-def test_a_heat_map_has_a_cell_for_each_weight() -> None:
-    drawn = heat_map(
-        {"title": "t", "rows": ["a", "b"], "columns": ["c", "d", "e"], "weights": [[0, 1, 2], [0.5, -1, 0]]}
-    )
-    assert [cell.weight for cell in drawn.cells] == [0, 1, 1, 0.5, 0, 0]
-    assert drawn.cells[3].text == "b → c: 0.500"
-    assert max(cell.x for cell in drawn.cells) < drawn.width
-    assert max(cell.y for cell in drawn.cells) < drawn.height
+def test_a_map_has_a_cell_for_each_weight_and_says_the_heavier_ones(run: Path) -> None:
+    page = Page(report(run))
+    cells = [attributes for attributes in page.all("td") if str(attributes.get("title", "")).startswith("Alle → ")]
+    assert cells[0]["title"] == "Alle → Delete: 0.895"
+    assert cells[0]["class"] == "w18"
+    # Of each text two views, the mean and the one head, and one of them is shown at first.
+    views = [attributes for attributes in page.all("input") if attributes["name"] != "axis"]
+    assert len(views) == 4
+    assert sum("checked" in attributes for attributes in views) == 2
+    assert len({attributes["id"] for attributes in views}) == 4
 
 
-def test_weights_that_fit_no_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 rows of \[2\] weights for 1 rows and 3 columns"):
-        heat_map({"title": "t", "rows": ["a"], "columns": ["c", "d", "e"], "weights": [[0.5, 0.5]]})
+def test_weights_that_fit_no_tokens_and_links_of_no_words_are_refused() -> None:
+    values = attention(["a"], ["c", "d", "e"])
+    assert Inspection.from_json(values).to_json() == {**values, "alignment": {**values["alignment"], "links": [(0, 0)]}}
+    values["maps"][0]["columns"] = ["c", "d"]
+    with pytest.raises(ValueError, match=r"sizes \[\(1, 3\)\] for 1 heads, 1 rows and 2 columns"):
+        Inspection.from_json(values)
+    values = attention(["a"], ["c"])
+    values["alignment"]["links"] = [[0, 1]]
+    with pytest.raises(ValueError, match="a link 0-1 between 1 and 1 words"):
+        Inspection.from_json(values)

@@ -218,13 +218,14 @@ def test_without_a_key_it_is_offline_and_says_so_once(
     logger.save()
     logger.log_metrics({"train/loss": 2.5, "train/norm": float("nan")})
     logger.log_table("samples", ["source", "output"], [["a", "b"]])
+    logger.log_page("attention", "<p>a page</p>")
     logger.close()
     assert said(caplog) == [
         "W&B is offline: no key on this machine (WANDB_API_KEY, or `wandb login`); "
         f"upload later by `wandb sync {tmp_path}/wandb/offline-run-*`"
     ]
     assert capfd.readouterr().out == ""
-    metrics, table = history(tmp_path)
+    metrics, table, page = history(tmp_path)
     assert metrics[STEP] == table[STEP] == 13
     assert (metrics["train/loss"], metrics["train/norm"], metrics["tokens"], metrics["seconds"]) == (
         2.5,
@@ -233,6 +234,9 @@ def test_without_a_key_it_is_offline_and_says_so_once(
         1.9,
     )
     assert (table["samples._type"], table["samples.ncols"]) == ("table-file", 2)
+    assert page["attention._type"] == "html-file"
+    (written,) = tmp_path.glob("wandb/offline-run-*/files/media/html/attention_*.html")
+    assert written.read_text() == "<p>a page</p>"
     run = next(record["run"] for record in inspected(tmp_path) if record["type"] == "run")
     assert (run["run_id"], run["project"], run["display_name"]) == (RUN_ID, "etude", "study")
     assert "width" in json.dumps(run["config"])

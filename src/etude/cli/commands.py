@@ -23,6 +23,7 @@ class Command:
         many: Whether it takes several runs.
         records: Whether the function of a composed configuration also gets the overrides, to record them.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
+        texts: Keys of texts, which may also follow the RUN without a key, in this order.
     """
 
     help: str
@@ -32,6 +33,7 @@ class Command:
     many: bool = False
     records: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
@@ -84,6 +86,12 @@ COMMANDS: dict[str, Command] = {
         "run a finished run again from its folder and compare bit by bit; writes one JSON object",
         "etude.experiment.reproduce:reproduce",
         "last",
+    ),
+    "inspect": Command(
+        "show what a run attends to in a sentence; writes the path of a page",
+        "etude.experiment.inspect:inspect",
+        'last "Delete all selected files?"',
+        texts=("text", "target"),
     ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",

@@ -1,7 +1,8 @@
-"""Commands on runs that exist: resume, evaluate, predict, export, reproduce, replay, report."""
+"""Commands on runs that exist: resume, evaluate, predict, inspect, export, reproduce, replay, report."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from etude.store.folder import resolve
 NOT_IDENTICAL = 3
 """Exit code of a reproduction that came to something else."""
 
+_NO_TEXT = re.compile(r"--?[A-Za-z][\w-]*$|[+~]*[\w./]+=")
+"""An option or a key with its value."""
+
 
 def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     """Call a command's function with the runs and overrides of the command line; returns the exit code.
@@ -28,7 +32,8 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         sys.stdout.write(usage(name, command))
         return 0
-    overrides = read_overrides([word for word in words if "=" in word])
+    words, texts = take_texts(name, command, words)
+    overrides = {**read_overrides([word for word in words if "=" in word]), **texts}
     outputs = Path(str(overrides.get("paths.outputs", "outputs"))).expanduser()
     named = [word for word in words if "=" not in word]
     option = next((word for word in named if word.startswith("-")), None)
@@ -47,6 +52,33 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         result = _call(name, command, runs, overrides, data)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
+
+
+def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Part the texts of a command from its other words: those after the RUN, and `text=…` as it is written.
+
+    A text may hold anything but look like `key=…` or `--option`; with its key before it, it may do that as well.
+
+    Raises:
+        ConfigurationError: If there are more texts than the command takes.
+    """
+    texts: dict[str, str] = {}
+    rest: list[str] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        run_is_named = any("=" not in other for other in rest)
+        if equals and key in command.texts:
+            texts[key] = value
+        elif not command.texts or not run_is_named or _NO_TEXT.match(word):
+            rest.append(word)
+        elif place := next((key for key in command.texts if key not in texts), None):
+            texts[place] = word
+        else:
+            raise ConfigurationError(
+                f"etude {name} takes {' and '.join(command.texts)} after RUN, but {word!r} is one more; write each text in "
+                "quotes (command line)"
+            )
+    return rest, texts
 
 
 def _call(name: str, command: Command, runs: list[Path], overrides: dict[str, Any], data: Any) -> Any:
@@ -80,7 +112,8 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
 def usage(name: str, command: Command) -> str:
     """Return the text of `etude COMMAND --help`."""
     runs = "RUN…" if command.many else "RUN"
-    words = runs if name == "report" else f"{runs} [key=value…]"
+    texts = "".join(f' ["{key.upper()}"]' for key in command.texts)
+    words = runs if name == "report" else f"{runs}{texts} [key=value…]"
     return (
         f"etude {name}: {command.help}.\n\nusage: etude {name} {words}\n\n"
         "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last. For example:\n\n"

@@ -29,6 +29,7 @@ from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_
 from etude.experiment.ending import stopping, why_ended
 from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.facts import write_facts
+from etude.experiment.inspect import inspect_samples
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
@@ -195,6 +196,9 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
     for logger in loggers:
         if scores["split"] != "val":  # a validation has its line already, at the step of its weights
             logger.log_metrics(scores["scores"], step)
+    if first:
+        inspect_samples(run, loggers, step)
+    for logger in loggers:
         close = getattr(logger, "close", None)
         if close is not None:
             close()

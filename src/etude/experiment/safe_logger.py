@@ -83,6 +83,14 @@ class SafeLogger(Logger):
             self._later(lambda: log_table(key, columns=list(columns), data=[list(row) for row in data], step=step))
 
     @rank_zero_only
+    def log_page(self, key: str, page: str, step: int | None = None) -> None:
+        """Log a page of HTML, soon, where the other logger shows pages."""
+        log_page = getattr(self.logger, "log_page", None)
+        if log_page is not None:
+            step = self._where()[0] if self._where else step
+            self._later(lambda: log_page(key, page, step))
+
+    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Log hyperparameters, soon."""
         self._later(lambda: self.logger.log_hyperparams(params, *args, **kwargs))

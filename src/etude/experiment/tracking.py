@@ -125,6 +125,12 @@ class WeightsAndBiases(WandbLogger):
         _ = self.experiment
         self._send(metrics, step or 0)
 
+    def log_page(self, key: str, page: str, step: int | None = None) -> None:
+        """Log a self-contained page of HTML."""
+        import wandb
+
+        self.log_metrics({key: wandb.Html(page, inject=False)}, step)
+
     def save(self) -> None:
         """Connect. Lightning calls this when a fit starts."""
         _ = self.experiment

@@ -160,13 +160,18 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, text.encode())
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
     """Write plain values as JSON, at once. Numbers that are not finite are written as Python reads them: NaN, Infinity.
+
+    Args:
+        path: The file.
+        values: Mappings, lists, texts and numbers.
+        indent: Of each level; None: all on one line.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
 
 
 def write_configuration(run: Path, config: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from etude.metrics.classification import accuracy, macro_f1
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
 from etude.nn.dropout import Dropout
+from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
@@ -126,6 +127,11 @@ class Classification(Task):
         probability, guesses = self.logits(tokens.to(self.device), mask.to(self.device)).softmax(dim=1).max(dim=1)
         found = zip(guesses.tolist(), probability.tolist(), strict=True)
         return [f"{self.facts.classes[guess]}\t{sure:.4f}" for guess, sure in found]
+
+    def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
+        """Return the encoder's attention; as `ShowsAttention` says."""
+        ids = readable("text", text, tokenizer, self.model.max_length - 2)
+        return encoder_attention(self.model, [self.facts.bos, *ids, self.facts.eos], target)
 
 
 def mean_of_real(states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:

@@ -19,6 +19,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import perplexity
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
+from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
@@ -114,6 +115,11 @@ class MaskedLM(Task):
         hidden = self.norm(F.gelu(self.transform(self.model(tokens, mask)[tokens == self.facts.mask])))
         tokens[tokens == self.facts.mask] = F.linear(hidden, self.model.embedding.weight, self.bias).argmax(dim=1)
         return tokenizer.decode([row[real].tolist() for row, real in zip(tokens, mask, strict=True)])
+
+    def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
+        """Return the encoder's attention, to a `<mask>` as well; as `ShowsAttention` says."""
+        readable("text", text, tokenizer, self.model.max_length - 2)
+        return encoder_attention(self.model, self._with_masks(text, tokenizer), target)
 
     def _with_masks(self, text: str, tokenizer: Tokenizer) -> list[int]:
         """Encode a text in which `<mask>` or `[MASK]` stands for a hidden token."""

@@ -26,7 +26,9 @@ from etude.metrics.score import Score
 from etude.metrics.texts import TextMetric, text_scores
 from etude.metrics.translation import BLEU, TER, ChrF
 from etude.models.seq2seq import Seq2Seq
+from etude.nn.attention import record_attention
 from etude.seeding import mix
+from etude.tasks.attention import Attention, AttentionMap, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.sums import Row
@@ -220,3 +222,28 @@ class Translation(Task):
                     for text, hypothesis in zip(written, hypotheses, strict=True)
                 )
         return [Prediction(outputs, len(ids) > self.text_limit) for outputs, ids in zip(found, encoded, strict=True)]
+
+    @torch.no_grad()
+    def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
+        """Return every attention to a source and its target; as `ShowsAttention` says.
+
+        To itself, the row of a token is where the decoder reads it; to the source, where it predicts it.
+        """
+        limit = self.model.max_length - 1
+        source = [*readable("text", text, tokenizer, limit), self.facts.eos]
+        src = torch.tensor([source], device=self.device)
+        src_mask = torch.ones_like(src, dtype=torch.bool)
+        if target is None:
+            found = self.translate(src, src_mask)[0][0].tokens[:limit]
+        else:
+            found = tuple(readable("target", target, tokenizer, limit))
+        inputs = [self.facts.bos, *found]
+        tgt = torch.tensor([inputs], device=self.device)
+        with record_attention(self.model) as maps:
+            self.model(src, tgt, src_mask, torch.ones_like(tgt, dtype=torch.bool))
+        shown = []
+        for name, weights in maps.items():
+            cross, own = name.endswith(".cross_attention"), inputs if name.startswith("decoder.") else source
+            rows, columns = ([*found, self.facts.eos], source) if cross else (own, own)
+            shown.append(AttentionMap(name, rows, columns, weights[0].cpu(), cross))
+        return Attention(source, inputs, shown)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -92,6 +93,22 @@ class Tokenizer:
         """Return each sequence as text; special ids are left out."""
         plain = [[int(token) for token in sequence if int(token) not in self._silent] for sequence in ids]
         return [text.strip() for text in self.backend.decode_batch(plain, skip_special_tokens=True)]
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """Return what the vocabulary calls each id, such as `▁files`, `##ing` or `</s>`."""
+        return [self.backend.id_to_token(number) or str(number) for number in ids]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return what each id adds to the text of those before it; nothing for a special id or a part of a character."""
+        found, plain, before = [], list[int](), ""
+        for number in ids:
+            if number not in self._silent:
+                plain.append(number)
+            text = self.backend.decode(plain, skip_special_tokens=True).rstrip("\ufffd")
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
+            found.append(text[sum(1 for _ in same) :])
+            before = text
+        return found
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads as well."""

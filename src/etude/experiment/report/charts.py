@@ -1,4 +1,4 @@
-"""Curves and heat maps as geometry, in the units of an SVG's view box. The template turns it into markup, and escapes.
+"""Curves as geometry, in the units of an SVG's view box. The template turns it into markup, and escapes.
 
 Nothing in a chart needs a program to run in the page: the three x-axes are three drawings, and what is read off under
 the pointer is drawn beforehand at each of some forty places, and shown by the style sheet.

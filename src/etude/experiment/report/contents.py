@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from etude.errors import StorageError
+from etude.experiment.inspection import Inspection
 from etude.experiment.record import RECORD, WALL_CLOCK, Event, read
 from etude.experiment.report.charts import Chart, Series, chart
-from etude.experiment.report.heatmap import HeatMap, heat_map
 from etude.store.folder import CONFIGURATION, OVERRIDES, state
 
 SHOWN_SAMPLES = 100
@@ -91,7 +91,7 @@ class Contents:
         events: The record.
         evaluations: All evaluations, those of the test split first.
         samples: Of the last validation.
-        attention: Attention maps.
+        attention: What the model attends to in sample sentences.
         data: Facts about the data.
         manifest: Code, packages and machine.
         best: Name of the best checkpoint's folder.
@@ -108,7 +108,7 @@ class Contents:
     events: list[Event] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     samples: Samples | None = None
-    attention: list[HeatMap] = field(default_factory=list)
+    attention: list[Inspection] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     best: str | None = None
@@ -271,5 +271,5 @@ def _samples(path: Path) -> Samples:
     return Samples(int(path.stem.removeprefix("step-")), columns, rows[:SHOWN_SAMPLES], len(rows))
 
 
-def _attention(path: Path) -> list[HeatMap]:
-    return [heat_map(one) for one in json.loads(path.read_text())]
+def _attention(path: Path) -> list[Inspection]:
+    return [Inspection.from_json(one) for one in json.loads(path.read_text())]

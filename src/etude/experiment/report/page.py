@@ -5,7 +5,7 @@ All text of a run (samples, names, configurations) is escaped by the template en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import jinja2
 
 from etude import __version__
 from etude.errors import ConfigurationError
+from etude.experiment.inspection import Inspection
 from etude.experiment.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from etude.experiment.report.contents import Contents
-from etude.experiment.report.heatmap import CELL
 from etude.experiment.report.writing import count, duration, number, score
 from etude.store.folder import write_text
 
@@ -46,10 +46,23 @@ def report(run: Path) -> Path:
     page = (
         _environment()
         .get_template("page.html.jinja")
-        .render(contents=contents, charts=contents.charts(), frame=_FRAME, cell=CELL, version=__version__)
+        .render(contents=contents, charts=contents.charts(), frame=_FRAME, version=__version__)
     )
     write_text(run / REPORT, page)
     return run / REPORT
+
+
+def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
+    """Return a page of its own of what a run attends to.
+
+    Args:
+        run: The run's folder.
+        inspections: Of one text each.
+    """
+    place = run.resolve()
+    name = f"{place.parent.parent.name}/{place.parent.name}: {place.name}"
+    template = _environment().get_template("inspection.html.jinja")
+    return template.render(run=place, name=name, inspections=inspections, version=__version__)
 
 
 @cache

@@ -1,0 +1,62 @@
+"""What a head of attention does, in a few numbers (as in Voita et al. 2019 and Clark et al. 2019).
+
+Axes: H heads, Q queries, L keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadSummary:
+    """One head on one text, as means over its queries.
+
+    Attributes:
+        entropy: Of a query's weights, in nats: 0 where it attends to one key, ln L where to all alike.
+        distance: Keys between the one opposite a query and those that it attends to, by weight.
+        diagonal: Share of the weight on the key opposite the query.
+        previous: Share on the key before that.
+        next: Share on the key after that.
+        first: Share on the first key, to which heads attend that have nothing to say (Xiao et al. 2024).
+        last: Share on the last key: eos, where a text ends in it.
+    """
+
+    entropy: float
+    distance: float
+    diagonal: float
+    previous: float
+    next: float
+    first: float
+    last: float
+
+
+def head_summaries(weights: Float[Tensor, "H Q L"]) -> list[HeadSummary]:
+    """Return what each head does.
+
+    The key opposite query i is key i in self-attention; between texts of different lengths it is the one at the same
+    part of the way. A query without a key before or after that has a share of 0 there.
+
+    Args:
+        weights: Rows that sum to 1.
+    """
+    places = opposite(weights.shape[1], weights.shape[2])
+    distance = (torch.arange(weights.shape[2]) - places[:, None]).to(weights)
+    shares = [(weights * (distance == offset)).sum(dim=2).mean(dim=1) for offset in (0, -1, 1)]
+    columns = [
+        torch.special.entr(weights).sum(dim=2).mean(dim=1),
+        (weights * distance.abs()).sum(dim=2).mean(dim=1),
+        *shares,
+        weights[:, :, 0].mean(dim=1),
+        weights[:, :, -1].mean(dim=1),
+    ]
+    return [HeadSummary(*values) for values in torch.stack(columns, dim=1).tolist()]
+
+
+def opposite(queries: int, keys: int) -> Int[Tensor, " Q"]:
+    """Return, for each query, the key at the same part of the way: the diagonal of a map of any shape."""
+    return torch.linspace(0, keys - 1, queries, dtype=torch.float64).round().long()
