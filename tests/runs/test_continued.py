@@ -104,7 +104,7 @@ def only_until(run: Path, step: int) -> None:
             path.unlink()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["translation", "masked_lm", pytest.param("classification", marks=pytest.mark.slow)])
 def test_continued_with_other_micro_batches_and_workers(
     composed: Callable[..., Any], tmp_path: Path, task: str
 ) -> None:

@@ -62,7 +62,7 @@ def numbers(tensors: Any) -> list[float]:
     return torch.cat([torch.as_tensor(tensor).double().reshape(-1) for tensor in tensors]).tolist()
 
 
-@pytest.mark.parametrize("what", ["gradients", "losses"])
+@pytest.mark.parametrize("what", ["losses", pytest.param("gradients", marks=pytest.mark.slow)])
 def test_a_step_that_one_rank_finds_broken_is_left_out_on_all(overrides: Overrides, tmp_path: Path, what: str) -> None:
     folders = []
     for devices in (1, 2):
