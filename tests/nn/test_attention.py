@@ -12,12 +12,12 @@ from etude.errors import ConfigurationError
 from etude.nn.attention import (
     Attend,
     CrossAttention,
-    KeyValues,
     SelfAttention,
     attend,
     attention_weights,
     record_attention,
 )
+from etude.nn.key_values import KeyValues
 from etude.nn.packing import Layout
 
 B, H, Q, L, K = 2, 3, 5, 7, 11

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etude.errors import ConfigurationError
-from etude.nn.attention import KeyValues, SelfAttention, record_attention
+from etude.nn.attention import SelfAttention, record_attention
+from etude.nn.key_values import KeyValues
 from etude.nn.packing import Layout
 from etude.nn.positions import ALiBi, Rotary
 from etude.nn.relative import LinearBias, Relative, Rotation, slopes

@@ -31,8 +31,9 @@ from etude.export.proof import (
     translation,
 )
 from etude.models.bart import Bart, position_tables
-from etude.models.seq2seq import DecoderLayer, Memory, Seq2Seq
-from etude.nn.attention import KeyValues
+from etude.models.memory import Memory
+from etude.models.seq2seq import DecoderLayer, Seq2Seq
+from etude.nn.key_values import KeyValues
 from etude.nn.packing import Layout
 from etude.nn.positions import Absolute
 
