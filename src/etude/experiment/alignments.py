@@ -1,8 +1,8 @@
 """Word alignments by attention, and their error on sentences that a person has aligned.
 
 In deep decoders a target word's row is better taken where the decoder reads the word than where it predicts it (Chen et
-al. 2020, "Accurate word alignment induction from neural machine translation"); in decoders of two layers it is the other
-way round by far. So both are measured, and words are aligned where they are predicted.
+al. 2020, "Accurate word alignment induction from neural machine translation"); in the one decoder of two layers that was
+measured it was the other way round. So both are measured, and words are aligned where they are predicted.
 
 Axes: Q tokens that attend, L tokens attended to, T and S their words.
 """
