@@ -23,7 +23,7 @@ from etude.configuration.signatures import signature
 
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
-FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler")
+FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler", "finetune")
 CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],

@@ -20,6 +20,7 @@ from etude.data.loader import PlanSampler, Slice
 from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.stored import stored_configuration
+from etude.optim.course import FROM_THE_START
 from etude.seeding import seed_micro_batch
 from etude.store.integrity import checkpoints, verify
 from etude.store.saver import read_weights
@@ -139,7 +140,11 @@ def _forward_and_backward(
                     loss.backward()
                 except RuntimeError as error:
                     said = said or str(error).partition("\n")[0]
-    gradients = [parameter.grad.norm() for parameter in task.parameters() if parameter.grad is not None]
+    gradients = [
+        parameter.grad.norm()
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None and task.courses.get(name, FROM_THE_START).started(step - 1, data.clock)
+    ]
     norm = float(torch.stack(gradients).norm()) if gradients and said is None else math.nan
     return total, norm, said
 

@@ -30,7 +30,7 @@ from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
 from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.loop import Length, Milestones, StepLoop
-from etude.experiment.manifest import manifest
+from etude.experiment.manifest import manifest, parameters
 from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
@@ -214,12 +214,30 @@ def _write_facts(run: Path, experiment: Experiment) -> None:
 
 def _tell(experiment: Experiment, described: Mapping[str, Any]) -> None:
     """Say in a few lines what is about to be trained."""
-    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
+    counts = parameters(experiment.task)
     _log.info("rows %s, vocabulary %d", described["rows"], described["tokenizer"]["vocabulary"])
     for split, reasons in described["dropped"].items():
         for reason, count in reasons.items():
             _log.info("%s: %d rows %s", split, count, reason)
-    _log.info("%s parameters, %d steps an epoch", f"{parameters:,}", described["steps_per_epoch"])
+    train, total = counts["trainable"], counts["total"]
+    _log.info("%s of %s parameters train (%.3g %%)", f"{train:,}", f"{total:,}", 100 * train / total)
+    _log.info("%d steps an epoch", described["steps_per_epoch"])
+    _tell_late(experiment)
+
+
+def _tell_late(experiment: Experiment) -> None:
+    """Warn of parameters that would begin to train only after the budget's end."""
+    clock, courses = experiment.data.clock, experiment.task.courses
+    steps = Length.of(experiment.root.budget, clock).steps
+    late = [course.first(clock) for course in courses.values() if steps is not None and course.first(clock) >= steps]
+    if late:
+        _log.warning(
+            "%d of the tensors that train would begin to after the budget of %d steps, the last at step %d; "
+            "a shorter finetune.every reaches them",
+            len(late),
+            steps,
+            max(late) + 1,
+        )
 
 
 def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightning.Trainer:
@@ -282,8 +300,9 @@ def _timetable(root: Root, clock: Clock, micro_batches: int) -> Timetable:
     budget, warmup = Length.of(root.budget, clock), Length.of(Duration.parse(root.scheduler["warmup"]), clock)
     log_every = _in_steps("log.every", root.log.every, clock)
     if budget.steps is None:
-        return Timetable(root.seed, micro_batches, warmup.seconds or 0.0, budget.seconds or 0.0, True, log_every)
-    return Timetable(root.seed, micro_batches, warmup.steps or 0.0, budget.steps, False, log_every)
+        seconds = (warmup.seconds or 0.0, budget.seconds or 0.0)
+        return Timetable(root.seed, micro_batches, *seconds, True, log_every, clock)
+    return Timetable(root.seed, micro_batches, warmup.steps or 0.0, budget.steps, False, log_every, clock)
 
 
 def _loggers(run: Path, experiment: Experiment, record: Record | None) -> list[Logger]:
