@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ LAYERS = 3
 def task() -> Classification:
     """A classifier with dropout on a BERT of three layers."""
     torch.manual_seed(5)
+    schedule: Any = Constant()  # frozen, which a protocol's attributes cannot say
     encoder = Encoder(FACTS, 12, 3, LAYERS, 20, dropout=0.1, max_length=9, residual=PostNorm)
-    return Classification(FACTS, encoder, partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5), Constant())
+    return Classification(FACTS, encoder, partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5), schedule)
 
 
 @pytest.fixture

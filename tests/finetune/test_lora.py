@@ -62,11 +62,10 @@ def test_merged_is_unmerged(task: Classification, batch: ClassificationBatch) ->
     merge(task)
     torch.testing.assert_close(task.logits(batch.tokens, batch.mask), before, rtol=0, atol=1e-6)
     assert task.state_dict().keys() == base.state_dict().keys()
-    changed = (
-        task.model.layers[1].attention.query_key_value.weight - base.model.layers[1].attention.query_key_value.weight
-    )
+    fused = "model.layers.1.attention.query_key_value.weight"
+    changed = task.state_dict()[fused] - base.state_dict()[fused]
     assert [bool(rows.any()) for rows in changed.chunk(3)] == [True, False, True]
-    assert type(task.model.layers[0].feed_forward.outer) is nn.Linear
+    assert type(task.get_submodule("model.layers.0.feed_forward.outer")) is nn.Linear
 
 
 def test_dropout_is_on_the_adapters_only() -> None:
