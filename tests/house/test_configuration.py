@@ -24,7 +24,7 @@ from etude.configuration.signatures import signature
 
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
-FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler")
+FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler", "finetune")
 PARTS = [f"model/{part}={name}" for part in COMPOSER.parts("model") for name in COMPOSER.options(f"model/{part}")]
 CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
 OWN_DATA = {

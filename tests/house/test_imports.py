@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "etude"
 LAYERS = [
     {"types", "clock", "errors", "seeding", "packages", "pretrained_files", "console", "interrupts"},
     {"nn", "losses", "optim", "decoding", "metrics", "tokenization"},
-    {"models"},
+    {"models", "finetune"},
     {"data", "tasks", "callbacks"},
     {"configuration", "store", "export"},
     {"experiment"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-PLAIN = {"nn", "losses", "optim", "decoding", "metrics", "tokenization", "models"}
+PLAIN = {"nn", "losses", "optim", "decoding", "metrics", "tokenization", "models", "finetune"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -12,7 +12,19 @@ from etude.clock import Duration
 Node = dict[str, Any]
 """What makes one object: `_target_` and the arguments of its constructor."""
 
-NODES = ("task", "model", "data", "tokenizer", "optimizer", "scheduler", "decoding", "trainer", "logger", "non_finite")
+NODES = (
+    "task",
+    "model",
+    "data",
+    "tokenizer",
+    "optimizer",
+    "scheduler",
+    "finetune",
+    "decoding",
+    "trainer",
+    "logger",
+    "non_finite",
+)
 """The root keys that hold one node each. `callbacks` holds a mapping of nodes."""
 
 
@@ -154,6 +166,8 @@ class Root:
     """The course of the learning rate."""
     trainer: Node
     """The machine. Changing it never changes the science."""
+    finetune: Node | None = None
+    """Which parameters train, at what rate and from when; null: all, from the start."""
     decoding: Node | None = None
     """How sequences are searched; null for a task that writes none."""
     logger: Node | None = None

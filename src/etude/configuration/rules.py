@@ -22,6 +22,7 @@ SMALLEST = {
     "top_k": 1,
     "min_length": 0,
     "layers": 1,
+    "rank": 1,
     "encoder_layers": 1,
     "decoder_layers": 1,
     "heads": 1,
@@ -48,7 +49,7 @@ SMALLEST = {
 FRACTIONS = frozenset({"dropout", "attention_dropout", "head_dropout", "label_smoothing", "decay"})
 """What lies in [0, 1), wherever a number has that name."""
 
-POSITIVE = {"temperature": math.inf, "top_p": 1.0}
+POSITIVE = {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf}
 """What is above 0, and at most this, wherever a number has that name."""
 
 ROTARY = "etude.nn.positions.Rotary"
@@ -145,6 +146,16 @@ def check_budget(case: Case) -> None:
         )
 
 
+def check_unfreezing(case: Case) -> None:
+    """Ask for steps between the parts of a model that begin to train: what a run does at a step is no matter of speed."""
+    text = case.get("finetune.every")
+    if text is None:
+        return
+    every = _duration(case, "finetune.every", text)
+    if not every.amount or every.unit == "second":
+        case.fail("finetune.every", f"= {text} is no number of steps above 0; write step, epoch or tok, such as 1epoch")
+
+
 def _duration(case: Case, key: str, text: Any) -> Duration:
     try:
         return Duration.parse(text)
@@ -223,6 +234,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_batch,
     check_budget,
     check_average,
+    check_unfreezing,
     check_task_and_data,
     check_task_and_parts,
     check_guard,

@@ -49,7 +49,7 @@ def bench(config: DictConfig) -> dict[str, Any]:
     """
     experiment = build(plain(config))
     task, data = experiment.task, experiment.data
-    task.timetable = Timetable(experiment.root.seed, experiment.machine.micro_batches, 1.0, 1e9, False, 10)
+    task.timetable = Timetable(experiment.root.seed, experiment.machine.micro_batches, 1.0, 1e9, False, 10, data.clock)
     state = {name: value.clone() for name, value in task.state_dict().items()}
     bare, through = [], []
     phases: list[dict[str, float]] = []

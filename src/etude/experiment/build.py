@@ -74,10 +74,13 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
 
 
 def build_task(nodes: dict[str, Any], facts: Facts) -> Task:
-    """Build the model for the facts, and the task around it."""
+    """Build the model for the facts, the task around it, and what the fine-tuning puts into it."""
     parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
     model = make(nodes["model"])(facts=facts)
-    return make(nodes["task"])(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
+    task: Task = make(nodes["task"])(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
+    if nodes.get("finetune"):
+        task.adjust(make(nodes["finetune"])())
+    return task
 
 
 def make(node: Mapping[str, Any]) -> Callable[..., Any]:

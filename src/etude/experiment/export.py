@@ -20,6 +20,7 @@ from etude.export.hugging_face import HuggingFaceTranslation
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
 from etude.export.onnx_graphs import OnnxTranslation
 from etude.export.proof import Examples, Format
+from etude.finetune.lora import merge
 from etude.store.durable import make_folder, storage_errors, sync_folder
 from etude.store.folder import write_json
 from etude.store.saver import read_weights
@@ -112,6 +113,7 @@ def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Ca
     experiment = build(values, tokenizer)
     task, data = experiment.task, experiment.data
     task.load_state_dict(read_weights(checkpoint))
+    merge(task)
     fields = ("source", "target") if isinstance(task, Translation) else ("text",)
 
     def read(most: int) -> Examples:

@@ -13,7 +13,8 @@ from etude.errors import DataError
 from etude.experiment.build import Experiment
 from etude.experiment.continuation import note_changes
 from etude.experiment.drift import MACHINERY, drift, read_manifest
-from etude.experiment.manifest import manifest
+from etude.experiment.loop import Length
+from etude.experiment.manifest import manifest, parameters
 from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import DATA, FACTS, MADE_OF, TOKENIZER, write_json
 
@@ -70,9 +71,27 @@ def refuse_other_data(run: Path, described: Mapping[str, Any]) -> None:
 
 def _tell(experiment: Experiment, described: Mapping[str, Any]) -> None:
     """Say in a few lines what is about to be trained."""
-    parameters = sum(parameter.numel() for parameter in experiment.task.parameters())
+    counts = parameters(experiment.task)
     _log.info("rows %s, vocabulary %d", described["rows"], described["tokenizer"]["vocabulary"])
     for split, reasons in described["dropped"].items():
         for reason, count in reasons.items():
             _log.info("%s: %d rows %s", split, count, reason)
-    _log.info("%s parameters, %d steps an epoch", f"{parameters:,}", described["steps_per_epoch"])
+    trained, total = counts["trainable"], counts["total"]
+    _log.info("%s of %s parameters train (%.3g %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
+    _log.info("%d steps an epoch", described["steps_per_epoch"])
+    _tell_late(experiment)
+
+
+def _tell_late(experiment: Experiment) -> None:
+    """Warn of parameters that would begin to train only after the budget's end."""
+    clock, courses = experiment.data.clock, experiment.task.courses
+    steps = Length.of(experiment.root.budget, clock).steps
+    late = [course.first(clock) for course in courses.values() if steps is not None and course.first(clock) >= steps]
+    if late:
+        _log.warning(
+            "%d of the tensors that train would begin to after the budget of %d steps, the last at step %d; "
+            "a shorter finetune.every reaches them",
+            len(late),
+            steps,
+            max(late) + 1,
+        )

@@ -24,6 +24,7 @@ from etude.experiment.build import Experiment, build
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.stored import stored_configuration
 from etude.experiment.timetable import timetable
+from etude.optim.course import FROM_THE_START
 from etude.store.integrity import checkpoints, verify
 from etude.store.progress import recount
 from etude.store.saver import FolderCheckpointIO
@@ -193,7 +194,11 @@ def _forward_and_backward(
                 loss.backward()
             except RuntimeError as error:
                 said = said or str(error).partition("\n")[0]
-    gradients = [parameter.grad.norm() for parameter in task.parameters() if parameter.grad is not None]
+    gradients = [
+        parameter.grad.norm()
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None and task.courses.get(name, FROM_THE_START).started(step - 1, data.clock)
+    ]
     norm = float(torch.stack(gradients).norm()) if gradients and said is None else math.nan
     return total, norm, said
 

@@ -31,7 +31,7 @@ def timetable(root: Root, clock: Clock, micro_batches: int, run: Path, ranks: in
         warm, total, in_seconds = warmup.seconds or 0.0, budget.seconds or 0.0, True
     else:
         warm, total, in_seconds = float(warmup.steps or 0), float(budget.steps), False
-    return Timetable(root.seed, micro_batches, warm, total, in_seconds, log_every, run, ranks)
+    return Timetable(root.seed, micro_batches, warm, total, in_seconds, log_every, clock, run, ranks)
 
 
 def retention(root: Root, clock: Clock) -> Retention:

@@ -146,6 +146,13 @@ class Bart(Seq2Seq):
         self.register_buffer("logit_bias", torch.zeros(facts.vocabulary))
 
     @property
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Its parts from the input to the output; the first has what is added to embeddings on both sides."""
+        embeddings, *layers = super().stages
+        norms = (self.encoder_embedding_norm, self.decoder_embedding_norm)
+        return [(*embeddings, self.target_positions, *norms), *layers]
+
+    @property
     def output_bias(self) -> Float[Tensor, " V"]:
         """What is added to the logits; it is not trained."""
         return self.logit_bias

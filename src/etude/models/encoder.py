@@ -77,6 +77,16 @@ class Encoder(nn.Module):
         self.norm = connect().final_norm()
         self.initialise()
 
+    @property
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Its parts from the input to the output, each with the norm that ends it: embeddings, then layer after layer."""
+        *below, last = self.layers
+        return [
+            (self.embedding, self.positions, self.embedding_norm),
+            *((layer,) for layer in below),
+            (last, self.norm),
+        ]
+
     def initialise(self) -> None:
         """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""
         nn.init.normal_(self.embedding.weight, std=0.02)

@@ -156,6 +156,22 @@ class Seq2Seq(nn.Module):
                 nn.init.xavier_uniform_(layer)
 
     @property
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Its parts from the input to the output: embeddings, the encoder's layers, then the decoder's.
+
+        The projection to the decoder's keys and values belongs to the encoder's last layer.
+        """
+        *below, last = self.encoder
+        *above, top = self.decoder
+        return [
+            (self.embedding, self.positions),
+            *((layer,) for layer in below),
+            (last, self.encoder_norm, self.memory),
+            *((layer,) for layer in above),
+            (top, self.decoder_norm),
+        ]
+
+    @property
     def output_weight(self) -> Float[Tensor, "V D"]:
         """The matrix from states to logits."""
         return self.embedding.output_weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 import lightning
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
+from etude.finetune.base import Finetune
 from etude.metrics.score import Score
-from etude.optim.groups import parameter_groups
+from etude.optim.course import Course, follow
+from etude.optim.groups import courses_of, parameter_groups
 from etude.seeding import seed_micro_batch
 from etude.tasks.guard import Guard, Stop
 from etude.tasks.prediction import Output, Prediction
@@ -47,6 +49,7 @@ class Task(lightning.LightningModule):
     Attributes:
         timetable: What the task knows of the run.
         guard: What is done about losses and gradients that are not finite.
+        courses: How parameters train, by name; all others that are not frozen train from the start at the full rate.
         bootstrap: Resamplings for the confidence intervals of scores; 0: none.
         sample_count: Rows that an evaluation leaves in `samples`.
         samples: The first rows of the last evaluation, as texts.
@@ -81,12 +84,14 @@ class Task(lightning.LightningModule):
         self.gradient_clip = gradient_clip
         self.timetable = Timetable(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
         self.guard: Guard = Stop()
+        self.courses: Mapping[str, Course] = {}
         self.bootstrap = 0
         self.sample_count = 0
         self.samples: list[dict[str, str]] = []
         self.rows: list[Row] = []
         self.results: dict[str, Score] = {}
         self.last_logged: dict[str, float] = {}
+        self._group_courses: list[Course] = []
         self._evaluated: list[Row] = []
         self._training = Sums()
         self._evaluation = Sums()
@@ -141,6 +146,17 @@ class Task(lightning.LightningModule):
 
     # Training
 
+    def adjust(self, finetune: Finetune) -> None:
+        """Let only those parameters train that a fine-tuning names, as it says; freeze the others.
+
+        Raises:
+            ConfigurationError: If the fine-tuning does not fit the task.
+        """
+        finetune.prepare(self)
+        self.courses = finetune.courses(self)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in self.courses)
+
     def training_step(self, batch: Batch, index: int) -> Float[Tensor, ""]:
         """Return the micro-batch's share of the step's loss.
 
@@ -165,7 +181,9 @@ class Task(lightning.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer over the parameters that train; its rate is set at each step, from the step alone."""
         decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
-        return self.optimizer(parameter_groups(self, decay))
+        groups = parameter_groups(self, decay, self.courses)
+        self._group_courses = courses_of(groups, self, self.courses)
+        return self.optimizer(groups)
 
     def configure_gradient_clipping(
         self,
@@ -192,12 +210,12 @@ class Task(lightning.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Set the learning rate of the step that follows."""
+        """Set the learning rates of the step that follows, of which some parameters may not be a part yet."""
         timetable = self.timetable
         position = self.seconds() if timetable.in_seconds else self.global_step + 1
         factor = self.scheduler.multiplier(position, timetable.warmup, timetable.total)
-        for group in optimizer.param_groups:
-            group["lr"] = optimizer.defaults["lr"] * factor
+        rate = optimizer.defaults["lr"] * factor
+        follow(optimizer, self._group_courses, rate, self.global_step, timetable.clock)
 
     def seconds(self) -> float:
         """Return the seconds of training so far, over all the times that the run was continued."""
@@ -232,7 +250,7 @@ class Task(lightning.LightningModule):
         return {
             **line,
             "train/gradient_norm": norm,
-            "train/learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train/learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
             "speed/tokens_per_second": (tokens - done.tokens) / (seconds - done.seconds),
             **self.guard.values(),
         }

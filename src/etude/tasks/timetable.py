@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from etude.clock import Clock
+
 
 @dataclass(frozen=True)
 class Timetable:
@@ -19,6 +21,7 @@ class Timetable:
         total: The budget, in the unit below.
         in_seconds: Whether warmup and total are seconds; otherwise they are steps.
         log_every: Steps between two lines of the record.
+        clock: Turns the durations after which parameters begin to train into steps.
         run: The run's folder, for messages.
         ranks: Processes whose slices and seeds this one takes over, each as a micro-batch of its own.
     """
@@ -29,6 +32,7 @@ class Timetable:
     total: float
     in_seconds: bool
     log_every: int
+    clock: Clock = Clock(1, 1.0)
     run: Path = Path()
     ranks: int = 1
 

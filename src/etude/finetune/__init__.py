@@ -1,0 +1,1 @@
+"""Which parameters train, at what rate, from when: chosen in `conf/finetune/`."""
