@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +32,7 @@ class Timetable:
     total: float
     in_seconds: bool
     log_every: int
-    clock: Clock = Clock(1, 1.0)
+    clock: Clock = field(default_factory=lambda: Clock(1, 1.0))
     run: Path = Path()
     ranks: int = 1
 
