@@ -27,6 +27,7 @@ class Facts:
         eos: Id that ends a sequence.
         mask: Id of a masked token; -1 where the tokenizer has none.
         classes: Names of the classes, in the order of their ids; empty where there are none.
+        source_vocabulary: Number of token ids of sources that have a vocabulary of their own; None: all share one.
     """
 
     vocabulary: int
@@ -35,6 +36,7 @@ class Facts:
     eos: int
     mask: int = -1
     classes: tuple[str, ...] = ()
+    source_vocabulary: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as plain values."""

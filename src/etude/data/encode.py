@@ -142,9 +142,10 @@ def encode_split(
     counts: Counter[str] = Counter()
     origins, label_ids = array("q"), array("q")
     with ExitStack() as stack:
-        dtype = token_type(tokenizer.vocabulary)
         tokens = {
-            field: stack.enter_context(RaggedWriter(folder / f"{field}.tokens", dtype))
+            field: stack.enter_context(
+                RaggedWriter(folder / f"{field}.tokens", token_type(tokenizer.of(field).vocabulary))
+            )
             for field in encoding.text_fields
         }
         texts = {field: stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)) for field in kept}
@@ -175,7 +176,7 @@ def _encoded(
 ) -> Iterator[tuple[Row, dict[str, list[int]]]]:
     """Yield each row with the ids of its fields; whole batches are encoded at once, on all cores."""
     for batch in _batches(rows, fields):
-        columns = [tokenizer.encode([row.fields[field] for row in batch]) for field in fields]
+        columns = [tokenizer.of(field).encode([row.fields[field] for row in batch]) for field in fields]
         for row, ids in zip(batch, zip(*columns, strict=True), strict=True):
             yield row, dict(zip(fields, ids, strict=True))
 

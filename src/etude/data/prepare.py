@@ -22,7 +22,7 @@ import numpy.typing as npt
 from etude.data.cache import Ragged, TextColumn, Texts, cached
 from etude.data.encode import Encoding, Labels, encode_split, token_type
 from etude.data.sources import Dropped, Row
-from etude.errors import DataError
+from etude.errors import ConfigurationError, DataError
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 
 FORMAT = 1
@@ -129,13 +129,29 @@ def prepare(
 def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encoding, cache: Path) -> Tokenizer:
     """Return the tokenizer of a recipe, trained on the training texts the first time."""
     key = _digest(FORMAT, content, recipe.key, encoding.text_fields)
+    texts = _TrainingTexts(corpus, encoding.text_fields)
+    return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts).save(folder)))
 
-    def texts() -> Iterator[str]:
-        for row in corpus.rows("train"):
-            for field in encoding.text_fields:
+
+@dataclass(frozen=True)
+class _TrainingTexts:
+    """The texts of a corpus' training split, read anew each time that they are asked for."""
+
+    corpus: Corpus
+    fields: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        for row in self.corpus.rows("train"):
+            for field in self.fields:
                 yield row.fields[field]
 
-    return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts()).save(folder)))
+    def of(self, field: str) -> Iterator[str]:
+        if field not in self.fields:
+            raise ConfigurationError(
+                f"a vocabulary of its own for {field}: the data has only {', '.join(self.fields)}; choose another tokenizer"
+            )
+        for row in self.corpus.rows("train"):
+            yield row.fields[field]
 
 
 def _write(
@@ -174,11 +190,13 @@ def _tell(split: str, examples: int, counts: Counter[str], dropped: Counter[str]
 
 
 def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, kept: tuple[str, ...]) -> Split:
-    dtype = token_type(tokenizer.vocabulary)
     windows = encoding.overflow == "window"
     rows = np.load(folder / "rows.npy", mmap_mode="r") if windows else None
     return Split(
-        tokens={field: Ragged(folder / f"{field}.tokens", dtype) for field in encoding.text_fields},
+        tokens={
+            field: Ragged(folder / f"{field}.tokens", token_type(tokenizer.of(field).vocabulary))
+            for field in encoding.text_fields
+        },
         texts=Texts({field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in kept}),
         labels=np.load(folder / "labels.npy") if encoding.label_field else None,
     )

@@ -60,7 +60,11 @@ class BPEDropout:
     def segmenters(self, tokenizer: Tokenizer) -> dict[str, Segmenter]:
         """Return those of the fields with a probability above 0."""
         chosen = {"source": self.source, "target": self.target}
-        return {field: BPESegmenter(tokenizer, probability) for field, probability in chosen.items() if probability}
+        return {
+            field: BPESegmenter(tokenizer.of(field), probability)
+            for field, probability in chosen.items()
+            if probability
+        }
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class UnigramSampling:
     def segmenters(self, tokenizer: Tokenizer) -> dict[str, Segmenter]:
         """Return those of the fields with an α."""
         chosen = {"source": self.source, "target": self.target}
-        return {field: UnigramSegmenter(tokenizer, alpha) for field, alpha in chosen.items() if alpha is not None}
+        return {
+            field: UnigramSegmenter(tokenizer.of(field), alpha) for field, alpha in chosen.items() if alpha is not None
+        }
 
 
 class SampledTokens:

@@ -80,7 +80,7 @@ class ReferencedCorpus(Protocol):
 
 
 class TranslationData(PlannedData):
-    """Pairs of texts from a corpus with the fields `source` and `target`, in one shared vocabulary.
+    """Pairs of texts from a corpus with the fields `source` and `target`, in one vocabulary or in two.
 
     Too long texts of val and test are cut and counted, since a score is over every row.
 
@@ -158,7 +158,12 @@ class TranslationData(PlannedData):
         longest = self.max_length - 1  # room for eos
         return {
             field: SampledTokens(
-                split.tokens[field], split.texts[field], self.tokenizer, segmenter, (self.seed, field), longest
+                split.tokens[field],
+                split.texts[field],
+                self.tokenizer.of(field),
+                segmenter,
+                (self.seed, field),
+                longest,
             )
             for field, segmenter in segmenters.items()
         }
@@ -175,4 +180,6 @@ class TranslationData(PlannedData):
 
 def facts_of(tokenizer: Tokenizer) -> Facts:
     """Return what a sequence-to-sequence model must know of a tokenizer."""
-    return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos)
+    source = tokenizer.of("source")
+    separate = None if source is tokenizer else source.vocabulary
+    return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, source_vocabulary=separate)

@@ -96,7 +96,10 @@ def word_weights(
         tokenizer: Of the run.
         reading: Take a word's row where the decoder reads it, one after it predicts it.
     """
-    owners, sources = (word_of_each(tokenizer.pieces(ids)) for ids in (one.rows, one.columns))
+    owners, sources = (
+        word_of_each(tokenizer.of(field).pieces(ids))
+        for field, ids in zip(one.fields, (one.rows, one.columns), strict=True)
+    )
     return by_words(weights.roll(-1, dims=0) if reading else weights, owners, sources)
 
 
@@ -141,9 +144,9 @@ def alignment_errors(
 
 
 def _check_words(pair: AlignedPair, seen: Attention, tokenizer: Tokenizer) -> None:
-    for text, ids in ((pair.source, seen.source), (pair.target, seen.target or ())):
-        if len(words("".join(tokenizer.pieces(ids)))) != len(words(text)):
-            read = "".join(tokenizer.pieces(ids))
+    for field, text, ids in (("source", pair.source, seen.source), ("target", pair.target, seen.target or ())):
+        read = "".join(tokenizer.of(field).pieces(ids))
+        if len(words(read)) != len(words(text)):
             raise DataError(f"alignments: the tokenizer reads {text!r} as {read!r}, whose words are not those aligned")
 
 

@@ -171,8 +171,8 @@ def look(
     maps = [
         Map(
             name=one.name,
-            rows=tokenizer.names(one.rows),
-            columns=tokenizer.names(one.columns),
+            rows=tokenizer.of(one.fields[0]).names(one.rows),
+            columns=tokenizer.of(one.fields[1]).names(one.columns),
             weights=_rounded(one.weights),
             heads=[_rounded_summary(head) for head in head_summaries(one.weights)],
         )
@@ -216,7 +216,10 @@ def word_alignment(seen: Attention, tokenizer: Tokenizer, symmetric: bool = Fals
     weights = word_weights(one, one.weights.mean(dim=0), tokenizer)
     if not across:
         weights = weights.clone().fill_diagonal_(0.0)
-    source, target = (words("".join(tokenizer.pieces(ids))) for ids in (one.columns, one.rows))
+    target, source = (
+        words("".join(tokenizer.of(field).pieces(ids)))
+        for field, ids in zip(one.fields, (one.rows, one.columns), strict=True)
+    )
     return Alignment(one.name, source, target, sorted(align(weights, symmetric)))
 
 

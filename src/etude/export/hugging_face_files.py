@@ -18,7 +18,7 @@ from etude.errors import ConfigurationError
 from etude.export.proof import MismatchError
 from etude.models.bart import ACTIVATIONS
 from etude.nn.feed_forward import Activation
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.tokenizer import SOURCE, Tokenizer
 
 
 def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -50,7 +50,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts:
         max_length: The most tokens that the model takes.
         starts: Whether a text starts with bos; it ends with eos in any case.
     """
+    source = tokenizer.of("source")
     tokenizer.save(folder)
+    if source is not tokenizer:
+        write_tokenizer(folder / SOURCE, source, max_length, starts)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = tokenizer.special
     backend.post_processor = processors.TemplateProcessing(

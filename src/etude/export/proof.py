@@ -117,7 +117,8 @@ class Sentences:
         task = translation(examples)
         room = task.model.max_length - 1
         sources, targets = (
-            [ids[:room] for ids in examples.tokenizer.encode(texts)] for texts in (examples.texts, examples.references)
+            [ids[:room] for ids in examples.tokenizer.of(field).encode(texts)]
+            for field, texts in (("source", examples.texts), ("target", examples.references))
         )
         kept = [index for index, source in enumerate(sources) if source]
         if not kept:

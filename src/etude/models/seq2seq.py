@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from etude.errors import ConfigurationError
 from etude.models.memory import Cache, Memory
 from etude.nn.attention import CrossAttention, SelfAttention
 from etude.nn.dropout import Dropout
@@ -128,7 +129,13 @@ class Seq2Seq(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
-        self.embedding = embeddings(source_vocabulary=facts.vocabulary, target_vocabulary=facts.vocabulary, width=width)
+        source = facts.vocabulary if facts.source_vocabulary is None else facts.source_vocabulary
+        self.embedding = embeddings(source_vocabulary=source, target_vocabulary=facts.vocabulary, width=width)
+        if facts.source_vocabulary is not None and self.embedding.ONE_VOCABULARY:
+            raise ConfigurationError(
+                "source and target have vocabularies of their own, which cannot share an embedding; write "
+                "model/embeddings=tied_output, or choose a tokenizer for both, such as tokenizer=bpe"
+            )
         self.positions = positions(width=width, heads=heads, max_length=max_length)
         self.dropout = Dropout(dropout)
         attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)

@@ -8,6 +8,7 @@ Axes: N source tokens, M target tokens, D model width, V target vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,13 @@ from etude.errors import ConfigurationError
 
 
 class Embeddings(nn.Module, ABC):
-    """What a model from sequence to sequence asks of its embeddings."""
+    """What a model from sequence to sequence asks of its embeddings.
+
+    Attributes:
+        ONE_VOCABULARY: Whether an id must mean the same in sources and in targets.
+    """
+
+    ONE_VOCABULARY: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -39,6 +46,8 @@ class Embeddings(nn.Module, ABC):
 
 class Shared(Embeddings, nn.Embedding):
     """One matrix for source, target and output, over one vocabulary (Press and Wolf 2017, section 4)."""
+
+    ONE_VOCABULARY: ClassVar[bool] = True
 
     def __init__(self, source_vocabulary: int, target_vocabulary: int, width: int) -> None:
         if source_vocabulary != target_vocabulary:

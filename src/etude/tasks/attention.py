@@ -37,6 +37,12 @@ class AttentionMap:
     weights: Float[Tensor, "H Q L"]
     cross: bool = False
 
+    @property
+    def fields(self) -> tuple[str, str]:
+        """Whose ids the rows and the columns are: `source` or `target`."""
+        own = "target" if self.name.startswith("decoder.") else "source"
+        return own, "source" if self.cross else own
+
 
 @dataclass(frozen=True)
 class Attention:

@@ -207,7 +207,7 @@ class Translation(Task):
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Translate each text; an empty one has one translation, which is empty."""
-        encoded = tokenizer.encode(texts)
+        encoded = tokenizer.of("source").encode(texts)
         found: list[tuple[Output, ...]] = [(Output("", 0.0),) for _ in texts]
         rows = [index for index, ids in enumerate(encoded) if ids]
         if rows:
@@ -230,7 +230,7 @@ class Translation(Task):
         To itself, the row of a token is where the decoder reads it; to the source, where it predicts it.
         """
         limit = self.model.max_length - 1
-        source = [*readable("text", text, tokenizer, limit), self.facts.eos]
+        source = [*readable("text", text, tokenizer.of("source"), limit), self.facts.eos]
         src = torch.tensor([source], device=self.device)
         src_mask = torch.ones_like(src, dtype=torch.bool)
         if target is None:

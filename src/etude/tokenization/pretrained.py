@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class Pretrained:
         ending = "" if start is None else f" {start}"
         return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str]) -> Tokenizer:
         """Return the tokenizer; the texts are not read.
 
         Raises:

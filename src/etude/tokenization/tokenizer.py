@@ -14,6 +14,9 @@ import tokenizers
 
 from etude.errors import DataError
 
+SOURCE = "source"
+"""The folder of a source's own tokenizer, inside the target's."""
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -43,6 +46,8 @@ class Tokenizer:
     Args:
         backend: The tokenizer of the tokenizers library; changed in place: no padding, no truncation.
         special: Its special tokens.
+        source: The tokenizer of sources, where they have a vocabulary of their own, with the same special ids; this one
+            is then the targets'. None: one for all.
 
     Attributes:
         special: The special tokens as text.
@@ -52,13 +57,15 @@ class Tokenizer:
         eos: Id that ends a sequence.
         unknown: Id of what cannot be written.
         mask: Id of a masked token, or -1.
-        fingerprint: Sha256 of the backend's JSON and the special tokens.
+        fingerprint: Sha256 of the backend's JSON and the special tokens, and of the source's tokenizer.
 
     Raises:
-        DataError: If a special token is not in the vocabulary.
+        DataError: If a special token is not in the vocabulary, or has another id in the source's.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
+    fingerprint: str
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens, source: Tokenizer | None = None) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
@@ -70,13 +77,30 @@ class Tokenizer:
         )
         self.mask = -1 if special.mask is None else self._id(special.mask)
         self._silent = {self.pad, self.bos, self.eos, self.mask}
-        self.fingerprint = hashlib.sha256(f"{backend.to_str()}\n{special}".encode()).hexdigest()
+        self._source = source
+        described = f"{backend.to_str()}\n{special}"
+        if source is not None:
+            self._check_special(source)
+            described += f"\n{source.fingerprint}"
+        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     def _id(self, token: str) -> int:
         number = self.backend.token_to_id(token)
         if number is None:
             raise DataError(f"the tokenizer's vocabulary has no special token {token!r}")
         return number
+
+    def _check_special(self, source: Tokenizer) -> None:
+        own, others = ((one.pad, one.bos, one.eos, one.unknown, one.mask) for one in (self, source))
+        if own != others:
+            raise DataError(
+                f"the vocabularies of source and target have other special ids: {list(others)} and {list(own)}; "
+                "train both with one kind of tokenizer"
+            )
+
+    def of(self, field: str) -> Tokenizer:
+        """Return the tokenizer of a field of the data: the source's own, where `source` has one, else this one."""
+        return self._source if self._source is not None and field == "source" else self
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text; no special ids are added."""
@@ -111,8 +135,10 @@ class Tokenizer:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads as well."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads as well; the source's in `source/`."""
         folder.mkdir(parents=True, exist_ok=True)
+        if self._source is not None:
+            self._source.save(folder / SOURCE)
         names = {"pad": "pad", "bos": "bos", "eos": "eos", "unknown": "unk", "mask": "mask"}
         tokens = {f"{name}_token": getattr(self.special, field) for field, name in names.items()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
@@ -130,11 +156,24 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             config = json.loads((folder / "tokenizer_config.json").read_bytes())
             names = ("pad", "bos", "eos", "unk", "mask")
-            return cls(backend, SpecialTokens(*(config[f"{name}_token"] for name in names)))
+            source = cls.load(folder / SOURCE) if (folder / SOURCE).is_dir() else None
+            return cls(backend, SpecialTokens(*(config[f"{name}_token"] for name in names)), source)
         except DataError:
             raise
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise DataError(f"no tokenizer in {folder}: {error}") from error
+
+
+class TrainingTexts(Protocol):
+    """The training texts: those of all fields, row after row, or of one."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the texts of all fields."""
+        ...
+
+    def of(self, field: str) -> Iterator[str]:
+        """Return the texts of a field."""
+        ...
 
 
 class TokenizerRecipe(Protocol):
@@ -144,7 +183,7 @@ class TokenizerRecipe(Protocol):
     def key(self) -> str:
         """All settings as stable text: equal keys and equal texts give equal tokenizers."""
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: TrainingTexts) -> Tokenizer:
         """Return the tokenizer.
 
         Args:

@@ -59,7 +59,7 @@ class BPE:
         """All settings as text."""
         return f"bpe 1 {self.vocabulary} {self.lowercase}"
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train on a sample of the texts.
 
         Raises:
@@ -93,7 +93,7 @@ class Unigram:
         """All settings as text."""
         return f"unigram 2 {self.vocabulary} {self.lowercase}"
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train on a sample of the texts.
 
         The library's own trainer depends on the order of a randomly seeded hash map: two runs of it differ. So
@@ -130,7 +130,7 @@ class WordPiece:
         """All settings as text."""
         return f"wordpiece 1 {self.vocabulary} {self.lowercase}"
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train on a sample of the texts.
 
         The library's own trainer breaks ties by the order of a randomly seeded hash map. So pieces are found by its BPE
@@ -168,7 +168,7 @@ class Bytes:
         """All settings as text."""
         return "bytes 1"
 
-    def build(self, texts: Iterator[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str]) -> Tokenizer:
         """Return the tokenizer; the texts are not read."""
         # Byte-level models write a byte as a printable character: itself where it is one, else the next from U+0100 on.
         printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -189,7 +189,7 @@ def _keeping_spaces(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokeni
     return normalizers.Sequence([*steps, normalizers.Lowercase()] if lowercase else steps), splitter
 
 
-def _training_texts(texts: Iterator[str]) -> list[str]:
+def _training_texts(texts: Iterable[str]) -> list[str]:
     """Return the stripped sample to train on."""
     chosen = [text for text in (text.strip() for text in sample(texts)) if text]
     if not chosen:
