@@ -166,6 +166,8 @@ class Root:
     """The course of the learning rate."""
     trainer: Node
     """The machine. Changing it never changes the science."""
+    start: str | None = None
+    """A run that it starts from: with its model, the weights of its best checkpoint and its tokenizer; null: none."""
     finetune: Node | None = None
     """Which parameters train, at what rate and from when; null: all, from the start."""
     decoding: Node | None = None
@@ -200,6 +202,7 @@ class Root:
             stop=Stop(**values.get("stop", {})),
             average=Average(**{name: tuple(sizes) for name, sizes in values.get("average", {}).items()}),
             trust=tuple(values.get("trust", ())),
+            start=values.get("start"),
             **{name: values[name] for name in NODES if name in values},
         )
 

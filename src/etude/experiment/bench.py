@@ -29,6 +29,7 @@ from etude.configuration.check import plain
 from etude.data.module import PlannedData
 from etude.experiment.build import Experiment, build
 from etude.experiment.record import RECORD, Record
+from etude.experiment.start import with_its_model
 from etude.experiment.tracking import RecordLogger
 from etude.seeding import seed_micro_batch
 from etude.tasks.timetable import Timetable
@@ -47,7 +48,7 @@ def bench(config: DictConfig) -> dict[str, Any]:
         Tokens per second, milliseconds by phase, model FLOPs utilisation, padding, memory, and the ratio of Lightning's
         Trainer to a bare loop (1.00: as fast).
     """
-    experiment = build(plain(config))
+    experiment = build(with_its_model(plain(config)))
     task, data = experiment.task, experiment.data
     task.timetable = Timetable(experiment.root.seed, experiment.machine.micro_batches, 1.0, 1e9, False, 10, data.clock)
     state = {name: value.clone() for name, value in task.state_dict().items()}

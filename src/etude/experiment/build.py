@@ -16,6 +16,7 @@ from etude.data.plan import BatchSize
 from etude.errors import EtudeError
 from etude.experiment.machine import Machine
 from etude.seeding import mix, seed_all
+from etude.store.folder import TOKENIZER, resolve
 from etude.tasks.base import Task
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Facts
@@ -45,7 +46,8 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
 
     Args:
         nodes: The composed and checked configuration as plain values (`etude.configuration.check.plain`).
-        tokenizer: The run's tokenizer where it exists already; None: made as the configuration says.
+        tokenizer: The run's tokenizer where it exists already; None: that of the run that it starts from, else made as
+            the configuration says.
     """
     root = Root.from_plain(nodes)
     machine: Machine = make(nodes["trainer"])()
@@ -62,6 +64,8 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
 
 def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
     """Build the data module. It is prepared when it is first asked for facts."""
+    if tokenizer is None and root.start is not None:
+        tokenizer = Tokenizer.load(resolve(root.start, root.paths.outputs) / TOKENIZER)
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,

@@ -15,6 +15,7 @@ from etude.experiment.continuation import note_changes
 from etude.experiment.drift import MACHINERY, drift, read_manifest
 from etude.experiment.loop import Length
 from etude.experiment.manifest import manifest, parameters
+from etude.experiment.start import started_from
 from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import DATA, FACTS, MADE_OF, TOKENIZER, write_json
 
@@ -52,7 +53,8 @@ def write_facts(run: Path, experiment: Experiment) -> None:
         note_changes(run, {key: change for name in MACHINERY for key, change in before[name].items()})
     else:
         write_json(run / FACTS, experiment.task.facts.to_json())
-        write_json(run / MADE_OF, made_of)
+        started = {} if experiment.root.start is None else {"start": started_from(experiment)}
+        write_json(run / MADE_OF, {**made_of, **started})
 
 
 def refuse_other_data(run: Path, described: Mapping[str, Any]) -> None:

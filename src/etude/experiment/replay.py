@@ -22,6 +22,7 @@ from etude.data.loader import PlanSampler, Slice
 from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.loop import Length, Milestones, StepLoop
+from etude.experiment.start import load_start
 from etude.experiment.stored import stored_configuration
 from etude.experiment.timetable import timetable
 from etude.optim.course import FROM_THE_START
@@ -118,6 +119,8 @@ def train_forward(
     if task.timetable.in_seconds and saved < until:
         _log.warning("budget=%s: rates follow the clock, so the weights of step %d cannot be had", root.budget, until)
         until = saved
+    if checkpoint is None and root.start is not None:
+        load_start(experiment)
     trainer = machine.trainer(
         folder,
         callbacks=[*experiment.callbacks, _Recount(), *([Progress()] if machine.progress_bar else [])],

@@ -36,6 +36,7 @@ from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.safe_logger import SafeLogger
+from etude.experiment.start import load_start, with_its_model
 from etude.experiment.stored import stored_configuration
 from etude.experiment.timetable import retention, timetable
 from etude.experiment.tracking import RecordLogger
@@ -67,7 +68,7 @@ def train(config: DictConfig, overrides: list[str]) -> Path | None:
     Returns:
         The run's folder; None in a rank beyond the first, so that it is written once.
     """
-    values = plain(config)
+    values = with_its_model(plain(config), overrides)
     run = _folder(Root.from_plain(values))
     if nothing_left(run, values):
         _say_finished(run)
@@ -106,7 +107,7 @@ def prepare(config: DictConfig) -> dict[str, Any]:
     Returns:
         What `data.json` of a run would say.
     """
-    values = plain(config)
+    values = with_its_model(plain(config))
     data = build_data(Root.from_plain(values), values, make(values["trainer"])())
     return data.describe()
 
@@ -170,12 +171,13 @@ def fit(run: Path) -> None:
     # The tokenizer is whole once the file is there that is written after it.
     tokenizer = Tokenizer.load(run / TOKENIZER) if (run / DATA).exists() else None
     experiment = build(stored_configuration(run), tokenizer)
-    first = launch.global_rank() == 0
+    checkpoint, first = newest_valid(run / CHECKPOINTS), launch.global_rank() == 0
+    if checkpoint is None and experiment.root.start is not None:
+        load_start(experiment)
     if first:
         write_facts(run, experiment)
     record = Record(run / RECORD) if first else None
     trainer = _trainer(run, experiment, record)
-    checkpoint = newest_valid(run / CHECKPOINTS)
     if checkpoint is None and record is not None:
         record.cut(0)
     with launch.noticing_lost_peers(run):

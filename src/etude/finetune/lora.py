@@ -19,6 +19,9 @@ from etude.finetune.selection import at_once
 from etude.nn.dropout import Dropout
 from etude.optim.course import Course
 
+ADAPTERS = (".lora_a", ".lora_b")
+"""Ends of the names of what is added."""
+
 FUSED = {"query_key_value": ("query", "key", "value")}
 """Linear layers that are several in one: what their rows are, in equal parts."""
 
@@ -125,7 +128,7 @@ class LoRA(Finetune):
 
     def courses(self, task: nn.Module) -> dict[str, Course]:
         """Return a course for every parameter of the adapters and the head."""
-        added = [name for name, _ in task.named_parameters() if name.rpartition(".")[2] in ("lora_a", "lora_b")]
+        added = [name for name, _ in task.named_parameters() if name.endswith(ADAPTERS)]
         return at_once([*head(task), *added])
 
 
