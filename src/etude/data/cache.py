@@ -30,21 +30,28 @@ class Ragged:
     Args:
         stem: Path of the files without their endings.
         dtype: The values' type.
+        chosen: [N] which of the arrays, in this order; None: all.
 
     Attributes:
-        values: [sum of lengths] all values.
+        values: [sum of all lengths] all values, chosen or not.
         lengths: [N] int64.
     """
 
-    def __init__(self, stem: Path, dtype: npt.DTypeLike) -> None:
+    def __init__(self, stem: Path, dtype: npt.DTypeLike, chosen: npt.NDArray[np.int64] | None = None) -> None:
         self.stem = stem
+        self.chosen = chosen
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._offsets: npt.NDArray[np.int64] = np.load(f"{stem}.offsets.npy", mmap_mode="r")
         # An empty file cannot be mapped.
         size = int(self._offsets[-1])
         mapped = np.memmap(f"{stem}.values", self.dtype, mode="r", shape=(size,)) if size else np.zeros(0, self.dtype)
         self.values: npt.NDArray[Any] = np.asarray(mapped)
-        self.lengths: npt.NDArray[np.int64] = np.diff(self._offsets)
+        lengths = np.diff(self._offsets)
+        self.lengths: npt.NDArray[np.int64] = lengths if chosen is None else lengths[chosen]
+
+    def only(self, chosen: npt.NDArray[np.int64]) -> Ragged:
+        """Return some of the arrays, in a given order."""
+        return Ragged(self.stem, self.dtype, chosen if self.chosen is None else self.chosen[chosen])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -53,11 +60,13 @@ class Ragged:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} arrays")
         index %= len(self)
+        if self.chosen is not None:
+            index = int(self.chosen[index])
         return self.values[self._offsets[index] : self._offsets[index + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the place, not the content: another process maps the same files."""
-        return (Ragged, (self.stem, self.dtype))
+        return (Ragged, (self.stem, self.dtype, self.chosen))
 
 
 class RaggedWriter:
@@ -103,6 +112,10 @@ class TextColumn(Sequence[str]):
     def __init__(self, content: Ragged, rows: npt.NDArray[np.int64] | None = None) -> None:
         self.content = content
         self.rows = rows
+
+    def only(self, chosen: npt.NDArray[np.int64]) -> TextColumn:
+        """Return the texts of some examples, in a given order."""
+        return TextColumn(self.content, chosen if self.rows is None else self.rows[chosen])
 
     def __len__(self) -> int:
         return len(self.content if self.rows is None else self.rows)

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from etude.clock import Clock
 from etude.data.loader import Examples, PlanLoader, PlanSampler
-from etude.data.plan import BatchSize, Counts, Plan
+from etude.data.plan import BatchSize, Counts, Plan, random_keys
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.errors import DataError
+from etude.seeding import mix
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import Batch, Facts
 
@@ -26,6 +27,9 @@ from etude.types import Batch, Facts
 @dataclass(frozen=True)
 class Limit:
     """How many examples of each split are used; None: all.
+
+    Those of training are drawn, by the run's seed; those of the others are the same in every run, spread evenly over the
+    split, since a file may be sorted by its labels.
 
     Attributes:
         train: Of the training split.
@@ -124,18 +128,31 @@ class PlannedData(lightning.LightningDataModule):
 
     def _limited(self, name: str, read_from: str) -> Examples | None:
         split = self._split(read_from)
-        limit = getattr(self.limit, read_from)
         rows = len(next(iter(split.tokens.values())))
-        return self.examples(split, rows if limit is None else min(rows, limit), training=name == "train")
+        return self.examples(split, rows, training=name == "train")
 
     def _split(self, name: str) -> Split:
-        if name not in self.prepared.splits:
-            raise DataError(f"the data has no split {name!r}, only {sorted(self.prepared.splits)}")
-        return self.prepared.splits[name]
+        if name not in self.used:
+            raise DataError(f"the data has no split {name!r}, only {sorted(self.used)}")
+        return self.used[name]
+
+    @functools.cached_property
+    def used(self) -> dict[str, Split]:
+        """The splits, each with as many of its examples as are used."""
+        return {name: self._used(name, split) for name, split in self.prepared.splits.items()}
+
+    def _used(self, name: str, split: Split) -> Split:
+        rows, limit = len(next(iter(split.tokens.values()))), getattr(self.limit, name)
+        if limit is None or limit >= rows:
+            return split
+        if name == "train":
+            drawn = np.argsort(random_keys(rows, mix("limit", self.seed)), kind="stable")[:limit]
+            return split.only(np.sort(drawn))
+        return split.only(np.arange(limit) * rows // limit)
 
     def text(self, split: str, field: str, example: int) -> str:
         """Return a field of an example as it was read."""
-        return self.prepared.splits["train" if self.limit.overfit else split].texts[field][example]
+        return self._split("train" if self.limit.overfit else split).texts[field][example]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return ids as text, special tokens left out."""

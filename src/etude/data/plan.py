@@ -90,10 +90,10 @@ class Plan:
             raise ValueError(f"a plan needs examples; lengths has the shape {lengths.shape}")
         sides = lengths.reshape(len(lengths), -1)
         cost = sides.sum(axis=1)
-        order = _by_length(sides, _random_keys(len(sides), mix("order", seed, epoch)))
+        order = _by_length(sides, random_keys(len(sides), mix("order", seed, epoch)))
         starts = _equal_cuts(cost[order], batch.steps(cost), by_cost=batch.examples is None)
         if shuffle:
-            order, starts = _shuffle_steps(order, starts, _random_keys(len(starts) - 1, mix("steps", seed, epoch)))
+            order, starts = _shuffle_steps(order, starts, random_keys(len(starts) - 1, mix("steps", seed, epoch)))
         each = np.ones(len(sides), np.int64) if counts is None else counts
         return cls(order, cost[order], starts, each.__getitem__ if isinstance(each, np.ndarray) else each)
 
@@ -124,7 +124,7 @@ class Plan:
         return int(self.cost[: self.starts[step]].sum())
 
 
-def _random_keys(count: int, key: int) -> UInt64[Array, " N"]:
+def random_keys(count: int, key: int) -> UInt64[Array, " N"]:
     """Raw Philox output: numpy promises that it never changes, which it does not for permutations (NEP 19)."""
     return np.asarray(np.random.Philox(key=key).random_raw(count))
 

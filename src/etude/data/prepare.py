@@ -62,6 +62,14 @@ class Split:
     texts: Texts
     labels: npt.NDArray[np.int64] | None
 
+    def only(self, chosen: npt.NDArray[np.int64]) -> Split:
+        """Return some of the examples, in a given order."""
+        return Split(
+            {field: tokens.only(chosen) for field, tokens in self.tokens.items()},
+            Texts({field: column.only(chosen) for field, column in self.texts.items()}),
+            None if self.labels is None else self.labels[chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Prepared:
