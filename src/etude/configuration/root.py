@@ -131,6 +131,20 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class Road:
+    """Many runs instead of one: a pretraining, then fine-tunings from several starts, with few labels and with many."""
+
+    pretrain: tuple[str, ...] = ()
+    """The command line of the pretraining."""
+    starts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What is said of each start; `{pretrained}` is the pretraining's folder. None: one run, no road."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Training examples (`all`: all of them), and the budget with them."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Each start, with each number of examples, is fine-tuned once with each."""
+
+
+@dataclass(frozen=True)
 class Root:
     """Everything that a command can count on, whatever the task."""
 
@@ -182,6 +196,8 @@ class Root:
     """When it ends before that."""
     average: Average = Average()
     """Which averages of checkpoints are tried at the end."""
+    road: Road = Road()
+    """The runs that this one is the base of."""
     trust: tuple[str, ...] = ()
     """Packages besides etude whose classes may be instantiated."""
 
@@ -203,8 +219,15 @@ class Root:
             average=Average(**{name: tuple(sizes) for name, sizes in values.get("average", {}).items()}),
             trust=tuple(values.get("trust", ())),
             start=values.get("start"),
+            road=_road(values.get("road") or {}),
             **{name: values[name] for name in NODES if name in values},
         )
+
+
+def _road(section: Mapping[str, Any]) -> Road:
+    starts = {name: tuple(words) for name, words in section.get("starts", {}).items()}
+    lists = {name: tuple(section[name]) for name in ("pretrain", "seeds") if name in section}
+    return Road(starts=starts, labels=dict(section.get("labels", {})), **lists)
 
 
 def _timed(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
 from etude.experiment.restored import find_checkpoint
+from etude.experiment.road import walk
 from etude.experiment.safe_logger import SafeLogger
 from etude.experiment.start import load_start, with_its_model
 from etude.experiment.stored import stored_configuration
@@ -66,10 +67,13 @@ def train(config: DictConfig, overrides: list[str]) -> Path | None:
         overrides: What was written on the command line.
 
     Returns:
-        The run's folder; None in a rank beyond the first, so that it is written once.
+        The run's folder, or the road's; None in a rank beyond the first, so that it is written once.
     """
     values = with_its_model(plain(config), overrides)
-    run = _folder(Root.from_plain(values))
+    root = Root.from_plain(values)
+    if root.road.starts:
+        return walk(values, overrides, train)
+    run = _folder(root)
     if nothing_left(run, values):
         _say_finished(run)
         return run if launch.global_rank() == 0 else None

@@ -44,7 +44,7 @@ def report(run: Path) -> Path:
         raise ConfigurationError(f"{run} is not a folder; give the folder of a run, as `etude train` prints it")
     contents = Contents.read(run)
     page = (
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(contents=contents, charts=contents.charts(), frame=_FRAME, version=__version__)
     )
@@ -61,12 +61,13 @@ def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
     """
     place = run.resolve()
     name = f"{place.parent.parent.name}/{place.parent.name}: {place.name}"
-    template = _environment().get_template("inspection.html.jinja")
+    template = environment().get_template("inspection.html.jinja")
     return template.render(run=place, name=name, inspections=inspections, version=__version__)
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the template engine, which escapes all text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
