@@ -25,7 +25,13 @@ from etude.configuration.signatures import signature
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
 FITTING = ("debug", "trainer", "logger", "callbacks", "optimizer", "scheduler", "finetune")
-PARTS = [f"model/{part}={name}" for part in COMPOSER.parts("model") for name in COMPOSER.options(f"model/{part}")]
+
+
+def parts_of(group: str) -> list[str]:
+    return [f"{group}/{part}={name}" for part in COMPOSER.parts(group) for name in COMPOSER.options(f"{group}/{part}")]
+
+
+PARTS = parts_of("model")
 CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],
@@ -65,6 +71,11 @@ def test_every_part_of_a_model_passes(choice: str, experiment: str) -> None:
     if choice.startswith("model/embeddings") and experiment == "masked_lm/demo":
         pytest.skip("an encoder has one matrix of embeddings")
     composed(f"experiment={experiment}", choice)
+
+
+@pytest.mark.parametrize("choice", [*parts_of("data"), *parts_of("task")])
+def test_every_part_of_data_and_task_passes(choice: str) -> None:
+    composed("experiment=translation/demo", choice)
 
 
 def test_the_parts_of_a_model_are_groups_and_no_models() -> None:

@@ -39,7 +39,7 @@ def test_two_vocabularies_from_training_to_export(trained: Callable[..., Path], 
         "tokenizer.vocabulary=45",
         "tokenizer.source_vocabulary=60",
         TIED,
-        "data.sampling._target_=etude.data.sampling.BPEDropout",
+        "data/sampling=bpe_dropout",
     )
     facts = json.loads((run / "facts.json").read_text())
     assert (facts["vocabulary"], facts["source_vocabulary"]) == (45, 60)
