@@ -44,11 +44,9 @@ class Rapl:
     @classmethod
     def find(cls, powercap: Path = POWERCAP) -> Rapl | None:
         """Return a reader of all packages of a machine; None where there are none, or not all may be read."""
-        zones = []
         try:
-            for zone in sorted(powercap.iterdir()):
-                if _ZONE.fullmatch(zone.name) and _COUNTED.fullmatch((zone / "name").read_text().strip()):
-                    zones.append(zone)
+            named = [zone for zone in sorted(powercap.iterdir()) if _ZONE.fullmatch(zone.name)]
+            zones = [zone for zone in named if _COUNTED.fullmatch((zone / "name").read_text().strip())]
             return cls(zones) if zones else None
         except (OSError, ValueError):  # since 2020 the counters are the administrator's alone on most systems
             return None

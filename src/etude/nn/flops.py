@@ -1,11 +1,12 @@
 """What training costs in floating-point operations, counted from shapes: a function of lengths and of what trains.
 
 Counted are products of matrices, two operations for each multiplication with its addition: those of linear layers at the
-real tokens, and the two of attention at every pair of a row's query and key, causal or not (as in Chowdhery et al. 2022,
-appendix B; a causal kernel may do half of these, one that keeps no probabilities computes them again). A product of inputs and weights comes up to three times: forward, for
-the gradient of the weights if they train, and for the gradient of the inputs if anything before it trains. Where all
-trains that is the rule of three forward passes for a step. Embeddings, norms, activations, softmax, pooling and the optimizer
-are no such products, and padding is no work that a model asks for: neither counts.
+real tokens, and the two of attention at every pair of a row's query and key, causal or not (Chowdhery et al. 2022,
+appendix B), though a causal kernel may do half of these, and one that keeps no probabilities computes them again. A
+product of inputs and weights comes up to three times: forward, for the gradient of the weights if they train, and for the
+gradient of the inputs if anything before it trains. Where all trains, a step costs three forward passes. Embeddings,
+norms, activations, softmax, pooling and the optimizer are no such products, and padding is no work that a model asks for:
+neither counts.
 
 Axes: N examples.
 """

@@ -40,6 +40,7 @@ MADE_OF = "manifest.json"
 DATA = "data.json"
 FACTS = "facts.json"
 TOKENIZER = "tokenizer"
+COST = "cost.json"
 CHECKPOINTS = "checkpoints"
 
 MACHINE = ("trainer", "logger", "paths", "log", "run.notes", "run.tags")
