@@ -42,7 +42,9 @@ def peak(device: torch.device, precision: str) -> Peak | None:
     if device.type != "cpu":
         return None
     measured = matrix_multiply_flops(512, dtype=dtype)
-    return Peak(measured, f"measured: {name} matrix products of this CPU, {torch.get_num_threads()} threads a process")
+    return Peak(
+        measured, f"measured: {name} matrix products of this CPU, threads in each process: {torch.get_num_threads()}"
+    )
 
 
 def product_type(precision: str) -> torch.dtype:
