@@ -34,7 +34,7 @@ def test_operations_are_a_sum_over_the_examples_of_the_plan(composed: Callable[.
     by_hand = 0
     for step in range(steps + 1):
         assert training_flops(experiment.task, data, step) == by_hand
-        by_hand += sum(int(each[example - 1]) for example in data.examples_of(step + 1))
+        by_hand += sum(int(each[example]) for example in data.examples_of(step + 1))
 
 
 def test_a_continued_run_has_cost_what_all_its_parts_have(composed: Callable[..., Any], tmp_path: Path) -> None:
