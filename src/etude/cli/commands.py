@@ -21,6 +21,7 @@ class Command:
         example: What a person might type after the command's name.
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
+        folders: Whether a folder may stand for all the runs in it.
         records: Whether the function of a composed configuration also gets the overrides, to record them.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
         texts: Keys of texts, which may also follow the RUN without a key, in this order.
@@ -31,6 +32,7 @@ class Command:
     example: str
     root: str | None = None
     many: bool = False
+    folders: bool = False
     records: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
@@ -71,6 +73,13 @@ COMMANDS: dict[str, Command] = {
         "etude.experiment.evaluate:evaluate",
         "last split=test decoding.beams=5",
         many=True,
+    ),
+    "compare": Command(
+        "show what differs between runs: configuration, scores over seeds, significance, cost; writes tables in Markdown",
+        "etude.experiment.compare:compare",
+        "translation/demo format=latex",
+        many=True,
+        folders=True,
     ),
     "predict": Command(
         "read texts from standard input; writes a line for each line",

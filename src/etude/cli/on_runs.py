@@ -1,4 +1,4 @@
-"""Commands on runs that exist: resume, evaluate, predict, inspect, export, reproduce, replay, report."""
+"""Commands on runs that exist: resume, evaluate, compare, predict, inspect, export, reproduce, replay, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from etude.cli.commands import Command
 from etude.cli.streams import data_stream, write_result
 from etude.errors import ConfigurationError
-from etude.store.folder import resolve
+from etude.store.folder import resolve, resolve_all
 
 NOT_IDENTICAL = 3
 """Exit code of a reproduction that came to something else."""
@@ -47,7 +47,10 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         raise ConfigurationError(
             f"etude report takes no key=value, but {next(iter(overrides))} is given (command line)"
         )
-    runs = [resolve(word, outputs) for word in named]
+    if command.folders:
+        runs = list(dict.fromkeys(run for word in named for run in resolve_all(word, outputs)))
+    else:
+        runs = [resolve(word, outputs) for word in named]
     with data_stream() as data:
         result = _call(name, command, runs, overrides, data)
         write_result(result, data)
@@ -111,11 +114,12 @@ def read_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 def usage(name: str, command: Command) -> str:
     """Return the text of `etude COMMAND --help`."""
-    runs = "RUN…" if command.many else "RUN"
+    runs = "RUN_OR_FOLDER…" if command.folders else "RUN…" if command.many else "RUN"
     texts = "".join(f' ["{key.upper()}"]' for key in command.texts)
     words = runs if name == "report" else f"{runs}{texts} [key=value…]"
     return (
         f"etude {name}: {command.help}.\n\nusage: etude {name} {words}\n\n"
-        "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last. For example:\n\n"
+        "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last."
+        f"{' A FOLDER, such as EXPERIMENT, is all runs in it.' if command.folders else ''} For example:\n\n"
         f"  etude {name} {command.example}\n"
     )

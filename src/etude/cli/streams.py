@@ -32,11 +32,13 @@ def data_stream() -> Iterator[TextIO]:
 
 
 def write_result(result: Any, data: TextIO) -> None:
-    """Write what a command returned: a path as a line, a mapping as one line of JSON, nothing for None."""
+    """Write what a command returned: a path as a line, a mapping as one line of JSON, a text as it is, nothing for None."""
     if isinstance(result, Mapping):
         data.write(json.dumps(result, ensure_ascii=False) + "\n")
     elif isinstance(result, Path):
         data.write(f"{result}\n")
+    elif isinstance(result, str):
+        data.write(result)
     data.flush()
 
 

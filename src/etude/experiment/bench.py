@@ -6,7 +6,6 @@ machine drift; ratios of neighbours do not.
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from etude.callbacks.log import LogTraining
 from etude.configuration.check import plain
 from etude.data.module import PlannedData
 from etude.experiment.build import Experiment, build
+from etude.experiment.peaks import matrix_multiply_flops, peak_memory_mb
 from etude.experiment.record import RECORD, Record
 from etude.experiment.start import with_its_model
 from etude.experiment.tracking import RecordLogger
@@ -183,12 +183,6 @@ def real_positions(data: PlannedData) -> float:
     return real / padded
 
 
-def peak_memory_mb() -> float:
-    """Return the most memory that the process has had so far."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024)
-
-
 def _flops_of_first_step(experiment: Experiment) -> int:
     """Return the FLOPs of the first step as torch counts them."""
     task = experiment.task.train()
@@ -199,17 +193,6 @@ def _flops_of_first_step(experiment: Experiment) -> int:
                 break
     task.zero_grad()
     return counter.get_total_flops()
-
-
-def matrix_multiply_flops(size: int = 1024, repeats: int = 10) -> float:
-    """Return the FLOP/s of an fp32 matrix multiply of model-like shape on the CPU: what utilisation is measured against."""
-    left, right = torch.randn(2 * size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - started)
-    return 4 * size**3 / best
 
 
 def write_table(found: dict[str, Any], title: str) -> None:

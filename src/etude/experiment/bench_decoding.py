@@ -24,8 +24,9 @@ from etude.data.module import PlannedData
 from etude.data.plan import BatchSize, Plan
 from etude.decoding.search import Greedy, Search
 from etude.errors import ConfigurationError
-from etude.experiment.bench import peak_memory_mb, write_table
+from etude.experiment.bench import write_table
 from etude.experiment.build import build
+from etude.experiment.peaks import peak_memory_mb
 from etude.tasks.translation import Translation
 from etude.types import TranslationBatch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Machine:
         deterministic: Refuse operations whose result differs from run to run.
         profiler: `simple`, `advanced`, `pytorch` or null.
         progress_bar: Show progress on stderr.
+        watts_per_core: Of a core that works, with its share of the processor: energy is estimated from it where none can be
+            measured. 12 W where nothing is known of the processor (Lannelongue et al. 2021).
     """
 
     accelerator: str = "auto"
@@ -46,6 +49,7 @@ class Machine:
     deterministic: bool = True
     profiler: str | None = None
     progress_bar: bool = True
+    watts_per_core: float = 12.0
 
     @property
     def world(self) -> int:
@@ -55,6 +59,10 @@ class Machine:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(f"trainer.threads={self.threads}: at least one computes; write 1 or more, or null")
+        if not 0 <= self.watts_per_core < math.inf:
+            raise ConfigurationError(
+                f"trainer.watts_per_core={self.watts_per_core}: write the watts of a core, such as 12"
+            )
 
     def settle(self) -> None:
         """Tell torch how to compute in this process: before weights are drawn, so that all of a run is computed alike."""

@@ -26,11 +26,13 @@ from etude.experiment import launch
 from etude.experiment.averaging import keep_best_average
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
+from etude.experiment.cost import conclude_cost
 from etude.experiment.ending import stopping, why_ended
 from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.facts import write_facts
 from etude.experiment.inspect import inspect_samples
 from etude.experiment.loop import Length, Milestones, StepLoop
+from etude.experiment.meter import Meter
 from etude.experiment.position import RecordPosition
 from etude.experiment.record import RECORD, Record
 from etude.experiment.report import report, terminal_summary
@@ -193,6 +195,7 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
     loggers, first, step = trainer.loggers, trainer.is_global_zero, trainer.global_step
     ended = {"step": step, "ended": why_ended(experiment.root, trainer)}
     trainer.strategy.barrier("conclude")
+    conclude_cost(run, experiment, trainer)
     averages = keep_best_average(
         run, experiment, retention(experiment.root, experiment.data.clock), step, _companions(run)
     )
@@ -238,7 +241,7 @@ def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightn
         metric=root.validate.metric if "val" in data.splits else None,
         validation_due=milestones.validation_due,
     )
-    own = [*stopping(root, data.splits), RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    own = [*stopping(root, data.splits), Meter(), RecordPosition(record), StopOnSignal(saver.save_now), saver]
     callbacks: list[Callback] = [LogTraining(), *experiment.callbacks, *own]  # a step is logged, then saved
     if machine.progress_bar:
         callbacks.append(Progress())

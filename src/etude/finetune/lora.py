@@ -57,6 +57,16 @@ class LoRALinear(nn.Linear):
         """Return W x + b + (α / r) B A x."""
         return F.linear(x, self.weight, self.bias) + F.linear(F.linear(self.dropout(x), self._down), self._up)
 
+    def matrices(self) -> list[tuple[int, bool]]:
+        """Return size of W, A and B as they are multiplied by, and whether each trains (see `etude.nn.flops`)."""
+        adapted, rank, _ = self.lora_a.shape
+        sizes = (
+            self.in_features * self.out_features,
+            adapted * rank * self.in_features,
+            adapted * rank * self.out_features,
+        )
+        return list(zip(sizes, (self.weight.requires_grad, True, True), strict=True))
+
     def merged(self) -> nn.Linear:
         """Return a plain layer of the same function, but for rounding."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

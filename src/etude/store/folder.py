@@ -40,6 +40,10 @@ MADE_OF = "manifest.json"
 DATA = "data.json"
 FACTS = "facts.json"
 TOKENIZER = "tokenizer"
+COST = "cost.json"
+
+NONE = "(none)"
+"""What is shown of a key that a configuration does not have."""
 CHECKPOINTS = "checkpoints"
 
 MACHINE = ("trainer", "logger", "paths", "log", "run.notes", "run.tags")
@@ -124,7 +128,7 @@ def resolve(run: str, outputs: Path) -> Path:
     for candidate in (outputs / run, Path(run).expanduser()):
         if (candidate / CONFIGURATION).is_file():
             return candidate.resolve()
-    known = _runs(outputs)
+    known = [path.relative_to(outputs).as_posix() for path in runs_in(outputs)]
     if not known:
         raise ConfigurationError(
             f"no run {run!r}, nor any other in {outputs}; start one with: etude train experiment=translation/demo"
@@ -134,12 +138,24 @@ def resolve(run: str, outputs: Path) -> Path:
     raise ConfigurationError(f"no run {run!r} here or in {outputs}; nearest: {', '.join(nearest)}")
 
 
-def _runs(outputs: Path) -> list[str]:
-    """Return the names under `outputs` of all runs, in order."""
+def resolve_all(word: str, outputs: Path) -> list[Path]:
+    """Return the run of a name, as `resolve` does, or all runs inside the folder of that name, in order.
+
+    Raises:
+        ConfigurationError: If there is no such run, nor any in such a folder; names the nearest ones.
+    """
+    for folder in (outputs / word, Path(word).expanduser()):
+        if not (folder / CONFIGURATION).is_file() and (found := runs_in(folder)):
+            return [run.resolve() for run in found]
+    return [resolve(word, outputs)]
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the folders of all runs inside a folder, in order."""
     found = []
-    for place, folders, files in os.walk(outputs):
+    for place, folders, files in os.walk(folder):
         if CONFIGURATION in files:
-            found.append(Path(place).relative_to(outputs).as_posix())
+            found.append(Path(place))
             folders.clear()
     return sorted(found)
 
@@ -224,9 +240,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Return all that differs between two configurations, also of the machine: `256 -> 512` by its key, in order."""
-    before, after = _flat(old), _flat(new)
-    texts = [(key, _shown(before, key), _shown(after, key)) for key in sorted({*before, *after})]
+    before, after = shown_values(old), shown_values(new)
+    texts = [(key, before.get(key, NONE), after.get(key, NONE)) for key in sorted({*before, *after})]
     return {key: f"{first} -> {second}" for key, first, second in texts if first != second}
+
+
+def shown_values(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return each value of a configuration as a text by its dotted key; equal values have equal texts."""
+    return {key: _shown(value) for key, value in _flat(config).items()}
 
 
 def is_machine(key: str) -> bool:
@@ -245,11 +266,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
+def _shown(value: Any) -> str:
     """Return a value as text; a list and a tuple of equal items look alike, as do 1 and 1.0."""
-    if key not in flat:
-        return "(none)"
-    value = flat[key]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return repr(list(value) if isinstance(value, tuple) else value)

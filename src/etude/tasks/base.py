@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, cast
 
 import lightning
+import numpy as np
 import torch
 import torch.distributed
 from jaxtyping import Float, Int
@@ -135,6 +136,17 @@ class Task(lightning.LightningModule):
         cut = [limit is not None and len(ids) > limit for ids in tokenizer.encode(texts)]
         answers = self.predict_texts(texts, tokenizer)
         return [Prediction((Output(text),), short) for text, short in zip(answers, cut, strict=True)]
+
+    def training_flops(
+        self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the floating-point operations of training on each example once (see `etude.nn.flops`); None: not known.
+
+        Args:
+            lengths: Real tokens of each example; of a pair, of both sides.
+            counts: What each adds to the denominator of the loss.
+        """
+        return None
 
     def join(self, others: Sequence[Task]) -> None:
         """Predict from now on as an ensemble with the models of other tasks.

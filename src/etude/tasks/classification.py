@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -20,6 +21,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.classification import accuracy, macro_f1
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
+from etude.models.flops import encoder_flops
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -78,6 +80,12 @@ class Classification(Task):
         pooled = self.pooled(batch.tokens, batch.mask)
         smoothing = self.label_smoothing if self.training else 0.0
         return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
+
+    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return the operations of training on each text once."""
+        flops = encoder_flops(self.model, lengths)
+        flops.multiply(self.head.weight, counts)
+        return flops.total
 
     def judge(self, batch: ClassificationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Return label, predicted class and its probability for each text."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -19,6 +20,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import perplexity
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
+from etude.models.flops import encoder_flops
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.sums import Row
@@ -65,6 +67,13 @@ class MaskedLM(Task):
         """Return the cross-entropy summed over the chosen positions."""
         hidden, labels = self.chosen(batch)
         return label_smoothed_cross_entropy(hidden, self.model.embedding.weight, labels, bias=self.bias)
+
+    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return the operations of training on each text once, its last part at the chosen positions."""
+        flops = encoder_flops(self.model, lengths)
+        flops.go_through(self.transform, counts)
+        flops.multiply(self.model.embedding.weight, counts)
+        return flops.total
 
     def judge(self, batch: MaskedLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Count hits and losses for each text."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -25,6 +26,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Score
 from etude.metrics.texts import TextMetric, text_scores
 from etude.metrics.translation import BLEU, TER, ChrF
+from etude.models.flops import seq2seq_flops
 from etude.models.seq2seq import Seq2Seq
 from etude.nn.attention import record_attention
 from etude.seeding import mix
@@ -99,6 +101,11 @@ class Translation(Task):
         return label_smoothed_cross_entropy(
             hidden, self.model.output_weight, labels, smoothing, bias=self.model.output_bias
         )
+
+    def training_flops(self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return the operations of training on each pair once; with a consistency loss it goes through the model twice."""
+        source, target = lengths.T
+        return seq2seq_flops(self.model, source, target).total * (1 if self.consistency is None else 2)
 
     def join(self, others: Sequence[Task]) -> None:
         """Translate from now on with the mean of the probabilities of several models.

@@ -15,7 +15,8 @@ from etude.errors import StorageError
 from etude.experiment.inspection import Inspection
 from etude.experiment.record import RECORD, WALL_CLOCK, Event, read
 from etude.experiment.report.charts import Chart, Series, chart
-from etude.store.folder import CONFIGURATION, OVERRIDES, state
+from etude.experiment.report.cost_rows import read_cost_rows
+from etude.store.folder import CONFIGURATION, COST, OVERRIDES, state
 
 SHOWN_SAMPLES = 100
 """Samples on the page at most."""
@@ -94,6 +95,7 @@ class Contents:
         attention: What the model attends to in sample sentences.
         data: Facts about the data.
         manifest: Code, packages and machine.
+        cost: Names and texts of what the training has cost besides steps and time.
         best: Name of the best checkpoint's folder.
         last: Name of the last checkpoint's folder.
         problems: One line for each file that cannot be read.
@@ -111,6 +113,7 @@ class Contents:
     attention: list[Inspection] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
+    cost: list[tuple[str, str]] = field(default_factory=list)
     best: str | None = None
     last: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Contents:
         known.attention = note(run / "attention.json", _attention) or []
         known.data = note(run / "data.json", _mapping) or {}
         known.manifest = note(run / "manifest.json", _mapping) or {}
+        known.cost = note(run / COST, read_cost_rows) or []
         known.best, known.last = (_link(run / "checkpoints" / name) for name in ("best", "last"))
         return contents
 

@@ -56,6 +56,8 @@ def _cost(contents: Contents) -> list[tuple[str, str]]:
         last = contents.events[-1]
         rows.append(("trained", f"{count(last.step)} steps, {count(last.tokens)} tokens, {duration(last.seconds)}"))
         rows.append(("speed", f"{count(contents.tokens_per_second)} tokens/s, validation included"))
+    shown = ("FLOPs of training", "Model FLOPs utilisation", "Energy")
+    rows += [(name.lower().replace("flops", "FLOPs"), text) for name, text in contents.cost if name in shown]
     return rows
 
 

@@ -1,0 +1,51 @@
+"""What training the models costs, up to their last states, by `etude.nn.flops`.
+
+Axes: N examples.
+"""
+
+from __future__ import annotations
+
+from etude.models.encoder import Encoder
+from etude.models.seq2seq import Seq2Seq
+from etude.nn.flops import Counts, Flops
+
+
+def encoder_flops(model: Encoder, tokens: Counts) -> Flops:
+    """Count an encoder.
+
+    Args:
+        model: The encoder.
+        tokens: [N] real tokens of each text.
+    """
+    flops = Flops(len(tokens))
+    embeddings, *layers = model.stages
+    for part in embeddings:
+        flops.look_up(part)
+    for layer in layers:
+        for part in layer:
+            flops.go_through(part, tokens)
+    return flops
+
+
+def seq2seq_flops(model: Seq2Seq, source: Counts, target: Counts) -> Flops:
+    """Count encoder, decoder and the projection to logits.
+
+    Args:
+        model: The model.
+        source: [N] real tokens of each source.
+        target: [N] real tokens of each target.
+    """
+    flops = Flops(len(source))
+    embeddings, *layers = model.stages
+    for part in embeddings:
+        flops.look_up(part)
+    embeddings_train = flops.trains
+    for layer in layers[: len(model.encoder)]:
+        for part in layer:
+            flops.go_through(part, source)
+    encoder_trains, flops.trains = flops.trains, embeddings_train
+    for layer in layers[len(model.encoder) :]:
+        for part in layer:
+            flops.go_through(part, target, keys=source, keys_train=encoder_trains)
+    flops.multiply(model.output_weight, target)
+    return flops

@@ -1,0 +1,195 @@
+"""`etude compare` on finished runs, whose evaluations are made here: scores over seeds, tests, cost, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.cli.main import main
+from etude.configuration.check import plain
+from etude.errors import ConfigurationError, StorageError
+from etude.experiment import comparison
+from etude.experiment.compare import compare
+from etude.metrics.resampling import paired_p_value
+from etude.metrics.texts import text_scores
+from etude.store.folder import COST, DATA, FINISHED, runs_in
+from etude.tasks.translation import STANDARD_METRICS
+from tests.runs.conftest import sentence
+from tests.runs.killing import begin
+
+REFERENCES = [" ".join(sentence(random.Random(number))) for number in range(40)]
+Make = Callable[..., Path]
+
+
+def outputs(wrong: int) -> list[str]:
+    """The references, so many of them spoilt."""
+    return ["sun sun sun" if number < wrong else text for number, text in enumerate(REFERENCES)]
+
+
+def cost_of(seconds: float) -> dict[str, Any]:
+    return {
+        "parameters": {"total": 1000, "trainable": 900},
+        "tokens": 5000,
+        "flops": 3_000_000,
+        "model_flops_utilisation": 0.25,
+        "seconds": seconds,
+        "cpu_seconds": 2 * seconds,
+        "gpu_seconds": 0.0,
+        "peak_memory_mb": 300.0,
+        "energy_joules": 24 * seconds,
+        "energy_estimated": True,
+        "energy_is": "estimated",
+    }
+
+
+@pytest.fixture(autouse=True)
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for a p-value below 0.01."""
+    monkeypatch.setattr(comparison, "paired_p_value", partial(paired_p_value, trials=500))
+
+
+@pytest.fixture(scope="module")
+def configuration() -> dict[str, Any]:
+    """A configuration of a translation, composed once for all tests here."""
+    return {}
+
+
+@pytest.fixture
+def make(composed: Callable[..., Any], configuration: dict[str, Any], tmp_path: Path) -> Make:
+    """Writes a finished translation run with a number of spoilt outputs."""
+    if not configuration:
+        configuration.update(plain(composed("translation")))
+
+    def write(
+        name: str, wrong: int, seed: int = 1, width: int = 16, signature: str = "s", references: Sequence[str] = ()
+    ) -> Path:
+        model = {**configuration["model"], "width": width}
+        run = begin(tmp_path / "outputs" / "demo" / name, {**configuration, "seed": seed, "model": model})
+        wanted = list(references) or REFERENCES
+        found = text_scores(STANDARD_METRICS, outputs(wrong), [[text] for text in wanted])
+        rows = [
+            {"id": number, "output": output, "references": [text]}
+            for number, (output, text) in enumerate(zip(outputs(wrong), wanted, strict=True))
+        ]
+        evaluation = {
+            "scores": {"test/loss": 2.0 + wrong, **{f"test/{one}": score.value for one, score in found.items()}},
+            "intervals": {"test/bleu": [found["bleu"].value - 1, found["bleu"].value + 1]},
+            "signatures": {"test/bleu": signature},
+        }
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "test.json").write_text(json.dumps(evaluation))
+        (run / "evaluations" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / DATA).write_text(json.dumps({"fingerprint": "abc"}))
+        (run / COST).write_text(json.dumps(cost_of(10.0 * wrong)))
+        (run / FINISHED).write_text("{}")
+        return run
+
+    return write
+
+
+@pytest.fixture
+def sweep(make: Make) -> Path:
+    """The folder of a good experiment with two seeds, a bad one with the same, and a run that is not finished."""
+    for seed, wrong in ((1, 1), (2, 2)):
+        make(f"good-{seed}", wrong, seed)
+        make(f"worse-{seed}", 20 + wrong, seed, width=32)
+    folder = make("zz-unfinished", 3)
+    (folder / FINISHED).unlink()
+    return folder.parent
+
+
+def test_seeds_are_one_group_and_groups_are_tested(sweep: Path) -> None:
+    found: Any = compare(runs_in(sweep), {"format": "json"})
+    good, worse = found["groups"]
+    assert (good["name"], good["seeds"], worse["seeds"]) == ("good-1", [1, 2], [1, 2])
+    assert (good["configuration"], worse["configuration"]) == ({"model.width": "16"}, {"model.width": "32"})
+    first, second = (
+        json.loads((sweep / f"good-{seed}/evaluations/test.json").read_text())["scores"] for seed in (1, 2)
+    )
+    bleu = good["scores"]["test/bleu"]
+    assert bleu["mean"] == pytest.approx((first["test/bleu"] + second["test/bleu"]) / 2)
+    assert bleu["sd"] == pytest.approx(abs(first["test/bleu"] - second["test/bleu"]) / 2**0.5)
+    said = worse["against_first"]
+    assert good["against_first"] == {}
+    assert said["difference"]["bleu"] == pytest.approx(worse["scores"]["test/bleu"]["mean"] - bleu["mean"])
+    assert set(said["p"]) == {"bleu"}  # the score that validations are judged by
+    assert set(said["p"]["bleu"]) == {"1", "2"}
+    assert max(said["p"]["bleu"].values()) < 0.01
+    assert good["cost"]["seconds"] == 15
+    assert good["cost"]["total_parameters"] == 1000
+    assert found["left_out"] == [str(sweep / "zz-unfinished")]
+
+
+def test_equal_outputs_do_not_differ(make: Make) -> None:
+    runs = [make("a", 5, seed=1), make("b", 5, seed=2, width=32)]
+    found: Any = compare(runs, {"format": "json", "metric": "chrf"})
+    # Of the only run of each, whatever its seed.
+    assert found["groups"][1]["against_first"]["p"] == {"chrf": {"2": 1.0}}
+
+
+def test_without_a_common_seed_nothing_is_tested(make: Make) -> None:
+    runs = [make("a", 5, seed=1), make("b", 6, seed=2), make("c", 5, seed=3, width=32)]
+    found: Any = compare(runs, {"format": "json"})
+    assert found["notes"] == ["c is not tested against a: they have no seed in common"]
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_the_command_writes_tables_for_papers_and_shows_them(
+    sweep: Path, form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "demo", f"format={form}", f"paths.outputs={sweep.parent}"]) == 0
+    out, log = capfd.readouterr()
+    assert "zz-unfinished is not finished" in log
+    assert "good-1" in log
+    if form == "latex":
+        assert out.count(r"\toprule") == 3
+        assert r"worse-1 & 32 \\" in out
+        assert r"$\pm$" in out
+    else:
+        assert "| worse-1 | 32 |" in out
+        assert "±" in out
+    assert "360 J (estimated)" in out  # 24 W for 15 s, the mean of 10 and 20
+
+
+def test_other_test_data_or_signatures_are_said_and_not_compared(make: Make) -> None:
+    first = make("a", 1)
+    other = make("b", 2, width=32, signature="t")
+    found: Any = compare([first, other], {"format": "json"})
+    assert "test/bleu" not in found["groups"][0]["scores"]
+    assert "test/chrf" in found["groups"][0]["scores"]
+    assert found["notes"][0] == "test/bleu is not compared: it was not computed alike (s and t)"
+    strange = make("c", 2, width=64, references=REFERENCES[::-1])
+    found = compare([first, strange], {"format": "json"})
+    assert found["groups"][0]["scores"] == {}
+    assert found["notes"] == [f"scores are not compared: the test data of {strange} are not those of {first}"]
+    assert found["groups"][1]["cost"]["tokens"] == 5000
+
+
+def test_what_cannot_be_compared_is_one_line(make: Make, sweep: Path) -> None:
+    run = sweep / "good-1"
+    with pytest.raises(ConfigurationError, match="1 finished runs are given"):
+        compare([run], {})
+    with pytest.raises(ConfigurationError, match="does not know format=html"):
+        compare(runs_in(sweep), {"format": "html"})
+    with pytest.raises(ConfigurationError, match="does not know beams"):
+        compare(runs_in(sweep), {"beams": 3})
+    with pytest.raises(ConfigurationError, match="has no evaluation of val; make it: etude evaluate"):
+        compare(runs_in(sweep), {"split": "val"})
+    rows = (run / "evaluations" / "test.jsonl").read_text().replace("sun sun sun", "rain")
+    (run / "evaluations" / "test.jsonl").write_text(rows)
+    with pytest.raises(StorageError, match="evaluate it again"):
+        compare(runs_in(sweep), {})
+
+
+def test_a_run_without_a_cost_is_compared_in_the_rest(make: Make) -> None:
+    runs = [make("a", 1), make("b", 2, width=32)]
+    (runs[0] / COST).unlink()
+    found: Any = compare(runs, {"format": "json"})
+    assert found["groups"][0]["cost"] == {}
+    assert found["groups"][1]["cost"]["tokens"] == 5000
