@@ -328,10 +328,28 @@ def test_long_documents_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row.fields["text"].count("\n") + 1 for row in rows] == [2, 2, 2, 1]
 
 
+def test_one_line_need_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.data.corpora.texts.LONGEST_DOCUMENT", 30)
+    monkeypatch.setattr("etude.data.corpora.texts.LONGEST_LINE", 16)
+    line = " ".join(f"word{number}" for number in range(50))
+    root = write(tmp_path, t_txt=line)
+    rows = [row.fields["text"] for row in TextFiles(f"{root}/t.txt", val=f"{root}/t.txt").rows("train")]
+    assert max(map(len, rows)) < 60
+    assert " ".join(rows).split() == line.split()
+
+
+def test_empty_files_of_a_folder_are_counted(tmp_path: Path) -> None:
+    corpus = TextFiles(write(tmp_path, a_txt=b"", b_txt="text", c_txt=b"\n \n"))
+    rows = [row.fields["text"] for split in ("train", "val") for row in corpus.rows(split)]
+    assert rows == ["text"]
+    assert corpus.dropped["empty file"] == 4, "both splits are read from them"
+    assert corpus.dropped.first["empty file"] == "a.txt"
+
+
 @pytest.mark.parametrize(("content", "message"), [(b"\xff\n\xfe\n", "is no UTF-8 text"), (b"", "is empty")])
 def test_unusable_text(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        list(TextFiles(write(tmp_path, t_txt=content)).rows("train"))
+        list(TextFiles(f"{write(tmp_path, t_txt=content)}/t.txt").rows("train"))
 
 
 def test_folder_without_text(tmp_path: Path) -> None:

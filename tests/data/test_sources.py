@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.sources import Dropped, content_sha256, download, read_lines, text_of
+from etude.data.sources import Dropped, _lines_in_parts, content_sha256, download, read_lines, text_of
 from etude.errors import DataError
 
 
@@ -142,3 +142,22 @@ def test_download_cut_short(web: Web, tmp_path: Path) -> None:
 def test_download_by_https_only(web: Web, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no https address"):
         download("file:///etc/passwd", None, tmp_path)
+
+
+PARTS = st.lists(st.sampled_from(["ab", " ", "é", "\U0001f31e", "\n", "\t", "xyz"]), min_size=1, max_size=40)
+
+
+@given(PARTS, st.integers(8, 20))
+@settings(deadline=None, max_examples=60)
+def test_long_lines_come_in_parts_and_nothing_is_lost(parts: list[str], longest: int) -> None:
+    lines, stream = "".join(parts).encode(), io.BytesIO("".join(parts).encode())
+    found = list(_lines_in_parts(stream, longest))
+    assert b"".join(found) == lines
+    assert all(len(part) <= longest for part in found)
+    assert [part.decode() for part in found], "no character is divided"
+    assert all(b"\n" not in part[:-1] for part in found)
+
+
+def test_a_long_line_is_divided_between_words(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one two three four\nfive six")
+    assert list(read_lines(tmp_path / "a", 10)) == [b"one two ", b"three ", b"four", b"five six"]

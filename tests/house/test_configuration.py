@@ -42,6 +42,8 @@ OWN_DATA = {
     "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b"],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
 }
+NEEDED = {"masked_lm/text": ["data.train=a"]}
+"""What an experiment on one's own files cannot do without."""
 
 
 def composed(*overrides: str) -> Composition:
@@ -52,7 +54,7 @@ def composed(*overrides: str) -> Composition:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_passes(experiment: str) -> None:
-    composition = composed(f"experiment={experiment}")
+    composition = composed(f"experiment={experiment}", *NEEDED.get(experiment, ()))
     root = Root.from_plain(plain(composition.config))
     assert root.budget.amount > 0
     assert (root.batch.tokens is None) != (root.batch.examples is None)
@@ -73,9 +75,20 @@ def test_every_part_of_a_model_passes(choice: str, experiment: str) -> None:
     composed(f"experiment={experiment}", choice)
 
 
-@pytest.mark.parametrize("choice", [*parts_of("data"), *parts_of("task")])
-def test_every_part_of_data_and_task_passes(choice: str) -> None:
+@pytest.mark.parametrize(
+    "choice", [f"data/sampling={name}" for name in COMPOSER.options("data/sampling")] + parts_of("task")
+)
+def test_every_part_of_translation_passes(choice: str) -> None:
     composed("experiment=translation/demo", choice)
+
+
+@pytest.mark.parametrize("data", ["text", "reviews_text"])
+@pytest.mark.parametrize("masking", COMPOSER.options("data/masking"))
+@pytest.mark.parametrize("decoding", ["none", "fill", "pseudo_log_likelihood"])
+def test_every_masking_and_every_answer_passes(data: str, masking: str, decoding: str) -> None:
+    own = ["data.train=a"] if data == "text" else []
+    choices = [f"data={data}", f"data/masking={masking}", f"decoding={decoding}", *own]
+    composed("experiment=masked_lm/demo", *choices)
 
 
 def test_the_parts_of_a_model_are_groups_and_no_models() -> None:
@@ -139,7 +152,7 @@ def test_a_checked_configuration_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_what_etude_gives_is_an_argument_of_what_it_is_given_to() -> None:
-    values = [plain(composed(f"experiment={experiment}").config) for experiment in EXPERIMENTS]
+    values = [plain(composed(f"experiment={name}", *NEEDED.get(name, ())).config) for name in EXPERIMENTS]
     for group in ("task", "model"):
         taken = [signature(value[group]["_target_"]) for value in values]
         names = {name for found in taken if found for name in found.parameters}

@@ -19,6 +19,8 @@ SMALLEST = {
     "beams": 1,
     "n_best": 1,
     "samples": 1,
+    "fillers": 1,
+    "longest": 1,
     "top_k": 1,
     "min_length": 0,
     "layers": 1,

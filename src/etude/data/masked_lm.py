@@ -8,6 +8,7 @@ Axes: N examples, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,16 @@ from jaxtyping import Float
 
 from etude.data.collate import framed, pad, real
 from etude.data.loader import Slice
-from etude.data.masking import Masking
+from etude.data.masking import Masker, Masking
 from etude.data.module import Limit, PlannedData
 from etude.data.plan import BatchSize
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.errors import ConfigurationError
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, MaskedLMBatch
+
+PART = 10_000_000
+"""Ids that are counted at a time."""
 
 
 class MaskedTexts:
@@ -34,16 +38,14 @@ class MaskedTexts:
         counts: [N] tokens to predict.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts, masking: Masking, seed: int, *, training: bool) -> None:
+    def __init__(self, split: Split, rows: int, facts: Facts, masker: Masker, seed: int, *, training: bool) -> None:
         self._tokens = split.tokens["text"]
         self._facts = facts
-        self._masking = masking
+        self._masker = masker
         self._seed = seed if training else 0  # a validation score does not depend on the run's seed
         self._training = training
-        special = (facts.pad, facts.bos, facts.eos, facts.mask)
-        self._ordinary = np.setdiff1d(np.arange(facts.vocabulary), special)
         self.lengths = self._tokens.lengths[:rows] + 2
-        self.counts = masking.counts(self._tokens.lengths[:rows])
+        self.counts = masker.masking.counts(self._tokens.lengths[:rows])
 
     def batch(self, part: Slice) -> MaskedLMBatch:
         """Return the padded batch of a slice. In evaluation an example is masked the same way every time."""
@@ -58,9 +60,7 @@ class MaskedTexts:
     def _hide(self, example: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids that the model reads and those it shall predict, [n + 2] each."""
         ids = np.asarray(self._tokens[example], np.int64)
-        chosen, hidden, swapped = self._masking.choose(len(ids), self._ordinary, (self._seed, epoch, example))
-        seen = np.where(hidden, self._facts.mask, np.where(swapped >= 0, swapped, ids))
-        labels = np.where(chosen, ids, IGNORED)
+        seen, labels = self._masker(ids, (self._seed, epoch, example))
         return framed(seen, self._facts.bos, self._facts.eos), framed(labels, IGNORED, IGNORED)
 
 
@@ -70,7 +70,7 @@ class MaskedLMData(PlannedData):
     Args:
         corpus: Where the documents come from.
         max_length: Longest window in tokens, special tokens included.
-        masking: How tokens are hidden.
+        masking: Which tokens are hidden, and how.
         tokenizer: How a tokenizer is made, or the one of an earlier run.
         seed: The run's seed.
         batch: The size of a global batch.
@@ -122,7 +122,12 @@ class MaskedLMData(PlannedData):
 
     def examples(self, split: Split, rows: int, *, training: bool) -> MaskedTexts:
         """Return the first `rows` windows of a split."""
-        return MaskedTexts(split, rows, self.facts, self.masking, self.seed, training=training)
+        return MaskedTexts(split, rows, self.facts, self.masker, self.seed, training=training)
+
+    @functools.cached_property
+    def masker(self) -> Masker:
+        """What hides tokens of this tokenizer."""
+        return Masker(self.masking, self.tokenizer)
 
     @property
     def facts(self) -> Facts:
@@ -148,5 +153,13 @@ class MaskedLMData(PlannedData):
         return float(-(val / val.sum() * np.log(probability)).sum())
 
     def _frequencies(self, split: str) -> Float[np.ndarray, " V"]:
-        values = self.prepared.splits[split].tokens["text"].values
-        return np.bincount(values, minlength=self.facts.vocabulary).astype(np.float64)
+        """Count each id, part by part: they are as many as there is room for on the disk."""
+        values, counts = self.prepared.splits[split].tokens["text"].values, np.zeros(self.facts.vocabulary)
+        for start in range(0, len(values), PART):
+            counts += np.bincount(values[start : start + PART], minlength=len(counts))
+        return counts
+
+    def bytes_per_token(self, split: str) -> float:
+        """Return the bytes of the texts of a split, as read and in UTF-8, for each of their tokens."""
+        read = self._split("train" if self.limit.overfit else split)
+        return read.texts["text"].content.values.size / read.tokens["text"].values.size

@@ -1,63 +1,221 @@
-"""Exactly-k masking for masked language models (Devlin et al. 2019, section 3.1).
+"""Exactly-k masking for masked language models: single tokens, whole words, or spans.
 
 What is masked in a text is a pure function of (seed, epoch, example): it depends on no worker, rank or restart. Since
 exactly k tokens are chosen, the loss's denominator is known before any text is read.
+
+Axes: N texts, n tokens of one text.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, UInt64
 
 from etude.errors import ConfigurationError
 from etude.seeding import mix
+from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.words import WordBoundaries
+from etude.types import IGNORED
+
+Starts = Bool[np.ndarray, " n"]
+"""Where words begin."""
+
+Bits = UInt64[np.ndarray, "2 n"]
+"""Two random numbers for each token."""
+
+Deciding = Int[np.ndarray, " n"]
+"""For each token that is predicted, the one whose share decides what stands in its place; -1 for all others."""
 
 
 @dataclass(frozen=True)
-class Masking:
-    """How tokens are chosen for prediction and what stands in their place.
+class Masking(ABC):
+    """How tokens are chosen for prediction, and what stands in their place (Devlin et al. 2019, section 3.1).
 
     Attributes:
-        rate: Share of the tokens that is predicted: k = max(1, round(rate * n)) of n.
+        probability: Share of a text's tokens that is predicted: exactly k = max(1, round(probability * n)) of n.
         masked: Of those, the share replaced by the mask token.
         random: Of those, the share replaced by a random token; the rest stays as it is.
+
+    Raises:
+        ConfigurationError: If a share is impossible.
     """
 
-    rate: float = 0.15
+    WORDS: ClassVar[bool] = True
+    """Whether the choice depends on where words begin; if not, every token is one."""
+
+    probability: float = 0.15
     masked: float = 0.8
     random: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 < self.rate < 1 and self.masked >= 0 and self.random >= 0 and self.masked + self.random <= 1):
+        if not 0 < self.probability < 1:
             raise ConfigurationError(
-                f"masking rate={self.rate}, masked={self.masked}, random={self.random}: "
-                "rate must lie between 0 and 1, and masked + random be at most 1"
+                f"data.masking.probability={self.probability} is out of range; write more than 0 and less than 1"
+            )
+        if not (self.masked >= 0 and self.random >= 0 and self.masked + self.random <= 1):
+            raise ConfigurationError(
+                f"data.masking: masked={self.masked} and random={self.random} are shares of the predicted tokens; "
+                "write 0 or more each, and at most 1 together"
             )
 
     def counts(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Return how many tokens are predicted in texts of these lengths."""
-        return np.maximum(1, np.rint(self.rate * lengths)).astype(np.int64)
+        return np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
 
-    def choose(
-        self, length: int, ordinary: Int[np.ndarray, " ordinary"], key: tuple[int, int, int]
-    ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Choose for a text of n tokens.
+    @abstractmethod
+    def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
+        """Choose exactly `count` tokens of a text, by its words and random numbers alone."""
+
+
+@dataclass(frozen=True)
+class Tokens(Masking):
+    """Every token is as likely as any other (Devlin et al. 2019)."""
+
+    WORDS: ClassVar[bool] = False
+
+    def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
+        """Take the tokens of the smallest numbers."""
+        chosen = np.argsort(bits[0], kind="stable")[:count]
+        deciding = np.full(len(starts), -1)
+        deciding[chosen] = chosen
+        return deciding
+
+
+@dataclass(frozen=True)
+class WholeWords(Masking):
+    """All tokens of a word or none (BERT's whole word masking), each replaced for itself.
+
+    Words are taken in random order; one that has more tokens than are still to be chosen is passed over, as in BERT's code.
+    Where none is left that fits, a word is taken in part, so that exactly k tokens are chosen: one word at most.
+    """
+
+    def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
+        """Take words as long as they fit, then the start of the first that was passed over."""
+        begins, ends = _words(starts)
+        deciding = np.full(len(starts), -1)
+        passed_over: list[int] = []
+        for word in np.argsort(bits[0][begins], kind="stable").tolist():
+            begin, end = begins[word], ends[word]
+            if end - begin <= count:
+                deciding[begin:end] = np.arange(begin, end)
+                count -= end - begin
+            else:
+                passed_over.append(begin)
+            if not count:
+                return deciding
+        begin = passed_over[0]
+        deciding[begin : begin + count] = np.arange(begin, begin + count)
+        return deciding
+
+
+@dataclass(frozen=True)
+class Spans(Masking):
+    """Spans of whole words, each replaced as one (Joshi et al. 2020, section 3.1).
+
+    The length of a span in words is geometric, cut off at `longest` and renormalised: with the defaults, 3.8 in the mean.
+    A span begins at any word that is not chosen yet, and ends early at the text's end, before a span that was chosen
+    earlier, and at the kth token.
+
+    Attributes:
+        geometric: p of the lengths' distribution: a length l is drawn with a probability ~ p (1 - p)^(l - 1).
+        longest: The most words of a span.
+
+    Raises:
+        ConfigurationError: If there is no such distribution.
+    """
+
+    geometric: float = 0.2
+    longest: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.geometric < 1:
+            raise ConfigurationError(
+                f"data.masking.geometric={self.geometric} is out of range; write more than 0 and less than 1"
+            )
+        if self.longest < 1:
+            raise ConfigurationError(f"data.masking.longest={self.longest} is too small; write 1 or more")
+
+    def lengths(self, uniforms: Float[np.ndarray, " words"]) -> Int[np.ndarray, " words"]:
+        """Turn numbers from 0 to 1 into lengths, by the inverse of their cumulative distribution."""
+        stays = 1 - self.geometric
+        drawn = np.ceil(np.log1p(-uniforms * (1 - stays**self.longest)) / math.log(stays))
+        return np.clip(drawn, 1, self.longest).astype(np.int64)
+
+    def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
+        """Take spans from words in random order until there are enough tokens."""
+        begins, ends = _words(starts)
+        lengths = self.lengths(bits[1][begins] / 2.0**64).tolist()
+        deciding = np.full(len(starts), -1)
+        for word in np.argsort(bits[0][begins], kind="stable").tolist():
+            begin = begins[word]
+            if deciding[begin] >= 0:
+                continue
+            taken = deciding[begin : ends[min(word + lengths[word], len(ends)) - 1]] >= 0
+            size = min(int(taken.argmax()) if taken.any() else len(taken), count)
+            deciding[begin : begin + size] = begin
+            count -= size
+            if not count:
+                break
+        return deciding
+
+
+def _words(starts: Starts) -> tuple[list[int], list[int]]:
+    """Return where each word begins, and where it ends."""
+    begins = np.flatnonzero(starts).tolist()
+    return begins, [*begins[1:], len(starts)]
+
+
+class Hidden(NamedTuple):
+    """A text with some of its tokens hidden.
+
+    Attributes:
+        seen: The ids that the model reads.
+        labels: The ids that it shall predict, `IGNORED` elsewhere.
+    """
+
+    seen: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+
+
+class Masker:
+    """A masking at work on the ids of a tokenizer.
+
+    Args:
+        masking: What is chosen, and what stands in its place.
+        tokenizer: What made the ids; a random replacement is any of them that stands for text.
+
+    Raises:
+        ConfigurationError: If the masking needs words, and the tokenizer does not tell where they begin.
+    """
+
+    def __init__(self, masking: Masking, tokenizer: Tokenizer) -> None:
+        self.masking = masking
+        self._mask = tokenizer.mask
+        special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
+        self._ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary), special)
+        self._boundaries = WordBoundaries.of(tokenizer) if masking.WORDS else None
+
+    def __call__(self, ids: Int[np.ndarray, " n"], key: tuple[int, int, int]) -> Hidden:
+        """Hide tokens of a text.
 
         Args:
-            length: n, without the special tokens at the ends.
-            ordinary: Ids that a random replacement is drawn from.
+            ids: Without the special tokens at its ends.
             key: (seed, epoch, example).
-
-        Returns:
-            Which tokens are predicted; which are replaced by the mask token; the id of a random replacement, -1 elsewhere.
         """
-        bits = np.random.Philox(key=mix("masking", *key)).random_raw(3 * length).reshape(3, length)
-        count = int(self.counts(np.array([length]))[0])
-        chosen = np.zeros(length, bool)
-        chosen[np.argsort(bits[0], kind="stable")[:count]] = True
-        share = bits[1] / 2.0**64
-        hidden = chosen & (share < self.masked)
-        swapped = chosen & ~hidden & (share < self.masked + self.random)
-        return chosen, hidden, np.where(swapped, ordinary[bits[2] % np.uint64(len(ordinary))], -1)
+        masking, length = self.masking, len(ids)
+        bits = np.random.Philox(key=mix("masking", *key)).random_raw(4 * length).reshape(4, length)
+        starts = np.ones(length, bool) if self._boundaries is None else self._boundaries.starts(ids)
+        deciding = masking.select(starts, int(masking.counts(np.array([length]))[0]), bits[::3])
+        chosen = deciding >= 0
+        share = (bits[1] / 2.0**64)[deciding]
+        swapped = np.where(
+            share < masking.masked + masking.random, self._ordinary[bits[2] % np.uint64(len(self._ordinary))], ids
+        )
+        seen = np.where(chosen, np.where(share < masking.masked, self._mask, swapped), ids)
+        return Hidden(seen, np.where(chosen, ids, IGNORED))

@@ -57,19 +57,43 @@ class Dropped(Counter[str]):
         return ", ".join(counted) or "none"
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
     """Yield the lines of a file, `.gz` or not, without line ends.
+
+    Args:
+        path: The file.
+        longest: The most bytes, 8 or more, that are in memory of a line: a longer one comes in parts, divided after white
+            space if it has any, and never within a character. None: every line is whole.
 
     Raises:
         DataError: If the file is missing, unreadable, broken or empty.
     """
     number = 0
     with refusing(path), _open(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(stream if longest is None else _lines_in_parts(stream, longest), 1):
             content = line.removesuffix(b"\n").removesuffix(b"\r")
             yield content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
     if number == 0:
         raise DataError(f"{path} is empty")
+
+
+def _lines_in_parts(stream: IO[bytes] | gzip.GzipFile, longest: int) -> Iterator[bytes]:
+    rest = b""
+    while part := stream.readline(longest - len(rest)):
+        part = rest + part
+        cut = len(part) if len(part) < longest or part.endswith(b"\n") else _place_to_divide(part)
+        yield part[:cut]
+        rest = part[cut:]
+    if rest:
+        yield rest
+
+
+def _place_to_divide(part: bytes) -> int:
+    """Return the place after the last white space, or else before a character that may not be whole."""
+    if space := 1 + max(part.rfind(b" "), part.rfind(b"\t")):
+        return space
+    last = next((back for back in range(1, 5) if part[-back] & 0xC0 != 0x80), 1)
+    return len(part) - last if part[-last] >= 0xC0 else len(part)
 
 
 def aligned_lines(paths: Sequence[Path]) -> Iterator[tuple[bytes, ...]]:

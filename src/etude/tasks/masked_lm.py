@@ -11,18 +11,19 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.language import perplexity
+from etude.metrics.language import bits_per_byte, perplexity
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
 from etude.models.flops import encoder_flops
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
+from etude.tasks.masked_answers import FillMasks, MaskedAnswers
+from etude.tasks.prediction import Prediction
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, Facts, MaskedLMBatch
@@ -36,10 +37,11 @@ class MaskedLM(Task):
         model: The encoder.
         optimizer: Makes the optimizer of groups of parameters.
         scheduler: The learning rate's course.
+        decoding: What is answered to a text that somebody types; None: its masks, filled.
         gradient_clip: Largest norm of the gradient; None: not clipped.
     """
 
-    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/perplexity")
+    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "MaskedLMBatch"
     model: Encoder
 
@@ -49,9 +51,11 @@ class MaskedLM(Task):
         model: Encoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
+        decoding: MaskedAnswers | None = None,
         gradient_clip: float | None = 1.0,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
+        self.decoding = FillMasks() if decoding is None else decoding
         self.transform = nn.Linear(model.width, model.width)
         self.norm = nn.LayerNorm(model.width)
         self.bias = nn.Parameter(torch.zeros(facts.vocabulary))
@@ -60,8 +64,17 @@ class MaskedLM(Task):
         """Return the states that predict, and the ids they shall predict, at the M chosen positions."""
         labels = batch.labels[batch.mask]
         where = (labels != IGNORED).nonzero().squeeze(1)
-        hidden = self.model.hidden(batch.tokens, batch.mask)[where]
-        return self.norm(F.gelu(self.transform(hidden))), labels[where]
+        return self.states(batch.tokens, batch.mask, where), labels[where]
+
+    def states(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M D"]:
+        """Return the states that predict at M of the real tokens, whose numbers among those are given."""
+        return self.norm(F.gelu(self.transform(self.model.hidden(tokens, mask)[where])))
+
+    def logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        """Return the unnormalised log-probabilities of all tokens."""
+        return F.linear(hidden, self.model.embedding.weight, self.bias).float()
 
     def loss(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the chosen positions."""
@@ -78,15 +91,17 @@ class MaskedLM(Task):
     def judge(self, batch: MaskedLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Count hits and losses for each text."""
         hidden, labels = self.chosen(batch)
-        logits = F.linear(hidden, self.model.embedding.weight, self.bias).float()
+        logits = self.logits(hidden)
         losses = F.cross_entropy(logits, labels, reduction="none")
         guesses = logits.argmax(dim=1)
         sizes = (batch.labels != IGNORED).sum(dim=1).tolist()
+        size_of_token = self.texts.bytes_per_token(split)
         parts = zip(labels.split(sizes), guesses.split(sizes), losses.split(sizes), strict=True)
         rows = [
             {
                 "id": example,
                 "tokens": len(wanted),
+                "bytes": len(wanted) * size_of_token,
                 "hits": int((wanted == guessed).sum()),
                 "loss": float(lost.sum()),
                 "wanted": wanted[:8].tolist(),
@@ -97,11 +112,16 @@ class MaskedLM(Task):
         return losses.sum(), torch.tensor(len(labels)), rows
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return accuracy and perplexity at the chosen positions."""
-        tokens = sum(row["tokens"] for row in rows)
+        """Return accuracy, perplexity and bits per byte at the chosen positions.
+
+        A chosen token counts for as many bytes as a token of the split has in the mean, white space and all: that way
+        bits per byte compare across tokenizers. They are those of the pseudo-log-likelihood, estimated from a sample.
+        """
+        tokens, size, loss = (sum(row[name] for row in rows) for name in ("tokens", "bytes", "loss"))
         return {
             "accuracy": Score(sum(row["hits"] for row in rows) / tokens),
-            "perplexity": Score(perplexity(sum(row["loss"] for row in rows) / tokens)),
+            "perplexity": Score(perplexity(loss / tokens)),
+            "bits_per_byte": Score(bits_per_byte(loss, size)),
         }
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
@@ -114,26 +134,31 @@ class MaskedLM(Task):
         """Two fewer than the model's positions: special tokens stand around a text."""
         return self.model.max_length - 2
 
-    @torch.no_grad()
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Fill each `<mask>` (or the tokenizer's own mask token) of each text with the likeliest token."""
-        rows = [self._with_masks(text, tokenizer) for text in texts]
-        tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=self.facts.pad)
-        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
-        hidden = self.norm(F.gelu(self.transform(self.model(tokens, mask)[tokens == self.facts.mask])))
-        tokens[tokens == self.facts.mask] = F.linear(hidden, self.model.embedding.weight, self.bias).argmax(dim=1)
-        return tokenizer.decode([row[real].tolist() for row, real in zip(tokens, mask, strict=True)])
+        """Return the best answer to each text: by default the text with its masks filled."""
+        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
+
+    @torch.no_grad()
+    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
+        """Return the answers to each text, in which `<mask>` or `[MASK]` hides a token."""
+        encoded = [tokenizer.encode_masked(text) for text in texts]
+        rows = [self._framed(ids) for ids in encoded]
+        found = self.decoding(self.log_probabilities, rows, tokenizer)
+        return [Prediction(outputs, len(ids) > self.text_limit) for outputs, ids in zip(found, encoded, strict=True)]
+
+    def log_probabilities(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "M V"]:
+        """Return the log-probabilities at the M chosen positions, row by row."""
+        mask, where = mask.to(self.device), where.to(self.device)
+        hidden = self.states(tokens.to(self.device), mask, where[mask].nonzero().squeeze(1))
+        return self.logits(hidden).log_softmax(dim=1)
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
         """Return the encoder's attention, to a `<mask>` as well; as `ShowsAttention` says."""
-        readable("text", text, tokenizer, self.model.max_length - 2)
-        return encoder_attention(self.model, self._with_masks(text, tokenizer), target)
+        readable("text", text, tokenizer, self.text_limit)
+        return encoder_attention(self.model, self._framed(tokenizer.encode_masked(text)), target)
 
-    def _with_masks(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """Encode a text in which `<mask>` or `[MASK]` stands for a hidden token."""
-        pieces = tokenizer.encode(text.replace("[MASK]", "<mask>").split("<mask>"))
-        ids = [self.facts.bos, *pieces[0]]
-        for piece in pieces[1:]:
-            ids += [self.facts.mask, *piece]
-        return [*ids[: self.model.max_length - 1], self.facts.eos]
+    def _framed(self, ids: Sequence[int]) -> list[int]:
+        """Return what the model reads of a text."""
+        return [self.facts.bos, *ids[: self.text_limit], self.facts.eos]

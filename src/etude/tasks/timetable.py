@@ -54,6 +54,10 @@ class Texts(Protocol):
         """Return ids as text."""
         ...
 
+    def bytes_per_token(self, split: str) -> float:
+        """Return the bytes of text that a token of a split stands for in the mean, where texts are modelled."""
+        ...
+
     def tokens_at(self, step: int) -> int:
         """Return the real tokens of the first steps of a run."""
         ...

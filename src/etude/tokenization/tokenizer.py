@@ -107,6 +107,25 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_masked(self, text: str) -> list[int]:
+        """Return the ids of a text in which `<mask>`, `[MASK]` or the tokenizer's own mask token hides a token.
+
+        A mask token that swallows the space before it, as RoBERTa's does, does so here. Nothing is hidden where the
+        tokenizer has no mask token.
+        """
+        if self.special.mask is None:
+            return self.encode([text])[0]
+        for written in ("[MASK]", "<mask>"):
+            text = text.replace(written, self.special.mask)
+        parts = text.split(self.special.mask)
+        added = self.backend.get_added_tokens_decoder().get(self.mask)
+        if added is not None and added.lstrip:
+            parts[:-1] = [part.rstrip() for part in parts[:-1]]
+        ids, *following = self.encode(parts)
+        for part in following:
+            ids += [self.mask, *part]
+        return ids
+
     def words(self, text: str) -> list[str]:
         """Return the parts of a text that the tokenizer's model encodes one at a time, normalized."""
         normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer

@@ -13,9 +13,12 @@ HELD_OUT = {"val": 0.01}
 LONGEST_DOCUMENT = 1_000_000
 """Characters; a longer document is divided at a line end, so that no file has to fit into memory."""
 
+LONGEST_LINE = 1_000_000
+"""Bytes; a longer line is divided after white space, for the same reason."""
+
 
 class TextFiles:
-    """Documents of plain text; a blank line, or the end of a file, ends a document.
+    """Documents of plain text, streamed; a blank line, or the end of a file, ends a document.
 
     Args:
         train: A file, a folder (all its files that are not hidden, in order of name), or several of either.
@@ -23,7 +26,7 @@ class TextFiles:
         test: The same for testing; None: no such split.
 
     Attributes:
-        dropped: Lines left out, by reason.
+        dropped: Lines and empty files left out, by reason.
     """
 
     def __init__(
@@ -51,6 +54,9 @@ class TextFiles:
         """
         shared = "val" not in self.paths and split in ("train", "val")
         for path in self._files("train" if shared else split):
+            if path not in self.paths["train" if shared else split] and not path.stat().st_size:
+                self.dropped.drop("empty file", path.name)
+                continue
             for row in self._documents(path):
                 if not shared or split_of(row.fields["text"], HELD_OUT) == split:
                     yield row
@@ -68,8 +74,8 @@ class TextFiles:
 
     def _documents(self, path: Path) -> Iterator[Row]:
         lines: list[str] = []
-        first, size, decoded = 1, 0, 0
-        for number, line in enumerate(read_lines(path), 1):
+        first, size, decoded, documents = 1, 0, 0, 0
+        for number, line in enumerate(read_lines(path, LONGEST_LINE), 1):
             text = text_of(line)
             if text is None:
                 self.dropped.drop("not UTF-8 text", f"{path.name}:{number}")
@@ -77,7 +83,7 @@ class TextFiles:
             decoded += 1
             if lines and (not text or size > LONGEST_DOCUMENT):
                 yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
-                lines, size = [], 0
+                lines, size, documents = [], 0, documents + 1
             if text:
                 first = first if lines else number
                 lines.append(text)
@@ -86,3 +92,5 @@ class TextFiles:
             raise DataError(f"{path} is no UTF-8 text: not one of its lines can be read")
         if lines:
             yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
+        elif not documents:
+            self.dropped.drop("empty file", path.name)
