@@ -133,8 +133,8 @@ class PlannedData(lightning.LightningDataModule):
             raise DataError(f"the data has no split {name!r}, only {sorted(self.prepared.splits)}")
         return self.prepared.splits[name]
 
-    def text(self, split: str, field: str, example: int) -> str:
-        """Return a field of an example as it was read."""
+    def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
+        """Return a field of an example as it was read; the epoch is for examples that are others in each."""
         return self.prepared.splits["train" if self.limit.overfit else split].texts[field][example]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
