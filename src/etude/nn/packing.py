@@ -101,7 +101,7 @@ class DocumentLayout(Layout):
         return cells - torch.where(begins, cells, 0).cummax(dim=1).values
 
     @cached_property
-    def key_mask(self) -> Bool[Tensor, "B 1 L L"]:  # type: ignore[override]
+    def key_mask(self) -> Bool[Tensor, "B 1 L L"]:
         """Which keys each query of a row may attend to: those of its document."""
         return (self.documents[:, :, None] == self.documents[:, None, :])[:, None]
 
