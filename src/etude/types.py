@@ -88,6 +88,29 @@ class MaskedLMBatch(NamedTuple):
     ids: Int[Tensor, " B"]
 
 
+class CausalLMBatch(NamedTuple):
+    """One micro-batch of texts whose every token is predicted from those before it.
+
+    Attributes:
+        tokens: Ids that the model reads: bos, then a document; or a part of one.
+        mask: True at real tokens; padding stands at the end of a row.
+        labels: The id that follows each of them, eos after a document; `IGNORED` at padding, and at tokens that only are
+            the context of others.
+        documents: Which document of its row each token belongs to, -1 at padding; None where no row has several.
+        step_count: Labels of the whole step that count, over ranks and micro-batches.
+        ids: Which examples these are.
+        text_bytes: Length in UTF-8 of the documents, as they were read, that begin in each row.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    labels: Int[Tensor, "B L"]
+    documents: Int[Tensor, "B L"] | None
+    step_count: int
+    ids: Int[Tensor, " B"]
+    text_bytes: Int[Tensor, " B"]
+
+
 class ClassificationBatch(NamedTuple):
     """One micro-batch of labelled texts.
 
@@ -106,4 +129,4 @@ class ClassificationBatch(NamedTuple):
     ids: Int[Tensor, " B"]
 
 
-Batch = TranslationBatch | MaskedLMBatch | ClassificationBatch
+Batch = TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch

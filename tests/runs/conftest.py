@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 WORDS = "sun moon star tree lake road bird song wind rain snow fire stone house green blue old new small great".split()  # noqa: SIM905
-TASKS = ("translation", "masked_lm", "classification")
+TASKS = ("translation", "masked_lm", "causal_lm", "classification")
 SMALL = [
     "logger=none",
     "trainer=cpu",
@@ -71,6 +71,15 @@ def overrides(small_data: Path, tmp_path: Path) -> Callable[..., list[str]]:
                 "model.layers=1",
                 "tokenizer.vocabulary=60",
                 "batch.tokens=150",
+            ],
+            "causal_lm": [
+                "data=documents",
+                *(f"data.{split}={small_data}/{split}.txt" for split in ("train", "val", "test")),
+                "data.max_length=16",
+                "model.layers=1",
+                "tokenizer.vocabulary=60",
+                "batch.tokens=150",
+                "decoding.max_length=6",
             ],
             "classification": [
                 "data=table",

@@ -39,7 +39,12 @@ EXACT = (
 )
 """Dropout and a cosine schedule are on, averaged weights are kept; nothing that a demo may be tuned by is left open."""
 
-BATCH = {"translation": "batch.tokens=420", "masked_lm": "batch.tokens=400", "classification": "batch.examples=29"}
+BATCH = {
+    "translation": "batch.tokens=420",
+    "masked_lm": "batch.tokens=400",
+    "causal_lm": "batch.tokens=400",
+    "classification": "batch.examples=29",
+}
 """About seven steps an epoch: a validation and a checkpoint come at its start, in it, at its end."""
 
 

@@ -150,8 +150,8 @@ class PlannedData(lightning.LightningDataModule):
             return split.only(np.sort(drawn))
         return split.only(np.arange(limit) * rows // limit)
 
-    def text(self, split: str, field: str, example: int) -> str:
-        """Return a field of an example as it was read."""
+    def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
+        """Return a field of an example as it was read; the epoch is for examples that are others in each."""
         return self._split("train" if self.limit.overfit else split).texts[field][example]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:

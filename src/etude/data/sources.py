@@ -116,6 +116,22 @@ def aligned_lines(paths: Sequence[Path]) -> Iterator[tuple[bytes, ...]]:
         yield lines
 
 
+def read_text(path: Path) -> str:
+    """Return the whole of a text file, `.gz` or not, as it is.
+
+    Raises:
+        DataError: If the file is missing, unreadable, broken, empty or not UTF-8 text.
+    """
+    with refusing(path), _open(path) as stream:
+        content = stream.read()
+    text = content.decode("utf-8", "surrogateescape")
+    if not text:
+        raise DataError(f"{path} is empty")
+    if not is_text(text):
+        raise DataError(f"{path} is no UTF-8 text; convert it, for example by iconv -t utf-8")
+    return text
+
+
 def text_of(line: bytes) -> str | None:
     """Return a line as text without white space around it, or None if it is not UTF-8 text."""
     text = line.decode("utf-8", "surrogateescape").strip()

@@ -42,7 +42,7 @@ class Spoiled:
         """Say each count that is not zero, in a line."""
         for count, what in (
             (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
-            (self.cut, "had more tokens than the model reads; their ends were left out"),
+            (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
         ):
             if count:

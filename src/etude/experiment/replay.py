@@ -218,13 +218,13 @@ def _examples(experiment: Experiment, trainer: lightning.Trainer, step: int) -> 
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             loss_sum, count = task.loss(batch)
         loss = float(loss_sum) / max(1, int(count))
-        found.append((loss, {"id": example, "loss": _number(loss), **_texts(experiment, fields, example)}))
+        found.append((loss, {"id": example, "loss": _number(loss), **_texts(experiment, fields, example, epoch)}))
     ordered = sorted(found, key=lambda pair: (math.isfinite(pair[0]), -pair[0]))
     return [row for _, row in ordered]
 
 
-def _texts(experiment: Experiment, fields: list[str], example: int) -> dict[str, str]:
-    return {field: experiment.data.text("train", field, example) for field in fields}
+def _texts(experiment: Experiment, fields: list[str], example: int, epoch: int) -> dict[str, str]:
+    return {field: experiment.data.text("train", field, example, epoch) for field in fields}
 
 
 def _number(value: float) -> float | str:

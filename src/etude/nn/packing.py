@@ -71,6 +71,41 @@ class Layout:
         return grid.view(*self.mask.shape, *grid.shape[1:])
 
 
+@dataclass(frozen=True)
+class DocumentLayout(Layout):
+    """A layout of rows that several documents share, each of which is a text of its own.
+
+    Positions begin anew with each document, and no token may attend to one of another. All tokens of a row still go
+    through one product of attention: the scores across documents are computed and left out, so that a row of many
+    short documents costs what one long document does.
+
+    Attributes:
+        documents: The document of each cell: any number, equal for the cells of a document, which follow each other.
+            Padding, which stands at the end of a row, has a number of its own.
+    """
+
+    documents: Int[Tensor, "B L"]
+
+    @classmethod
+    def of(cls, mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"]) -> DocumentLayout:
+        """Find the real tokens. On a GPU this waits for the mask."""
+        plain = Layout.from_mask(mask)
+        return cls(mask, plain.cells, plain.full, documents)
+
+    @cached_property
+    def grid_positions(self) -> Int[Tensor, "B L"]:
+        """The position of each cell in its document, from 0."""
+        cells = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.documents)
+        begins = torch.ones_like(self.mask)
+        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        return cells - torch.where(begins, cells, 0).cummax(dim=1).values
+
+    @cached_property
+    def key_mask(self) -> Bool[Tensor, "B 1 L L"]:
+        """Which keys each query of a row may attend to: those of its document."""
+        return (self.documents[:, :, None] == self.documents[:, None, :])[:, None]
+
+
 class _Pack(torch.autograd.Function):
     """Gathers rows. Each is taken once, so that the gradient is a gather too, not torch's slower scattered sum."""
 

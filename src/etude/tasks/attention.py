@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from etude.errors import ConfigurationError
+from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.nn.attention import record_attention
 from etude.tokenization.tokenizer import Tokenizer
@@ -93,7 +94,6 @@ def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int
     return ids
 
 
-@torch.no_grad()
 def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) -> Attention:
     """Return the self-attention of an encoder.
 
@@ -107,6 +107,17 @@ def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) ->
     """
     if target is not None:
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
+    return own_attention(model, ids)
+
+
+@torch.no_grad()
+def own_attention(model: Encoder | Decoder, ids: Sequence[int]) -> Attention:
+    """Return the attention of a text to itself.
+
+    Args:
+        model: In evaluation mode.
+        ids: What it reads, special ids included.
+    """
     tokens = torch.tensor([ids], device=model.embedding.weight.device)
     with record_attention(model) as maps:
         model(tokens, torch.ones_like(tokens, dtype=torch.bool))

@@ -26,7 +26,7 @@ class Prediction:
 
     Attributes:
         outputs: At least one, the one to take first.
-        cut: Whether the text had more tokens than the model reads, and lost its end.
+        cut: Whether the text had more tokens than the model reads, and lost a part of them.
     """
 
     outputs: tuple[Output, ...]

@@ -6,12 +6,13 @@ from etude.data.corpora.interface import InterfaceTexts
 from etude.data.corpora.multi30k import Multi30k
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
-from etude.data.corpora.texts import TextFiles
+from etude.data.corpora.texts import OneText, TextFiles
 
 __all__ = [
     "EvaluatedFiles",
     "InterfaceTexts",
     "Multi30k",
+    "OneText",
     "ParallelFiles",
     "Reviews",
     "ReviewsText",

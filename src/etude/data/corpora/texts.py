@@ -1,4 +1,4 @@
-"""Plain text files as documents."""
+"""Plain text: files of documents, or one long text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from etude.data.corpora.holdout import digest, split_of
-from etude.data.sources import Dropped, Row, content_sha256, read_lines, text_of
-from etude.errors import DataError
+from etude.data.sources import Dropped, Row, content_sha256, read_lines, read_text, text_of
+from etude.errors import ConfigurationError, DataError
 
 HELD_OUT = {"val": 0.01}
 LONGEST_DOCUMENT = 1_000_000
@@ -94,3 +94,61 @@ class TextFiles:
             yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
         elif not documents:
             self.dropped.drop("empty file", path.name)
+
+
+class OneText:
+    """One long text, such as a book: its beginning for training, its end for validation, each a document as it stands.
+
+    Args:
+        root: Its folder.
+        file: Its name there; `input.txt` is `input.txt.gz` where only that is there.
+        held_out: The share of the characters, at the end, that is for validation.
+
+    Attributes:
+        dropped: Nothing ever is.
+
+    Raises:
+        ConfigurationError: If the share is not between 0 and 1.
+    """
+
+    def __init__(self, root: str | None, file: str, held_out: float = 0.1) -> None:
+        if not 0 < held_out < 1:
+            raise ConfigurationError(f"data.corpus.held_out={held_out} is not between 0 and 1; write 0.1")
+        self.root = None if root is None else Path(root).expanduser()
+        self.file = file
+        self.held_out = held_out
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of the file's content and the share."""
+        return digest("OneText 1", self.held_out, content_sha256(self._path()))
+
+    def splits(self) -> tuple[str, ...]:
+        """Return train and val."""
+        return ("train", "val")
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the one document of a split, with the field `text`; its white space is its own.
+
+        Raises:
+            DataError: If the file is missing, no UTF-8 text, or too short to be divided.
+        """
+        path = self._path()
+        text = read_text(path)
+        cut = int(len(text) * (1 - self.held_out))
+        parts = {"train": text[:cut], "val": text[cut:]}
+        if not all(part.strip() for part in parts.values()):
+            raise DataError(
+                f"{path} has {len(text)} characters, too few to hold out {self.held_out:g} of them; give a longer text"
+            )
+        yield Row({"text": parts[split]}, path.name)
+
+    def _path(self) -> Path:
+        if self.root is None:
+            raise DataError(
+                f"no folder is given that holds {self.file}; write data.root=FOLDER (Tiny Shakespeare is "
+                "data/tinyshakespeare/input.txt of github.com/karpathy/char-rnn)"
+            )
+        path = self.root / self.file
+        packed = path.with_name(f"{path.name}.gz")
+        return packed if packed.is_file() and not path.is_file() else path

@@ -1,0 +1,296 @@
+"""Texts for causal language models: every token is predicted exactly once an epoch, whatever the texts' lengths.
+
+For training, the documents of an epoch follow each other in an order of their own and are cut into blocks of full
+length. Where a block holds several, each is a text of its own: `documents` of the batch keeps them apart. An
+evaluation reads each document alone, in windows.
+
+Axes: N examples, M documents, L positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from etude.data.collate import framed, pad, real
+from etude.data.loader import Slice
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize
+from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.errors import ConfigurationError
+from etude.seeding import mix
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.types import IGNORED, CausalLMBatch, Facts
+
+WHOLE = 1 << 62
+"""More tokens than a document has: none is cut when it is read."""
+
+
+class Piece(NamedTuple):
+    """A part of a document. Prediction i of n + 1 is that of its token i, or, the last one, of its end.
+
+    Attributes:
+        document: Which one.
+        begin: The first prediction at which it is read.
+        start: The first prediction that counts; those before it are context.
+        stop: The first prediction after it.
+    """
+
+    document: int
+    begin: int
+    start: int
+    stop: int
+
+
+class Documents(ABC):
+    """The documents of a split as batches.
+
+    Attributes:
+        sizes: [M] predictions of each document: its tokens and its end.
+        lengths: [N] tokens that are read in an example.
+        counts: [N] those of its predictions that count.
+    """
+
+    lengths: Int[np.ndarray, " N"]
+    counts: Int[np.ndarray, " N"]
+
+    def __init__(self, split: Split, rows: int, facts: Facts) -> None:
+        self._tokens = split.tokens["text"]
+        self._bytes = split.texts["text"].content.lengths
+        self._facts = facts
+        self.sizes = self._tokens.lengths[:rows] + 1
+
+    @abstractmethod
+    def pieces(self, example: int, epoch: int) -> list[Piece]:
+        """Return the pieces of an example in an epoch; there is at least one."""
+
+    def batch(self, part: Slice) -> CausalLMBatch:
+        """Return the padded batch of a slice."""
+        rows = [self.pieces(int(example), part.epoch) for example in part.examples]
+        inputs, labels = zip(*(self._row(pieces) for pieces in rows), strict=True)
+        ids = torch.from_numpy(part.examples.astype(np.int64))
+        begun = [sum(int(self._bytes[piece.document]) for piece in row if piece.start == 0) for row in rows]
+        targets, text_bytes = pad(labels, IGNORED), torch.tensor(begun)
+        if part.filler:
+            targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
+            text_bytes = torch.zeros_like(text_bytes)
+        several = any(len(row) > 1 for row in rows)
+        documents = pad([_numbered(row) for row in rows], -1) if several else None
+        tokens, mask = pad(inputs, self._facts.pad), real(inputs)
+        return CausalLMBatch(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
+
+    def tokens(self, example: int, epoch: int) -> Int[np.ndarray, " n"]:
+        """Return the ids that are read in an example in an epoch."""
+        return self._row(self.pieces(example, epoch))[0]
+
+    def _row(self, pieces: Sequence[Piece]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Return the ids that are read, and those that are to be predicted, of the pieces one after the other."""
+        inputs, labels = [], []
+        for piece in pieces:
+            ids = self._ids(piece)
+            inputs.append(ids[:-1])
+            labels.append(np.where(np.arange(piece.begin, piece.stop) < piece.start, IGNORED, ids[1:]))
+        return np.concatenate(inputs), np.concatenate(labels)
+
+    def _ids(self, piece: Piece) -> Int[np.ndarray, " n+1"]:
+        """Return the ids between which the n predictions of a piece lie, of bos, the document and eos."""
+        tokens = self._tokens[piece.document]
+        ends = piece.stop > len(tokens)
+        inner = tokens[max(piece.begin - 1, 0) : piece.stop]
+        return framed(inner, None if piece.begin else self._facts.bos, self._facts.eos if ends else None)
+
+
+def _numbered(row: Sequence[Piece]) -> Int[np.ndarray, " n"]:
+    """Return for each position the number of its piece in the row."""
+    return np.repeat(np.arange(len(row)), [piece.stop - piece.begin for piece in row])
+
+
+class _Order(NamedTuple):
+    """How the documents follow each other in an epoch.
+
+    Attributes:
+        epoch: Which one.
+        documents: [M] in their order.
+        ends: [M] predictions up to the end of each.
+        first: The prediction that the first block begins with; what is before it comes last.
+    """
+
+    epoch: int
+    documents: Int[np.ndarray, " M"]
+    ends: Int[np.ndarray, " M"]
+    first: int
+
+
+class Blocks(Documents):
+    """Documents in a row, cut into blocks of full length: only the last block of an epoch may be shorter.
+
+    The order of the documents, and where the first cut is, are pure functions of (seed, epoch). So a document is cut
+    elsewhere in each epoch, also where there is only one, and an epoch has the same number of blocks every time. What
+    comes before a cut is no context of what comes after it, except for the last token.
+
+    Args:
+        split: The documents.
+        rows: How many of them.
+        facts: The special ids.
+        max_length: L, tokens of a block.
+        seed: The run's seed.
+    """
+
+    def __init__(self, split: Split, rows: int, facts: Facts, max_length: int, seed: int) -> None:
+        super().__init__(split, rows, facts)
+        self._max_length = max_length
+        self._seed = seed
+        self._total = int(self.sizes.sum())
+        starts = np.arange(0, self._total, max_length)
+        self.lengths = np.minimum(max_length, self._total - starts)
+        self.counts = self.lengths
+        self._last_order: _Order | None = None
+
+    def pieces(self, example: int, epoch: int) -> list[Piece]:
+        """Return the pieces of a block."""
+        order, pieces = self._order(epoch), []
+        place = (order.first + example * self._max_length) % self._total
+        left = int(self.lengths[example])
+        while left:
+            index = int(np.searchsorted(order.ends, place, side="right"))
+            document = int(order.documents[index])
+            start = place - int(order.ends[index]) + int(self.sizes[document])
+            stop = min(start + left, int(self.sizes[document]))
+            pieces.append(Piece(document, start, start, stop))
+            left -= stop - start
+            place = (place + stop - start) % self._total
+        return pieces
+
+    def _order(self, epoch: int) -> _Order:
+        """Return the order of an epoch, which is kept until another one is asked for."""
+        if self._last_order is None or self._last_order.epoch != epoch:
+            keys = np.random.Philox(key=mix("documents", self._seed, epoch)).random_raw(len(self.sizes))
+            documents = np.argsort(keys, kind="stable")
+            first = mix("first cut", self._seed, epoch) % min(self._max_length, self._total)
+            self._last_order = _Order(epoch, documents, np.cumsum(self.sizes[documents]), first)
+        return self._last_order
+
+
+class Windows(Documents):
+    """Each document alone, in windows of at most full length, of which each moves on by the stride.
+
+    A document's first window counts whole, the others in what none before them has counted: so every prediction counts
+    once, and, but for the first L of a document, knows at least L - stride tokens before it.
+
+    Args:
+        split: The documents.
+        rows: How many of them.
+        facts: The special ids.
+        max_length: L, the most tokens of a window.
+        stride: Predictions that each further window adds.
+    """
+
+    def __init__(self, split: Split, rows: int, facts: Facts, max_length: int, stride: int) -> None:
+        super().__init__(split, rows, facts)
+        further = -(-np.maximum(self.sizes - max_length, 0) // stride)
+        self._document = np.repeat(np.arange(len(self.sizes)), further + 1)
+        number = np.arange(len(self._document)) - np.repeat(np.cumsum(further + 1) - further - 1, further + 1)
+        sizes = self.sizes[self._document]
+        self._start = np.where(number == 0, 0, max_length + (number - 1) * stride)
+        self._stop = np.minimum(max_length + number * stride, sizes)
+        self._begin = np.maximum(self._stop - max_length, 0)
+        self.lengths = self._stop - self._begin
+        self.counts = self._stop - self._start
+
+    def pieces(self, example: int, epoch: int) -> list[Piece]:
+        """Return the one piece of a window, the same in every epoch."""
+        columns = (self._document, self._begin, self._start, self._stop)
+        return [Piece(*(int(column[example]) for column in columns))]
+
+
+class CausalLMData(PlannedData):
+    """Documents from a corpus with the field `text`, in blocks for training and in windows for evaluation.
+
+    A limit is one of documents.
+
+    Args:
+        corpus: Where the documents come from.
+        max_length: The most tokens that are read at once.
+        stride: How far each window of an evaluation moves on: the smaller, the more a token's prediction knows, and the
+            longer an evaluation takes. None: `max_length`, so that no token is read twice.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed.
+        batch: The size of a global batch.
+        limit: How many documents of each split are used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches.
+
+    Raises:
+        ConfigurationError: If the stride is not from 1 to `max_length`.
+    """
+
+    BATCH: ClassVar[str] = "CausalLMBatch"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        stride: int | None = None,
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            max_length,
+            tokenizer=tokenizer,
+            seed=seed,
+            batch=batch,
+            limit=limit,
+            cache=cache,
+            micro_batches=micro_batches,
+            workers=workers,
+        )
+        self.stride = max_length if stride is None else stride
+        if not 1 <= self.stride <= max_length:
+            raise ConfigurationError(
+                f"data.stride={stride} is not from 1 to data.max_length={max_length}: a larger one would leave tokens out"
+            )
+
+    def read(self) -> Prepared:
+        """Return the tokenized documents, whole."""
+        return prepare(
+            self.corpus, self._recipe, text_fields=("text",), max_length=WHOLE, overflow="truncate", cache=self.cache
+        )
+
+    def examples(self, split: Split, rows: int, *, training: bool) -> Documents:
+        """Return the first `rows` documents of a split, in blocks or windows."""
+        if training:
+            return Blocks(split, rows, self.facts, self.max_length, self.seed)
+        return Windows(split, rows, self.facts, self.max_length, self.stride)
+
+    @property
+    def facts(self) -> Facts:
+        """The vocabulary and the special ids."""
+        tokenizer = self.tokenizer
+        return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
+
+    def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
+        """Return the text of a block in an epoch, or of a window, as the tokenizer gives it back."""
+        examples = cast(Documents, self.splits[split])
+        return self.decode([examples.tokens(example, epoch).tolist()])[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Add how many documents there are, and how an evaluation reads them."""
+        return {
+            **super().describe(),
+            "documents": {name: len(cast(Documents, examples).sizes) for name, examples in self.splits.items()},
+            "stride": self.stride,
+        }

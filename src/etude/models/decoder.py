@@ -1,0 +1,214 @@
+"""A decoder of GPT's kind (Radford et al. 2018, 2019): every token is predicted from those before it.
+
+Axes: B texts, L positions, N real tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from etude.nn.attention import SelfAttention
+from etude.nn.dropout import Dropout
+from etude.nn.encoder_layer import EncoderLayer
+from etude.nn.feed_forward import FeedForward
+from etude.nn.key_values import KeyValues
+from etude.nn.packing import DocumentLayout, Layout
+from etude.nn.positions import Learned, Positions
+from etude.nn.residual import Norm, PreNorm, Residual
+from etude.types import Facts
+
+GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
+"""Makes GPT's feed-forward layer."""
+
+DEVIATION = 0.02
+"""Of the weights that GPT begins with."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one step of decoding leaves for the next. It is never changed: every step returns a new one.
+
+    Attributes:
+        tokens: What was read, from position 0 on.
+        layers: The keys and values of each layer's self-attention at these positions.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    layers: tuple[KeyValues, ...]
+
+    def select(self, rows: Int[Tensor, " R"]) -> Past:
+        """Return the past of the given rows, in that order; a row may be repeated or left out."""
+        return Past(self.tokens.index_select(0, rows), tuple(layer.select(rows) for layer in self.layers))
+
+
+class CausalLayer(EncoderLayer):
+    """Causal self-attention and feed-forward, each with its residual connection."""
+
+    def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
+        """Return the next layer's states of one new position in each row, whose keys and values join `past`."""
+        x = self.attention_residual(x, lambda states: self.attention.step(states, past))
+        return self.feed_forward_residual(x, self.feed_forward)
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers in which a token attends to itself and those before it, and logits by the embedding's matrix.
+
+    With `Learned` positions and `PreNorm` it is GPT-2 (Radford et al. 2019). Linear layers and norms see real tokens only.
+
+    Args:
+        facts: The vocabulary's size.
+        width: D.
+        heads: Heads of each attention, a divisor of D.
+        layers: How many.
+        feed_forward: Inner width of the feed-forward layers.
+        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        max_length: The most tokens that are read at once.
+        attention_dropout: On the probabilities of attention.
+        positions: Makes the positions, given `width`, `heads` and `max_length`.
+        norm: Makes each norm, given `width`.
+        residual: Makes a residual connection, given `width`, `dropout` and `norm`.
+        feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        width: int,
+        heads: int,
+        layers: int,
+        feed_forward: int,
+        dropout: float,
+        max_length: int,
+        attention_dropout: float = 0.0,
+        positions: Callable[..., Positions] = Learned,
+        norm: Norm = nn.LayerNorm,
+        residual: Callable[..., Residual] = PreNorm,
+        feed_forward_layer: Callable[..., nn.Module] = GELU_FEED_FORWARD,
+    ) -> None:
+        super().__init__()
+        self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
+        self.embedding = nn.Embedding(facts.vocabulary, width)
+        self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.dropout = Dropout(dropout)
+        relative = self.positions.relative
+        attention = partial(SelfAttention, width, heads, causal=True, dropout=attention_dropout, relative=relative)
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        connect = partial(residual, width=width, dropout=dropout, norm=norm)
+        self.layers = nn.ModuleList(CausalLayer(attention, transform, connect) for _ in range(layers))
+        self.norm = connect().final_norm()
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw new weights with a standard deviation of 0.02, as GPT-2's.
+
+        Those of the last linear layer of each sublayer get 0.02 / √(2 layers), so that the sum of what all of them add
+        does not grow with the depth (Radford et al. 2019, section 2.3).
+        """
+        nn.init.normal_(self.embedding.weight, std=DEVIATION)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                adds = name.endswith(("attention.output", "feed_forward.outer"))
+                scale = 1 / math.sqrt(2 * len(self.layers)) if adds else 1.0
+                nn.init.normal_(module.weight, std=DEVIATION * scale)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Its parts from the input to the output: embeddings, then layer after layer, the last one with the norm."""
+        *below, last = self.layers
+        return [(self.embedding, self.positions), *((layer,) for layer in below), (last, self.norm)]
+
+    @property
+    def output_weight(self) -> Float[Tensor, "V D"]:
+        """The matrix from states to logits: the embedding's (Press and Wolf 2017)."""
+        return self.embedding.weight
+
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L V"]:
+        """Return logits of the token after each token; zeros at padding.
+
+        Args:
+            tokens: Ids.
+            mask: True at real tokens.
+            documents: The document that each cell belongs to, where a row has several: see `DocumentLayout`.
+
+        Raises:
+            TooLongError: If a text has more than `max_length` real tokens.
+        """
+        layout = _layout(mask, documents)
+        return layout.pad(F.linear(self.decode(tokens, layout), self.output_weight))
+
+    def hidden(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
+        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+
+        Takes and raises what `forward` does.
+        """
+        return self.decode(tokens, _layout(mask, documents))
+
+    def decode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
+        """Return the last states at the real tokens of a layout."""
+        x = self.dropout(self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions))
+        for layer in self.layers:
+            x = layer(x, layout)
+        return self.norm(x)
+
+    def start(self, rows: int) -> Past:
+        """Return the past before the first step: nothing was read."""
+        weight = self.embedding.weight
+        empty = weight.new_empty(rows, 0, 2, self.heads, self.width // self.heads)
+        tokens = torch.empty(rows, 0, dtype=torch.long, device=weight.device)
+        return Past(tokens, (KeyValues(empty),) * len(self.layers))
+
+    def step(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B V"], Past]:
+        """Decode one position further.
+
+        There is no last position: where all `max_length` are taken, the older half of the tokens is forgotten, and the
+        others are read again from position 0 on.
+
+        Args:
+            tokens: The last token of each row, bos at first.
+            past: What the step before returned, or `start`.
+
+        Returns:
+            Logits of the next token, and the past for the next step.
+        """
+        if past.tokens.shape[1] == self.max_length:
+            past = self._halved(past)
+        states, past = self._read(tokens, past)
+        return F.linear(self.norm(states), self.output_weight), past
+
+    def _halved(self, past: Past) -> Past:
+        """Return the past of the newer half of the tokens, read alone."""
+        kept = past.tokens[:, past.tokens.shape[1] - self.max_length // 2 :]
+        fresh = self.start(len(kept))
+        for column in kept.unbind(1):
+            _, fresh = self._read(column, fresh)
+        return fresh
+
+    def _read(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B D"], Past]:
+        """Return the last states of a new position before the norm, and the past with it."""
+        layers = tuple(layer.copy() for layer in past.layers)
+        position = tokens.new_full((1,), past.tokens.shape[1])
+        x = self.dropout(self.positions.embed(self.embedding(tokens), position))
+        for layer, seen in zip(self.layers, layers, strict=True):
+            x = cast(CausalLayer, layer).step(x, seen)
+        return x, Past(torch.cat([past.tokens, tokens[:, None]], dim=1), layers)
+
+
+def _layout(mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None) -> Layout:
+    return Layout.from_mask(mask) if documents is None else DocumentLayout.of(mask, documents)
