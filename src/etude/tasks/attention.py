@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from etude.errors import ConfigurationError
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.nn.attention import record_attention
 from etude.tokenization.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int
 
 
 @torch.no_grad()
-def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) -> Attention:
+def encoder_attention(model: TextEncoder, ids: Sequence[int], target: str | None) -> Attention:
     """Return the self-attention of an encoder.
 
     Args:
@@ -97,11 +97,15 @@ def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) ->
         target: Must be None.
 
     Raises:
-        ConfigurationError: If there is a target.
+        ConfigurationError: If there is a target, or the encoder's attention is another library's.
     """
     if target is not None:
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
-    tokens = torch.tensor([ids], device=model.embedding.weight.device)
+    tokens = torch.tensor([ids], device=model.output_weight.device)
     with record_attention(model) as maps:
         model(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    if not maps:
+        raise ConfigurationError(
+            f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained or encoder"
+        )
     return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])

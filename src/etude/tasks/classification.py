@@ -19,7 +19,7 @@ from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.classification import accuracy, macro_f1
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -44,12 +44,12 @@ class Classification(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1")
     BATCH: ClassVar[str] = "ClassificationBatch"
-    model: Encoder
+    model: TextEncoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         pooling: Literal["mean", "first"] = "mean",

@@ -1,6 +1,6 @@
 """Masked language modelling (Devlin et al. 2019, section 3.1): predict the tokens that were hidden.
 
-Axes: N real tokens, M chosen tokens, D model width, V vocabulary.
+Axes: M chosen tokens, E width of the embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import perplexity
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.sums import Row
@@ -28,6 +28,8 @@ from etude.types import IGNORED, Facts, MaskedLMBatch
 
 class MaskedLM(Task):
     """Cross-entropy at the chosen positions only; the output matrix is the embedding.
+
+    A pretrained encoder brings the head that it was trained with, where its files have it.
 
     Args:
         facts: Vocabulary and special ids, a mask token among them.
@@ -39,37 +41,39 @@ class MaskedLM(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/perplexity")
     BATCH: ClassVar[str] = "MaskedLMBatch"
-    model: Encoder
+    model: TextEncoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         gradient_clip: float | None = 1.0,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
-        self.transform = nn.Linear(model.width, model.width)
-        self.norm = nn.LayerNorm(model.width)
-        self.bias = nn.Parameter(torch.zeros(facts.vocabulary))
+        self.head = model.masked_lm_head()
 
-    def chosen(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
-        """Return the states that predict, and the ids they shall predict, at the M chosen positions."""
+    def chosen(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, "M E"], Int[Tensor, " M"]]:
+        """Return the features that predict, and the ids they shall predict, at the M chosen positions."""
         labels = batch.labels[batch.mask]
         where = (labels != IGNORED).nonzero().squeeze(1)
         hidden = self.model.hidden(batch.tokens, batch.mask)[where]
-        return self.norm(F.gelu(self.transform(hidden))), labels[where]
+        return self.head(hidden), labels[where]
+
+    def logits(self, features: Float[Tensor, "M E"]) -> Float[Tensor, "M V"]:
+        """Return the unnormalised log-probabilities of all ids."""
+        return F.linear(features, self.model.output_weight, self.head.bias).float()
 
     def loss(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the chosen positions."""
         hidden, labels = self.chosen(batch)
-        return label_smoothed_cross_entropy(hidden, self.model.embedding.weight, labels, bias=self.bias)
+        return label_smoothed_cross_entropy(hidden, self.model.output_weight, labels, bias=self.head.bias)
 
     def judge(self, batch: MaskedLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Count hits and losses for each text."""
         hidden, labels = self.chosen(batch)
-        logits = F.linear(hidden, self.model.embedding.weight, self.bias).float()
+        logits = self.logits(hidden)
         losses = F.cross_entropy(logits, labels, reduction="none")
         guesses = logits.argmax(dim=1)
         sizes = (batch.labels != IGNORED).sum(dim=1).tolist()
@@ -112,8 +116,8 @@ class MaskedLM(Task):
         tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=self.facts.pad)
         mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
         tokens, mask = tokens.to(self.device), mask.to(self.device)
-        hidden = self.norm(F.gelu(self.transform(self.model(tokens, mask)[tokens == self.facts.mask])))
-        tokens[tokens == self.facts.mask] = F.linear(hidden, self.model.embedding.weight, self.bias).argmax(dim=1)
+        features = self.head(self.model(tokens, mask)[tokens == self.facts.mask])
+        tokens[tokens == self.facts.mask] = self.logits(features).argmax(dim=1)
         return tokenizer.decode([row[real].tolist() for row, real in zip(tokens, mask, strict=True)])
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
