@@ -249,7 +249,7 @@ def test_pickles_are_never_read(tmp_path: Path, how: str) -> None:
     ("changes", "words"),
     [
         ({"model_type": "unheard-of"}, "model_type.*'unheard-of'"),
-        ({"hidden_size": None}, "hidden_size|has no AutoModel"),
+        ({"hidden_size": None}, "hidden_size"),
         ({"auto_map": {"AutoModel": "evil.Model"}, "model_type": "evil"}, "model_type.*'evil'"),
     ],
 )

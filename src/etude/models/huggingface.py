@@ -5,6 +5,7 @@ Axes: B texts, L positions, N real tokens, D model width, E width of the embeddi
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
@@ -62,10 +64,10 @@ class WrappedEncoder(TextEncoder):
     def __init__(self, facts: Facts, name: str, dropout: float | None = None, max_length: int | None = None) -> None:
         super().__init__()
         self.files = open_pretrained(name)
-        self._values = read_json(self.files)
-        _check_vocabulary(facts, self._values, name)
-        self._dropout = dropout
-        self.model = self._prepared(load(self.files, self._values, "AutoModel"))
+        values = read_json(self.files)
+        self._config, self._dropout = _config_of(values, name), dropout
+        _check_vocabulary(facts, values, name)
+        self.model = self._prepared(load(self.files, self._config, "AutoModel"))
         self.width = int(self.model.config.hidden_size)
         self.max_length = min(filter(None, (max_length, _positions(self.model))), default=0)
         if not self.max_length:
@@ -137,7 +139,7 @@ class WrappedEncoder(TextEncoder):
         Raises:
             ConfigurationError: If the architecture has no such head, or none whose output matrix is the embedding.
         """
-        whole = load(self.files, self._values, "AutoModelForMaskedLM")
+        whole = load(self.files, self._config, "AutoModelForMaskedLM")
         self.model = self._prepared(whole.base_model)
         return WrappedHead(whole, self.files.name)
 
@@ -197,12 +199,12 @@ def _indivisible(name: str) -> ConfigurationError:
     )
 
 
-def load(files: PretrainedFiles, values: Mapping[str, Any], auto: str) -> Any:
+def load(files: PretrainedFiles, config: Any, auto: str) -> Any:
     """Load a model by one of transformers' Auto classes, in float32; says which tensors it leaves out.
 
     Args:
         files: With the weights.
-        values: Of config.json.
+        config: The model's, which is not changed.
         auto: The Auto class's name.
 
     Raises:
@@ -210,12 +212,11 @@ def load(files: PretrainedFiles, values: Mapping[str, Any], auto: str) -> Any:
             another shape.
         DataError: If the weights cannot be read.
     """
-    kind, config = _class_of(values, auto, files.name)
-    weights = read_safetensors(files)
+    kind, weights = _class_of(config, auto, files.name), read_safetensors(files)
     with quiet():
         model, report = kind.from_pretrained(
             None,
-            config=config,
+            config=copy.deepcopy(config),
             state_dict=dict(weights),
             dtype=torch.float32,
             use_safetensors=True,
@@ -246,24 +247,35 @@ def _check_encoder(model: Any, report: Mapping[str, Any], weights: Mapping[str, 
         say_left_out(name, (report["unexpected_keys"] - extra) | poolers)
 
 
-def _class_of(values: Mapping[str, Any], auto: str, name: str) -> tuple[Any, Any]:
-    """Return the class of a model and its config, without code from the files (`auto_map` is of no account)."""
+def _config_of(values: Mapping[str, Any], name: str) -> Any:
+    """Return the config of a config.json, without code from the files (`auto_map` is of no account)."""
     kind, plain = values.get("model_type"), {key: value for key, value in values.items() if key != "auto_map"}
     try:
         config = type(transformers.AutoConfig.for_model(kind)).from_dict(plain)
-        if config.is_encoder_decoder:
-            raise ConfigurationError(
-                f"{name} has model_type = {kind!r}, which has a decoder; model=huggingface is an encoder; for MarianMT, "
-                "Pegasus or BART set model=pretrained"
-            )
-        with torch.device("meta"):
-            return type(getattr(transformers, auto).from_config(config)), config
-    except (ValueError, KeyError, TypeError) as error:
-        said = str(error).partition("\n")[0][:120]
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise _unknown(name, f"config.json of model_type = {kind!r}", error) from error
+    if config.is_encoder_decoder:
         raise ConfigurationError(
-            f"transformers {transformers.__version__} has no {auto} of {name}, whose model_type is {kind!r} ({said}); set "
-            "another model.name"
-        ) from error
+            f"{name} has model_type = {kind!r}, which has a decoder; model=huggingface is an encoder; for MarianMT, Pegasus "
+            "or BART set model=pretrained"
+        )
+    return config
+
+
+def _class_of(config: Any, auto: str, name: str) -> Any:
+    """Return the class that an Auto class chooses for a config."""
+    try:
+        with torch.device("meta"):
+            return type(getattr(transformers, auto).from_config(copy.deepcopy(config)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unknown(name, f"{auto} of model_type = {config.model_type!r}", error) from error
+
+
+def _unknown(name: str, what: str, error: Exception) -> ConfigurationError:
+    said = " ".join(str(error).split())[:120]
+    return ConfigurationError(
+        f"transformers {transformers.__version__} takes no {what}, which {name} has ({said}); set another model.name"
+    )
 
 
 def _check_vocabulary(facts: Facts, values: Mapping[str, Any], name: str) -> None:
