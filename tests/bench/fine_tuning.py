@@ -56,7 +56,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     """Return the loop by hand."""
     ids, labels = texts(experiment)
     encoder = cast(Classification, experiment.task).model
-    vocabulary, width = encoder.embedding.weight.shape
+    vocabulary, width = encoder.output_weight.shape
     shape = {"layers": 6, "heads": 12, "inner": 1536, "max_length": encoder.max_length, "eps": 1e-12}
     mine = HandEncoder(vocabulary, width=width, dropout=DROPOUT, **shape)  # type: ignore[arg-type]
     copy_weights(mine, encoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from etude.finetune.by_depth import Gradual, LayerDecay
 from etude.finetune.lora import LoRA
 from etude.finetune.selection import BitFit, Full, Head, TopLayers
 from etude.models.bart import FAMILIES, Bart
+from etude.models.encoder import Encoder
 from etude.models.seq2seq import Seq2Seq
 from etude.optim.course import FROM_THE_START, Course, follow
 from etude.optim.groups import courses_of, parameter_groups
@@ -96,7 +97,7 @@ def test_below_what_trains_there_is_no_graph(
 ) -> None:
     task.train().adjust(made())
     differentiable: list[bool] = []
-    for layer in task.model.layers:
+    for layer in cast(Encoder, task.model).layers:
         layer.register_forward_hook(lambda *values: differentiable.append(values[2].requires_grad))
     task.loss(batch)
     assert differentiable == [False] * without + [True] * (LAYERS - without)
@@ -227,7 +228,8 @@ def test_parts_that_are_not_there_are_refused(task: Classification) -> None:
 
 
 def test_what_a_model_froze_itself_stays_frozen(task: Classification) -> None:
-    task.model.positions.requires_grad_(False)
+    encoder = cast(Encoder, task.model)
+    encoder.positions.requires_grad_(False)
     task.adjust(Full())
-    assert not any(parameter.requires_grad for parameter in task.model.positions.parameters())
-    assert task.model.embedding.weight.requires_grad
+    assert not any(parameter.requires_grad for parameter in encoder.positions.parameters())
+    assert encoder.embedding.weight.requires_grad

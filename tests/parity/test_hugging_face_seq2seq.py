@@ -136,7 +136,7 @@ def test_two_matrices_are_not_taken_for_one(marian: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "t5"}, "model_type = 't5'; model=pretrained reads marian, pegasus, bart"),
+        ({"model_type": "t5"}, "model_type = 't5'; a native translator has one of marian, pegasus, bart"),
         ({"activation_function": "mish"}, "activation_function = 'mish'"),
         ({"decoder_ffn_dim": 32}, "decoder_ffn_dim = 32 and encoder_ffn_dim = 31"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings = false"),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from etude.configuration.root import Root
 from etude.data.module import Limit, PlannedData
 from etude.data.plan import BatchSize
-from etude.errors import EtudeError
+from etude.errors import ConfigurationError, EtudeError
 from etude.experiment.machine import Machine
 from etude.seeding import mix, seed_all
 from etude.store.folder import TOKENIZER, resolve
@@ -80,11 +81,30 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
 def build_task(nodes: dict[str, Any], facts: Facts) -> Task:
     """Build the model for the facts, the task around it, and what the fine-tuning puts into it."""
     parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
-    model = make(nodes["model"])(facts=facts)
-    task: Task = make(nodes["task"])(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
+    model, make_task = make(nodes["model"])(facts=facts), make(nodes["task"])
+    refuse_other_models(make_task, model)
+    task: Task = make_task(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
     if nodes.get("finetune"):
         task.adjust(make(nodes["finetune"])())
     return task
+
+
+def refuse_other_models(make_task: Callable[..., Task], model: nn.Module) -> None:
+    """Hold a model against the annotation of the task: what a pretrained one is, only its files tell.
+
+    Raises:
+        ConfigurationError: If it is not of the task's kind.
+    """
+    kind = getattr(make_task, "func", make_task)
+    try:
+        wanted = get_type_hints(kind.__init__).get("model")
+    except NameError:  # an annotation that only type checkers can read
+        return
+    if isinstance(wanted, type) and not isinstance(model, wanted):
+        raise ConfigurationError(
+            f"{kind.__name__} takes a {wanted.__name__}, and the model is a {type(model).__name__}; set another model.name, "
+            "model=… or task=…"
+        )
 
 
 def make(node: Mapping[str, Any]) -> Callable[..., Any]:

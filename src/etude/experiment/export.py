@@ -18,9 +18,11 @@ from etude.experiment.stored import stored_configuration
 from etude.export.ctranslate import CTranslate2
 from etude.export.hugging_face import HuggingFaceTranslation
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
+from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.onnx_graphs import OnnxTranslation
 from etude.export.proof import Examples, Format
 from etude.finetune.lora import merge
+from etude.models.huggingface import WrappedEncoder
 from etude.store.durable import make_folder, storage_errors, sync_folder
 from etude.store.folder import write_json
 from etude.store.saver import read_weights
@@ -104,7 +106,9 @@ def _format(to: str, task: Task, quantization: Any) -> Format:
         return CTranslate2(quantization)
     if to == "onnx":
         return OnnxTranslation()
-    return HuggingFaceTranslation() if isinstance(task, Translation) else HuggingFaceEncoder()
+    if isinstance(task, Translation):
+        return HuggingFaceTranslation()
+    return HuggingFaceWrapped() if isinstance(task.model, WrappedEncoder) else HuggingFaceEncoder()
 
 
 def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Callable[[int], Examples]]:

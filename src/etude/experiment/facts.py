@@ -16,6 +16,7 @@ from etude.experiment.drift import MACHINERY, drift, read_manifest
 from etude.experiment.loop import Length
 from etude.experiment.manifest import manifest, parameters
 from etude.experiment.start import started_from
+from etude.pretrained_files import PretrainedFiles
 from etude.store.durable import storage_errors, sync_tree
 from etude.store.folder import DATA, FACTS, MADE_OF, TOKENIZER, write_json
 
@@ -40,6 +41,7 @@ def write_facts(run: Path, experiment: Experiment) -> None:
             sync_tree(run / TOKENIZER)
         write_json(run / DATA, described)
         _tell(experiment, described)
+    files: PretrainedFiles | None = getattr(experiment.task.model, "files", None)
     made_of = manifest(
         seed=experiment.root.seed,
         data_fingerprint=described["fingerprint"],
@@ -47,6 +49,7 @@ def write_facts(run: Path, experiment: Experiment) -> None:
         command=sys.argv,
         precision=experiment.machine.precision,
         trust=experiment.root.trust,
+        pretrained=files.describe() if files else None,
     )
     if (run / MADE_OF).exists():
         before = drift(read_manifest(run), made_of)

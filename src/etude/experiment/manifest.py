@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def manifest(
     command: Sequence[str],
     precision: str,
     trust: Sequence[str] = (),
+    pretrained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a run is made of, as plain values.
 
@@ -77,6 +78,7 @@ def manifest(
         command: The command line; arguments that set a secret are left out.
         precision: Of the computation, as the trainer is told: `32-true`.
         trust: Packages besides etude whose classes the configuration may name.
+        pretrained: The files that pretrained weights come from (`PretrainedFiles.describe`); None: there are none.
     """
     return {
         "command": public_arguments(command),
@@ -84,6 +86,7 @@ def manifest(
         "data": {"fingerprint": data_fingerprint},
         "parameters": parameters(module),
         "first_weights": weights_hash(module),
+        "pretrained": dict(pretrained or {}),
         "code": {**code(_CODE), "sources": {name: sources(name) for name in ("etude", *trust)}},
         "packages": packages(),
         "python": platform.python_version(),

@@ -23,6 +23,7 @@ from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.packing import Layout
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm, Residual
+from etude.pretrained_files import PretrainedFiles
 from etude.types import Facts
 
 SHARED = "model.shared.weight"
@@ -119,6 +120,8 @@ class Bart(Seq2Seq):
     """
 
     logit_bias: Float[Tensor, " V"]
+    files: PretrainedFiles | None = None
+    """Where the weights come from, if they were pretrained."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from etude.models.text_encoder import BertHead, MaskedLMHead, TextEncoder
 from etude.nn.attention import SelfAttention
 from etude.nn.dropout import Dropout
 from etude.nn.encoder_layer import EncoderLayer
@@ -25,7 +26,7 @@ GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 """Makes BERT's feed-forward layer."""
 
 
-class Encoder(nn.Module):
+class Encoder(TextEncoder):
     """Embeddings with a norm, and layers in which every token attends to every real token of its text.
 
     With `Learned` positions and `PostNorm` it is BERT for texts of one segment, whose embedding is then part of the
@@ -86,6 +87,15 @@ class Encoder(nn.Module):
             *((layer,) for layer in below),
             (last, self.norm),
         ]
+
+    @property
+    def output_weight(self) -> Float[Tensor, "V D"]:
+        """The embedding of each id."""
+        return self.embedding.weight
+
+    def masked_lm_head(self) -> MaskedLMHead:
+        """Return a new head."""
+        return BertHead(self.width, self.embedding.num_embeddings)
 
     def initialise(self) -> None:
         """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from etude.models.encoder import Encoder
 from etude.models.seq2seq import Seq2Seq
+from etude.models.text_encoder import TextEncoder
 from etude.nn.flops import Counts, Flops
 
 
-def encoder_flops(model: Encoder, tokens: Counts) -> Flops:
-    """Count an encoder.
+def encoder_flops(model: TextEncoder, tokens: Counts) -> Flops | None:
+    """Count an encoder; None: its layers are another library's, whose products are not known.
 
     Args:
         model: The encoder.
         tokens: [N] real tokens of each text.
     """
+    if not isinstance(model, Encoder):
+        return None
     flops = Flops(len(tokens))
     embeddings, *layers = model.stages
     for part in embeddings:

@@ -1,58 +1,93 @@
-"""Encoders with weights in BERT's layout of names, from and to Hugging Face's files.
+"""Encoders with weights of transformers' BERT, DistilBERT, RoBERTa and their kin, from and to its files.
 
 Axes: D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from etude.errors import ConfigurationError, DataError
+from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
+from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily, HeadNames
+from etude.models.text_encoder import BertHead, MaskedLMHead
+from etude.models.weights import check_names, check_tokenizer, read_json, read_safetensors, say_left_out
 from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.positions import Learned
-from etude.nn.residual import PostNorm
+from etude.nn.residual import PreNorm
 from etude.pretrained_files import PretrainedFiles, open_pretrained
 from etude.types import Facts
 
 ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu, "gelu_new": partial(F.gelu, approximate="tanh")}
 """BERT's names of activations."""
 
-UNUSED = ("pooler.", "cls.", "embeddings.position_ids")
-"""Beginnings of names that an encoder has no use for: heads of pretraining, and the list 0, 1, 2, …"""
+UNUSED = (
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "classifier.",
+    "pre_classifier.",
+    "qa_outputs.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+    "embeddings.position_ids",
+)
+"""Beginnings of names that an encoder has no use for: poolers, heads of any task, and the list 0, 1, 2, …"""
 
-SEGMENTS = "embeddings.token_type_embeddings.weight"
-"""BERT's vectors for first and second text. With one text, the first is a part of every position's vector."""
+_log = logging.getLogger(__name__)
 
-EMBEDDINGS = {
-    "embedding.weight": ("embeddings.word_embeddings.weight",),
-    "positions.embedding.weight": ("embeddings.position_embeddings.weight",),
-    "embedding_norm.weight": ("embeddings.LayerNorm.weight",),
-    "embedding_norm.bias": ("embeddings.LayerNorm.bias",),
-}
-"""Tensors here, and those in BERT that they are made of."""
 
-LAYER = {
-    "attention.query_key_value": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.output": ("attention.output.dense",),
-    "attention_residual.norm": ("attention.output.LayerNorm",),
-    "feed_forward.inner": ("intermediate.dense",),
-    "feed_forward.outer": ("output.dense",),
-    "feed_forward_residual.norm": ("output.LayerNorm",),
-}
-"""Modules of a layer here, and those in BERT that they are made of; each has a weight and a bias."""
+class PretrainedEncoder(Encoder):
+    """An encoder with the weights of a pretrained model.
+
+    Args:
+        family: Whose layout the files have; exports have it again.
+        files: Where the weights come from.
+        head: The tensors of the files that a masked language model's head may be made of.
+        **parts: As `Encoder` takes them.
+    """
+
+    def __init__(
+        self, family: EncoderFamily, files: PretrainedFiles, head: Mapping[str, Tensor], activation: str, **parts: Any
+    ) -> None:
+        layer = partial(FeedForward, activation=ACTIVATIONS[activation])
+        super().__init__(**parts, positions=Learned, residual=family.residual, feed_forward_layer=layer)
+        self.family, self.files = family, files
+        self._head, self._activation = head, F.gelu if family.gelu_head else ACTIVATIONS[activation]
+
+    def masked_lm_head(self) -> MaskedLMHead:
+        """Return the head that the files have, or a new one.
+
+        Raises:
+            ConfigurationError: If it has an output matrix of its own, or parts of another shape.
+        """
+        eps = float(cast(nn.LayerNorm, self.embedding_norm).eps)
+        head = BertHead(self.width, self.embedding.num_embeddings, self._activation, eps)
+        weights = head_weights(self._head, self.family.head)
+        if weights is None:
+            _log.info("%s has no head of a masked language model: a new one is drawn", self.files.name)
+            return head
+        matrix = self._head.get(self.family.head.matrix)
+        if matrix is not None and not torch.equal(matrix, self.output_weight):
+            raise ConfigurationError(
+                f"{self.files.name} has other values in {self.family.head.matrix} than in the embedding, which a native "
+                "model has in both places; set model=huggingface"
+            )
+        _check_shapes(weights, head.state_dict(), {ours: (ours,) for ours in weights}, self.files.name)
+        head.load_state_dict(weights)
+        return head
 
 
 def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder:
-    """Build the encoder of a pretrained BERT and load its weights.
+    """Build a pretrained encoder (BERT, DistilBERT, RoBERTa, XLM-R, RoBERTa-PreLayerNorm) and load its weights.
 
     Args:
         facts: The tokenizer's vocabulary, which must be the weights'.
@@ -60,154 +95,163 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
         dropout: As in `Encoder`; attention probabilities are not dropped out.
 
     Raises:
-        ConfigurationError: If the model is no BERT, its weights are not those of its config.json, or the tokenizer is
-            another's.
+        ConfigurationError: If the model is none of these, its weights are not those of its config.json, or the tokenizer
+            is another's.
         DataError: If the files are missing or unreadable.
     """
     files = open_pretrained(name)
-    config = _bert_config(read_json(files), name)
-    if facts.vocabulary != config["vocab_size"]:
-        raise ConfigurationError(
-            f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: "
-            f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
-        )
-    encoder = _bert_encoder(facts, config, dropout)
-    from_bert(encoder, read_safetensors(files), name)
+    config = read_json(files)
+    family = _family(config, name)
+    sizes = _sizes(config, family, name)
+    check_tokenizer(facts, config, name)
+    weights = _plain_names(read_safetensors(files), family)
+    offset = _offset(config, family)
+    encoder = PretrainedEncoder(
+        family,
+        files,
+        {key: tensor for key, tensor in weights.items() if key.startswith(UNUSED)},
+        sizes["activation"],
+        facts=facts,
+        **{part: sizes[part] for part in ("width", "heads", "layers", "feed_forward")},
+        dropout=dropout,
+        max_length=sizes["max_length"] - offset,
+        norm=partial(nn.LayerNorm, eps=family.norm_eps or config.get("layer_norm_eps", 1e-12)),
+    )
+    from_bert(encoder, weights, name, family, offset)
     return encoder
 
 
-def read_safetensors(files: PretrainedFiles) -> dict[str, Tensor]:
-    """Return the tensors of a pretrained model's model.safetensors.
-
-    Raises:
-        DataError: If there is none, or it is broken.
-    """
-    if not files.has("model.safetensors") and files.has("pytorch_model.bin"):
-        raise DataError(
-            f"{files.name} has its weights as pytorch_model.bin, a pickle, which may run code and is never loaded; "
-            "save them again as model.safetensors, for example with transformers' save_pretrained"
-        )
-    path = files.path("model.safetensors")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {path} as safetensors: {error}; fetch it again") from error
-
-
-def read_json(files: PretrainedFiles, file: str = "config.json") -> dict[str, Any]:
-    """Return the object in a pretrained model's JSON file.
-
-    Raises:
-        DataError: If there is none, or it is no object.
-    """
-    try:
-        config = json.loads(files.read(file))
-    except ValueError as error:
-        raise DataError(f"{file} of {files.name} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{file} of {files.name} is not an object but {type(config).__name__}")
-    return config
-
-
-def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
-    """Load the weights of a Hugging Face BertModel, or of a model built on one, into an encoder.
+def from_bert(
+    encoder: Encoder, weights: Mapping[str, Tensor], name: str, family: EncoderFamily = BERT, offset: int = 0
+) -> None:
+    """Load weights by the names of a family into an encoder; says which tensors it leaves out.
 
     Args:
-        encoder: With `Learned` positions and `PostNorm`, of the weights' sizes.
-        weights: By Hugging Face's names, those of the first TensorFlow checkpoints included.
+        encoder: With `Learned` positions and the family's residual connections, of the weights' sizes.
+        weights: By the family's names, without its prefix.
         name: What the user called the model, for messages.
+        family: Whose names they are.
+        offset: Rows of the table of positions before that of position 0.
 
     Raises:
         ConfigurationError: If tensors are missing, left over, or of another shape.
     """
-    given = {_modern(key): tensor for key, tensor in weights.items()}
-    given = {key: tensor for key, tensor in given.items() if not key.startswith(UNUSED)}
-    names = bert_names(encoder)
-    expected = {SEGMENTS, *(part for parts in names.values() for part in parts)}
-    if given.keys() != expected:
-        missing, extra = (
-            ", ".join(sorted(keys)) or "none" for keys in (expected - given.keys(), given.keys() - expected)
-        )
-        raise ConfigurationError(f"the weights of {name} are not its config.json's; missing: {missing}; extra: {extra}")
-    positions = "embeddings.position_embeddings.weight"
-    given[positions] = given[positions] + given[SEGMENTS][0]
+    given = {key: tensor for key, tensor in weights.items() if not key.startswith(UNUSED)}
+    names = family.tensor_names(len(encoder.layers))
+    expected = {part for parts in names.values() for part in parts} | ({SEGMENTS} if family.segments else set())
+    check_names(given.keys(), expected, name)
+    segment = given[SEGMENTS][0] if family.segments else 0
+    given[POSITIONS] = given[POSITIONS][offset:] + segment
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
-    for ours, tensor in encoder.state_dict().items():
+    _check_shapes(state, encoder.state_dict(), names, name)
+    encoder.load_state_dict(state)
+    say_left_out(name, weights.keys() - given.keys())
+
+
+def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dict[str, Tensor]:
+    """Return an encoder's weights by a family's names, for a model of one segment without a pooler.
+
+    For BERT that is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size=1`: the vector of the only
+    segment is zero, since it is a part of the positions'. Rows of the table of positions before that of position 0 are
+    zero.
+
+    Args:
+        encoder: The encoder.
+        family: Whose names.
+        pad: Id of padding, after which a family with an offset counts positions.
+
+    Raises:
+        ConfigurationError: If the family cannot hold the encoder.
+    """
+    layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
+    kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
+    foreign = kinds - {Learned, family.residual, nn.LayerNorm, FeedForward}
+    if foreign:
+        residual = "pre_norm" if family.residual is PreNorm else "post_norm"
+        raise ConfigurationError(
+            f"{family.title} has Learned positions, {family.residual.__name__}, LayerNorm and FeedForward; this encoder "
+            f"has {', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
+            f"model/residual={residual} model/norm=layer model/feed_forward=gelu"
+        )
+    state, weights = encoder.state_dict(), dict[str, Tensor]()
+    for ours, parts in family.tensor_names(len(encoder.layers)).items():
+        pieces = state[ours].chunk(len(parts))
+        weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
+    if family.segments:
+        weights[SEGMENTS] = encoder.embedding.weight.new_zeros(1, encoder.width)
+    if family.offset:
+        table = weights[POSITIONS]
+        weights[POSITIONS] = torch.cat([table.new_zeros(pad + 1, encoder.width), table])
+    return weights
+
+
+def head_weights(weights: Mapping[str, Tensor], names: HeadNames) -> dict[str, Tensor] | None:
+    """Return the weights of a `BertHead` by its own names; None where they are not all there."""
+    parts = {"transform": names.transform, "norm": names.norm}
+    theirs = {f"{ours}.{kind}": f"{part}.{kind}" for ours, part in parts.items() for kind in ("weight", "bias")}
+    theirs["bias"] = next((bias for bias in names.bias if bias in weights), names.bias[0])
+    found = {ours: weights[part] for ours, part in theirs.items() if part in weights}
+    return found if len(found) == len(theirs) else None
+
+
+def _check_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], name: str
+) -> None:
+    for ours, tensor in wanted.items():
         if state[ours].shape != tensor.shape:
             raise ConfigurationError(
                 f"the weights of {name} are not its config.json's: {', '.join(names[ours])} give "
                 f"{list(state[ours].shape)}, which should be {list(tensor.shape)}"
             )
-    encoder.load_state_dict(state)
 
 
-def to_bert(encoder: Encoder) -> dict[str, Tensor]:
-    """Return an encoder's weights by Hugging Face's names, for a BertModel of one segment without a pooler.
-
-    That is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size=1`: the vector of the only segment is
-    zero, since it is a part of the positions'.
-
-    Raises:
-        ConfigurationError: If BERT cannot hold the encoder.
-    """
-    layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
-    kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
-    foreign = kinds - {Learned, PostNorm, nn.LayerNorm, FeedForward}
-    if foreign:
-        raise ConfigurationError(
-            f"BERT has Learned positions, PostNorm, LayerNorm and FeedForward; this encoder has "
-            f"{', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
-            "model/residual=post_norm model/norm=layer model/feed_forward=gelu"
-        )
-    state, weights = encoder.state_dict(), {SEGMENTS: encoder.embedding.weight.new_zeros(1, encoder.width)}
-    for ours, parts in bert_names(encoder).items():
-        pieces = state[ours].chunk(len(parts))
-        weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
-    return weights
-
-
-def bert_names(encoder: Encoder) -> dict[str, tuple[str, ...]]:
-    """Return, for each tensor of an encoder, the tensors of BERT whose rows it is made of."""
-    layers = {
-        f"layers.{index}.{ours}.{kind}": tuple(f"encoder.layer.{index}.{part}.{kind}" for part in parts)
-        for index in range(len(encoder.layers))
-        for ours, parts in LAYER.items()
-        for kind in ("weight", "bias")
-    }
-    return EMBEDDINGS | layers
-
-
-def _modern(name: str) -> str:
-    return (
-        name.removeprefix("bert.")
+def _plain_names(weights: Mapping[str, Tensor], family: EncoderFamily) -> dict[str, Tensor]:
+    """Return the tensors without the family's prefix, and norms by the names of today, not of TensorFlow."""
+    return {
+        name.removeprefix(family.prefix)
         .replace("LayerNorm.gamma", "LayerNorm.weight")
-        .replace("LayerNorm.beta", "LayerNorm.bias")
-    )
+        .replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+        for name, tensor in weights.items()
+    }
 
 
-def _bert_config(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Refuse what is not BERT's architecture."""
-    wanted = {"model_type": ("bert",), "position_embedding_type": ("absolute",), "hidden_act": tuple(ACTIVATIONS)}
+def _family(config: Mapping[str, Any], name: str) -> EncoderFamily:
+    """Return the family of a config.json, and refuse what a native encoder has not."""
+    if config.get("model_type") not in ENCODER_FAMILIES:
+        raise ConfigurationError(
+            f"{name} has model_type = {config.get('model_type')!r}; a native encoder has one of "
+            f"{', '.join(ENCODER_FAMILIES)}; set model=huggingface, or another model.name"
+        )
+    family = ENCODER_FAMILIES[config["model_type"]]
+    wanted = {
+        "position_embedding_type": ("absolute",),
+        family.sizes["activation"]: tuple(ACTIVATIONS),
+        "is_decoder": (False,),
+    }
     for key, accepted in wanted.items():
         if config.get(key, accepted[0]) not in accepted:
             raise ConfigurationError(
-                f"{name} has {key} = {config[key]!r}; an encoder has {' or '.join(accepted)}; set another model.name"
+                f"{name} has {key} = {config[key]!r}; a native encoder has {' or '.join(map(str, accepted))}; "
+                "set model=huggingface, or another model.name"
             )
-    return config
+    return family
 
 
-def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encoder:
-    """Build the encoder that a config.json of BERT describes."""
-    return Encoder(
-        facts,
-        width=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        layers=config["num_hidden_layers"],
-        feed_forward=config["intermediate_size"],
-        dropout=dropout,
-        max_length=config["max_position_embeddings"],
-        positions=Learned,
-        norm=partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-12)),
-        residual=PostNorm,
-        feed_forward_layer=partial(FeedForward, activation=ACTIVATIONS[config.get("hidden_act", "gelu")]),
-    )
+def _sizes(config: Mapping[str, Any], family: EncoderFamily, name: str) -> dict[str, Any]:
+    """Return the sizes of an encoder by our names.
+
+    Raises:
+        ConfigurationError: If config.json lacks one.
+    """
+    sizes = {ours: config.get(theirs) for ours, theirs in family.sizes.items()}
+    sizes["activation"] = sizes["activation"] or "gelu"
+    needed = ("vocabulary", "width", "heads", "layers", "feed_forward", "max_length")
+    absent = [family.sizes[ours] for ours in needed if not isinstance(sizes[ours], int)]
+    if absent or (family.offset and not isinstance(config.get("pad_token_id"), int)):
+        raise ConfigurationError(f"config.json of {name} has no {', '.join(absent) or 'pad_token_id'}; write it there")
+    return sizes
+
+
+def _offset(config: Mapping[str, Any], family: EncoderFamily) -> int:
+    """Return the rows of a table of positions before that of position 0."""
+    return config["pad_token_id"] + 1 if family.offset else 0

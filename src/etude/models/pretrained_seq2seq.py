@@ -22,7 +22,7 @@ from etude.models.bart import (
     from_bart,
     tensor_names,
 )
-from etude.models.pretrained import read_json, read_safetensors
+from etude.models.weights import check_names, read_json, read_safetensors
 from etude.nn.positions import sinusoids
 from etude.pretrained_files import open_pretrained
 from etude.types import Facts
@@ -68,6 +68,7 @@ def pretrained_seq2seq(facts: Facts, name: str, dropout: float = 0.1) -> Bart:
         scaled=bool(config.get("scale_embedding", False)),
     )
     _load(model, family, read_safetensors(files), name)
+    model.files = files
     return model
 
 
@@ -75,8 +76,8 @@ def _family(config: Mapping[str, Any], name: str) -> Family:
     """Return the family of a config.json, and refuse what a native model has not."""
     if config.get("model_type") not in FAMILIES:
         raise ConfigurationError(
-            f"{name} has model_type = {config.get('model_type')!r}; model=pretrained reads {', '.join(FAMILIES)}, and "
-            "model=minilm reads bert; set another model.name"
+            f"{name} has model_type = {config.get('model_type')!r}; a native translator has one of "
+            f"{', '.join(FAMILIES)}; set model=huggingface, or another model.name"
         )
     needed = (*SIZES, *(key for key, _ in EQUAL), "vocab_size", "max_position_embeddings", "activation_function")
     absent = [key for key in needed if config.get(key) is None]
@@ -113,11 +114,7 @@ def _load(model: Bart, family: Family, weights: Mapping[str, Tensor], name: str)
             given.setdefault(table, halves(model.width, model.max_length))
     names = tensor_names(len(model.encoder), len(model.decoder), family)
     expected = {BIAS, *tables, *(part for parts in names.values() for part in parts)}
-    if given.keys() != expected:
-        missing, extra = (
-            ", ".join(sorted(keys)) or "none" for keys in (expected - given.keys(), given.keys() - expected)
-        )
-        raise ConfigurationError(f"the weights of {name} are not its config.json's; missing: {missing}; extra: {extra}")
+    check_names(given.keys(), expected, name)
     state = from_bart(given, names)
     for ours, table in zip(("positions", "target_positions"), tables, strict=True):
         state[f"{ours}.embedding.weight"] = given[table][family.offset :]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.errors import ConfigurationError
 from etude.models.decoder import Decoder
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.nn.attention import record_attention
 from etude.tokenization.tokenizer import Tokenizer
 
@@ -94,7 +94,7 @@ def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int
     return ids
 
 
-def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) -> Attention:
+def encoder_attention(model: TextEncoder, ids: Sequence[int], target: str | None) -> Attention:
     """Return the self-attention of an encoder.
 
     Args:
@@ -103,7 +103,7 @@ def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) ->
         target: Must be None.
 
     Raises:
-        ConfigurationError: If there is a target.
+        ConfigurationError: If there is a target, or the encoder's attention is another library's.
     """
     if target is not None:
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
@@ -111,14 +111,21 @@ def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) ->
 
 
 @torch.no_grad()
-def own_attention(model: Encoder | Decoder, ids: Sequence[int]) -> Attention:
+def own_attention(model: TextEncoder | Decoder, ids: Sequence[int]) -> Attention:
     """Return the attention of a text to itself.
 
     Args:
         model: In evaluation mode.
         ids: What it reads, special ids included.
+
+    Raises:
+        ConfigurationError: If the model's attention is another library's.
     """
-    tokens = torch.tensor([ids], device=model.embedding.weight.device)
+    tokens = torch.tensor([ids], device=model.output_weight.device)
     with record_attention(model) as maps:
         model(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    if not maps:
+        raise ConfigurationError(
+            f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained or encoder"
+        )
     return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])

@@ -20,8 +20,8 @@ from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.classification import accuracy, macro_f1
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
 from etude.models.flops import encoder_flops
+from etude.models.text_encoder import TextEncoder
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -46,12 +46,12 @@ class Classification(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1")
     BATCH: ClassVar[str] = "ClassificationBatch"
-    model: Encoder
+    model: TextEncoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         pooling: Literal["mean", "first"] = "mean",
@@ -81,9 +81,13 @@ class Classification(Task):
         smoothing = self.label_smoothing if self.training else 0.0
         return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
 
-    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    def training_flops(
+        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each text once."""
         flops = encoder_flops(self.model, lengths)
+        if flops is None:
+            return None
         flops.multiply(self.head.weight, counts)
         return flops.total
 

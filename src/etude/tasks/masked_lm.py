@@ -1,6 +1,6 @@
 """Masked language modelling (Devlin et al. 2019, section 3.1): predict the tokens that were hidden.
 
-Axes: N real tokens, M chosen tokens, D model width, V vocabulary.
+Axes: M chosen tokens, E width of the embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import bits_per_byte, perplexity
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
 from etude.models.flops import encoder_flops
+from etude.models.text_encoder import TextEncoder
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.masked_answers import FillMasks, MaskedAnswers
@@ -32,6 +32,8 @@ from etude.types import IGNORED, Facts, MaskedLMBatch
 class MaskedLM(Task):
     """Cross-entropy at the chosen positions only; the output matrix is the embedding.
 
+    A pretrained encoder brings the head that it was trained with, where its files have it.
+
     Args:
         facts: Vocabulary and special ids, a mask token among them.
         model: The encoder.
@@ -43,12 +45,12 @@ class MaskedLM(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "MaskedLMBatch"
-    model: Encoder
+    model: TextEncoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         decoding: MaskedAnswers | None = None,
@@ -56,36 +58,39 @@ class MaskedLM(Task):
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = FillMasks() if decoding is None else decoding
-        self.transform = nn.Linear(model.width, model.width)
-        self.norm = nn.LayerNorm(model.width)
-        self.bias = nn.Parameter(torch.zeros(facts.vocabulary))
+        self.head = model.masked_lm_head()
 
-    def chosen(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"]]:
-        """Return the states that predict, and the ids they shall predict, at the M chosen positions."""
+    def chosen(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, "M E"], Int[Tensor, " M"]]:
+        """Return the features that predict, and the ids they shall predict, at the M chosen positions."""
         labels = batch.labels[batch.mask]
         where = (labels != IGNORED).nonzero().squeeze(1)
-        return self.states(batch.tokens, batch.mask, where), labels[where]
+        return self.features(batch.tokens, batch.mask, where), labels[where]
 
-    def states(
+    def features(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Int[Tensor, " M"]
-    ) -> Float[Tensor, "M D"]:
-        """Return the states that predict at M of the real tokens, whose numbers among those are given."""
-        return self.norm(F.gelu(self.transform(self.model.hidden(tokens, mask)[where])))
+    ) -> Float[Tensor, "M E"]:
+        """Return the features that predict at M of the real tokens, whose numbers among those are given."""
+        found: Tensor = self.head(self.model.hidden(tokens, mask)[where])
+        return found
 
-    def logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-        """Return the unnormalised log-probabilities of all tokens."""
-        return F.linear(hidden, self.model.embedding.weight, self.bias).float()
+    def logits(self, features: Float[Tensor, "M E"]) -> Float[Tensor, "M V"]:
+        """Return the unnormalised log-probabilities of all ids."""
+        return F.linear(features, self.model.output_weight, self.head.bias).float()
 
     def loss(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the chosen positions."""
         hidden, labels = self.chosen(batch)
-        return label_smoothed_cross_entropy(hidden, self.model.embedding.weight, labels, bias=self.bias)
+        return label_smoothed_cross_entropy(hidden, self.model.output_weight, labels, bias=self.head.bias)
 
-    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    def training_flops(
+        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each text once, its last part at the chosen positions."""
         flops = encoder_flops(self.model, lengths)
-        flops.go_through(self.transform, counts)
-        flops.multiply(self.model.embedding.weight, counts)
+        if flops is None:
+            return None
+        flops.go_through(self.head, counts)
+        flops.multiply(self.model.output_weight, counts)
         return flops.total
 
     def judge(self, batch: MaskedLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
@@ -151,7 +156,7 @@ class MaskedLM(Task):
     ) -> Float[Tensor, "M V"]:
         """Return the log-probabilities at the M chosen positions, row by row."""
         mask, where = mask.to(self.device), where.to(self.device)
-        hidden = self.states(tokens.to(self.device), mask, where[mask].nonzero().squeeze(1))
+        hidden = self.features(tokens.to(self.device), mask, where[mask].nonzero().squeeze(1))
         return self.logits(hidden).log_softmax(dim=1)
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:

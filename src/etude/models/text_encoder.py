@@ -1,0 +1,97 @@
+"""What a task asks of an encoder, and the head that guesses hidden tokens from its states.
+
+Axes: B texts, L positions, N real tokens, D model width, E width of the embeddings, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from etude.nn.feed_forward import Activation
+
+
+class TextEncoder(nn.Module, ABC):
+    """A model from the tokens of texts to their states.
+
+    Attributes:
+        width: D.
+        max_length: The most tokens of a text.
+    """
+
+    width: int
+    max_length: int
+
+    @property
+    @abstractmethod
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """Its parts from the input to the output: embeddings, then layer after layer."""
+
+    @property
+    @abstractmethod
+    def output_weight(self) -> Float[Tensor, "V E"]:
+        """The embedding of each id, which is also the matrix from a head's features to logits."""
+
+    @abstractmethod
+    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Return the last states; zeros at padding.
+
+        Args:
+            tokens: Ids.
+            mask: True at real tokens.
+
+        Raises:
+            TooLongError: If a text has more than `max_length` real tokens.
+        """
+
+    @abstractmethod
+    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+
+        Takes and raises what `forward` does.
+        """
+
+    @abstractmethod
+    def masked_lm_head(self) -> MaskedLMHead:
+        """Return the head that came with the encoder's weights, or a new one."""
+
+
+class MaskedLMHead(nn.Module, ABC):
+    """From states to features, whose products with the embeddings are logits, up to a bias.
+
+    Attributes:
+        bias: Added to the logits.
+    """
+
+    bias: Float[Tensor, " V"]
+
+    @abstractmethod
+    def forward(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+        """Return the features."""
+
+
+class BertHead(MaskedLMHead):
+    """BERT's head: a linear layer, an activation and a norm (Devlin et al. 2019, in the authors' code).
+
+    Args:
+        width: D, which is E.
+        vocabulary: V.
+        activation: After the linear layer.
+        eps: Of the norm.
+    """
+
+    def __init__(self, width: int, vocabulary: int, activation: Activation = F.gelu, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.activation = activation
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return the features."""
+        features: Tensor = self.norm(self.activation(self.transform(states)))
+        return features

@@ -1,0 +1,115 @@
+"""The weights of pretrained models: read from safetensors, and held against the tokenizer and the names they should have."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from etude.errors import ConfigurationError, DataError
+from etude.pretrained_files import PretrainedFiles
+from etude.types import Facts
+
+SPECIAL = ("pad", "bos", "eos")
+"""Special ids that config.json may name, as `pad_token_id`."""
+
+INDEX = "model.safetensors.index.json"
+"""Says which file has which tensor, where there are several."""
+
+_log = logging.getLogger(__name__)
+
+
+def check_tokenizer(facts: Facts, config: Mapping[str, Any], name: str) -> None:
+    """Hold the tokenizer against what config.json says of its own.
+
+    Raises:
+        ConfigurationError: If the number of ids or a special id differs.
+    """
+    advice = f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
+    if facts.vocabulary != config["vocab_size"]:
+        raise ConfigurationError(
+            f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: {advice}"
+        )
+    check_special_ids(facts, config, name)
+
+
+def check_special_ids(facts: Facts, config: Mapping[str, Any], name: str) -> None:
+    """Hold the tokenizer's special ids against those that config.json names.
+
+    Raises:
+        ConfigurationError: If one differs.
+    """
+    for special in SPECIAL:
+        ours, theirs = getattr(facts, special), config.get(f"{special}_token_id")
+        if theirs is not None and ours != theirs:
+            raise ConfigurationError(
+                f"the tokenizer's {special} is id {ours}, that of the weights of {name} is {theirs} (config.json): it is "
+                f"not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
+            )
+
+
+def read_safetensors(files: PretrainedFiles) -> dict[str, Tensor]:
+    """Return the tensors of a pretrained model: of model.safetensors, or of all the files that its index names.
+
+    Raises:
+        DataError: If there is none, or it is broken.
+    """
+    if files.has("model.safetensors") or not files.has(INDEX):
+        return _read_file(files, "model.safetensors")
+    named = read_json(files, INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise DataError(f"{INDEX} of {files.name} has no weight_map; fetch it again")
+    return {key: tensor for file in sorted(set(named.values())) for key, tensor in _read_file(files, file).items()}
+
+
+def _read_file(files: PretrainedFiles, file: str) -> dict[str, Tensor]:
+    pickles = [pickle for pickle in ("pytorch_model.bin", "pytorch_model.bin.index.json") if files.has(pickle)]
+    if pickles and not files.has(file):
+        raise DataError(
+            f"{files.name} has its weights as pytorch_model.bin, a pickle, which may run code and is never loaded; "
+            "save them again as model.safetensors, for example with transformers' save_pretrained"
+        )
+    path = files.path(file)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"cannot read {path} as safetensors: {error}; fetch it again") from error
+
+
+def read_json(files: PretrainedFiles, file: str = "config.json") -> dict[str, Any]:
+    """Return the object in a pretrained model's JSON file.
+
+    Raises:
+        DataError: If there is none, or it is no object.
+    """
+    try:
+        config = json.loads(files.read(file))
+    except ValueError as error:
+        raise DataError(f"{file} of {files.name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{file} of {files.name} is not an object but {type(config).__name__}")
+    return config
+
+
+def check_names(given: Collection[str], expected: Collection[str], name: str) -> None:
+    """Hold the names of tensors against those that a config.json asks for.
+
+    Raises:
+        ConfigurationError: If some are missing or left over.
+    """
+    missing, extra = ", ".join(sorted(set(expected) - set(given))), ", ".join(sorted(set(given) - set(expected)))
+    if missing or extra:
+        raise ConfigurationError(
+            f"the weights of {name} are not its config.json's; missing: {missing or 'none'}; extra: {extra or 'none'}"
+        )
+
+
+def say_left_out(name: str, tensors: Collection[str]) -> None:
+    """Log the tensors that are no part of the encoder: heads, which only a task with the same head takes, and poolers."""
+    if tensors:
+        _log.info("of %s, no part of the encoder: %s", name, ", ".join(sorted(tensors)))

@@ -1,0 +1,153 @@
+"""Pretrained encoders in whole runs: trained, evaluated, killed, exported, and loaded by transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import ByteLevelBPETokenizer
+
+from etude.configuration.check import check, plain
+from etude.configuration.compose import Composer
+from etude.configuration.conf import CONF
+from etude.errors import ConfigurationError
+from etude.experiment.build import build_task
+from etude.experiment.evaluate import evaluate
+from etude.experiment.export import export
+from etude.experiment.restored import load_run
+from etude.experiment.run import train
+from etude.types import Facts
+from tests.runs.conftest import SMALL, WORDS
+from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
+from tests.runs.processes import STEP
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 66,
+}
+SPLITS = ("train", "val", "test")
+SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a folder as transformers saves it: a tiny model of random weights, with RoBERTa's kind of tokenizer."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        backend = ByteLevelBPETokenizer()
+        texts = [" ".join(WORDS)] * 3
+        backend.train_from_iterator(texts, vocab_size=300, special_tokens=list(SPECIAL.values()), show_progress=False)
+        backend.save(str(folder / "tokenizer.json"))
+        tokens = {f"{name}_token": token for name, token in SPECIAL.items()}
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokens | {"cls_token": "<s>", "sep_token": "</s>"}))
+        ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        config = transformers.AutoConfig.for_model(kind, vocab_size=backend.get_vocab_size(), **ids, **SIZES)
+        torch.manual_seed(2)
+        transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def composed(small_data: Path, tmp_path: Path, weights: Callable[[str], Path]) -> Callable[..., Any]:
+    """The checked configuration of a small run from pretrained weights."""
+    data = {
+        "classification/minilm": ["data=table", *(f"data.{split}={small_data}/{split}.tsv" for split in SPLITS)],
+        "masked_lm/adapt": [
+            "data=text",
+            "data.max_length=16",
+            *(f"data.{split}={small_data}/{split}.txt" for split in SPLITS),
+        ],
+    }
+
+    def compose(experiment: str, model: str, kind: str, *more: str) -> Any:
+        folder = weights(kind)
+        words = [
+            f"experiment={experiment}",
+            *(word for word in SMALL if not word.startswith("model.")),
+            *data[experiment],
+            f"model={model}",
+            f"model.name={folder}",
+            f"tokenizer.name={folder}",
+            f"paths.outputs={tmp_path}/outputs",
+            f"paths.cache={tmp_path}/cache",
+            "budget=2step",
+            "validate.every=2step",
+            "scheduler.warmup=1step",
+            *more,
+        ]
+        composer = Composer(CONF, "train")
+        composition = composer.compose(composer.normalized(words))
+        check(composition.config, composition.overrides, composition.sources)
+        return composition.config
+
+    return compose
+
+
+SMALL_BATCH = {"classification/minilm": "batch.examples=13", "masked_lm/adapt": "batch.tokens=150"}
+CASES = [
+    ("classification/minilm", "pretrained", "roberta", "RobertaForTokenClassification"),
+    ("classification/minilm", "pretrained", "distilbert", "DistilBertForTokenClassification"),
+    ("classification/minilm", "huggingface", "albert", "AlbertForTokenClassification"),
+    ("masked_lm/adapt", "pretrained", "roberta", "RobertaForMaskedLM"),
+    ("masked_lm/adapt", "pretrained", "distilbert", "DistilBertForMaskedLM"),
+    ("masked_lm/adapt", "huggingface", "albert", "AlbertForMaskedLM"),
+]
+
+
+@pytest.mark.parametrize(("experiment", "model", "kind", "architecture"), CASES)
+def test_trained_evaluated_and_exported(
+    composed: Callable[..., Any], experiment: str, model: str, kind: str, architecture: str
+) -> None:
+    run = train(composed(experiment, model, kind, SMALL_BATCH[experiment]), [])
+    assert run is not None
+    scores = evaluate([run], {"split": "val"})
+    recorded = json.loads((run / "manifest.json").read_text())["pretrained"]
+    assert recorded["version"] is None and set(recorded["sha256"]) == {"config.json", "model.safetensors"}
+    folder = export(run, {"to": "huggingface", "sentences": 10})
+    proof = json.loads((folder / "export.json").read_text())["proof"]
+    assert proof["class"] == architecture and proof["tokenizer"]["equal"] == 10
+    task, tokenizer = load_run(run)
+    line = "sun <mask> star" if tokenizer.mask >= 0 else "sun"
+    assert len(task.predict_texts([line], tokenizer)) == 1 and scores
+    peer, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not [key for key in report["missing_keys"] if "pooler" not in key]
+    assert peer.config.model_type == kind
+
+
+def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path) -> None:
+    """Dropout of transformers' own, and parts that begin to train one after the other."""
+    exact = ("batch.examples=29", *EXACT, "finetune=gradual", "finetune.every=3step")
+    values = plain(composed("classification/minilm", "huggingface", "albert", *exact))
+    whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
+    finish(whole)
+    for call in (11, 13):
+        assert kill_at(killed, Point(STEP, call))
+    finish(killed)
+    assert_same(end(killed), end(whole))
+
+
+def test_a_model_of_another_kind_is_refused_when_its_files_are_read(
+    composed: Callable[..., Any], weights: Callable[[str], Path]
+) -> None:
+    folder = weights("roberta")
+    values = plain(composed("classification/minilm", "pretrained", "roberta"))
+    values["task"] = {"_target_": "etude.tasks.translation.Translation"}
+    values["decoding"] = {"_target_": "etude.decoding.search.Greedy"}
+    values["model"]["name"] = str(folder)
+    with pytest.raises(ConfigurationError, match=r"Translation takes a Seq2Seq, and the model is a PretrainedEncoder"):
+        build_task(values, Facts(*vocabulary_of(folder)))
+
+
+def vocabulary_of(folder: Path) -> tuple[int, int, int, int]:
+    return json.loads((folder / "config.json").read_text())["vocab_size"], 1, 0, 2
