@@ -18,8 +18,6 @@ from etude.store.folder import COST
 from tests.runs.conftest import TASKS
 from tests.runs.killing import begin
 
-METER = "Meter"
-
 
 @pytest.mark.parametrize("task", TASKS)
 def test_operations_are_a_sum_over_the_examples_of_the_plan(composed: Callable[..., Any], task: str) -> None:
@@ -41,7 +39,7 @@ def test_a_continued_run_has_cost_what_all_its_parts_have(composed: Callable[...
     run = begin(tmp_path / "run", plain(composed("classification", "budget=4step")))
     fit(run)
     first = json.loads((run / COST).read_text())
-    saved = json.loads((run / "checkpoints" / "last" / "state.json").read_text())["callbacks"][METER]
+    saved = json.loads((run / "checkpoints" / "last" / "state.json").read_text())["callbacks"]["Meter"]
     assert 0 < saved["cpu_seconds"] <= first["cpu_seconds"]
     assert 0 < first["validation_seconds"] < first["seconds"]
     assert first["model_flops_utilisation"] > 0

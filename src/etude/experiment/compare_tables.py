@@ -131,9 +131,10 @@ def explained(found: Mapping[str, Any]) -> list[str]:
 
 
 def show(shown: Sequence[Table], notes: Sequence[str]) -> None:
-    """Show tables to people, on stderr."""
+    """Show tables to people, on stderr: turned where that is narrower."""
     console = Console(stderr=True, highlight=False)
     for table in shown:
+        table = table.turned() if len(table.header) > len(table.rows) + 1 else table
         drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
         for number, name in enumerate(table.header):
             drawn.add_column(Text(name, style="dim"), justify="right" if number else "left", overflow="fold")
