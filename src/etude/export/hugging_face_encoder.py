@@ -24,7 +24,7 @@ from etude.export.hugging_face_files import (
 )
 from etude.export.proof import BATCH, Examples, Padded, largest_difference
 from etude.models.encoder import Encoder
-from etude.models.pretrained import EMBEDDINGS, LAYER, SEGMENTS, to_bert
+from etude.models.pretrained import EMBEDDINGS, LAYER, SEGMENTS, segment_vectors, to_bert
 from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.feed_forward import FeedForward
 from etude.nn.positions import Learned
@@ -108,10 +108,11 @@ def pre_norm_weights(encoder: Encoder, pad: int) -> dict[str, Tensor]:
                 names[f"layers.{index}.{ours}.{kind}"] = tuple(f"encoder.layer.{index}.{part}.{kind}" for part in parts)
     names |= {f"norm.{kind}": (f"LayerNorm.{kind}",) for kind in ("weight", "bias")}
     state = encoder.state_dict()
-    if state.keys() != names.keys():
-        strange = ", ".join(sorted(state.keys() ^ names.keys())[:4])
-        raise ConfigurationError(f"RobertaPreLayerNorm and this encoder differ in {strange}: it cannot be exported")
-    weights = {SEGMENTS: encoder.embedding.weight.new_zeros(1, encoder.width)}
+    segments = set() if encoder.segments is None else {"segments.weight"}
+    strange = sorted(state.keys() ^ names.keys() ^ segments)
+    if strange:
+        raise ConfigurationError(f"RobertaPreLayerNorm and this encoder differ in {', '.join(strange[:4])}: no export")
+    weights = {SEGMENTS: segment_vectors(encoder)}
     for ours, parts in names.items():
         pieces = state[ours].chunk(len(parts))
         weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
@@ -154,7 +155,7 @@ def _config(task: Task, encoder: Encoder, pre_norm: bool) -> dict[str, Any]:
         "hidden_dropout_prob": encoder.dropout.probability,
         "attention_probs_dropout_prob": first.attention.attend.dropout.probability,
         "max_position_embeddings": encoder.max_length + (facts.pad + 1 if pre_norm else 0),
-        "type_vocab_size": 1,
+        "type_vocab_size": facts.segments,
         "layer_norm_eps": encoder.embedding_norm.eps,
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **(labels if facts.classes else {}),

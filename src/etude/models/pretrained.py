@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ UNUSED = ("pooler.", "cls.", "embeddings.position_ids")
 """Beginnings of names that an encoder has no use for: heads of pretraining, and the list 0, 1, 2, …"""
 
 SEGMENTS = "embeddings.token_type_embeddings.weight"
-"""BERT's vectors for first and second text. With one text, the first is a part of every position's vector."""
+"""BERT's vectors for first and second text. Where examples are single texts, the first is a part of every position's vector."""
 
 EMBEDDINGS = {
     "embedding.weight": ("embeddings.word_embeddings.weight",),
@@ -122,7 +123,7 @@ def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
     """
     given = {_modern(key): tensor for key, tensor in weights.items()}
     given = {key: tensor for key, tensor in given.items() if not key.startswith(UNUSED)}
-    names = bert_names(encoder)
+    names = bert_names(encoder) | ({} if encoder.segments is None else {"segments.weight": (SEGMENTS,)})
     expected = {SEGMENTS, *(part for parts in names.values() for part in parts)}
     if given.keys() != expected:
         missing, extra = (
@@ -130,7 +131,8 @@ def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
         )
         raise ConfigurationError(f"the weights of {name} are not its config.json's; missing: {missing}; extra: {extra}")
     positions = "embeddings.position_embeddings.weight"
-    given[positions] = given[positions] + given[SEGMENTS][0]
+    if encoder.segments is None:
+        given[positions] = given[positions] + given[SEGMENTS][0]
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
     for ours, tensor in encoder.state_dict().items():
         if state[ours].shape != tensor.shape:
@@ -142,10 +144,10 @@ def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
 
 
 def to_bert(encoder: Encoder) -> dict[str, Tensor]:
-    """Return an encoder's weights by Hugging Face's names, for a BertModel of one segment without a pooler.
+    """Return an encoder's weights by Hugging Face's names, for a BertModel without a pooler.
 
-    That is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size=1`: the vector of the only segment is
-    zero, since it is a part of the positions'.
+    That is `BertModel(config, add_pooling_layer=False)`. With `type_vocab_size=1`, where examples are single texts, the
+    vector of the only segment is zero, since it is a part of the positions'.
 
     Raises:
         ConfigurationError: If BERT cannot hold the encoder.
@@ -159,11 +161,18 @@ def to_bert(encoder: Encoder) -> dict[str, Tensor]:
             f"{', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
             "model/residual=post_norm model/norm=layer model/feed_forward=gelu"
         )
-    state, weights = encoder.state_dict(), {SEGMENTS: encoder.embedding.weight.new_zeros(1, encoder.width)}
+    state, weights = encoder.state_dict(), {SEGMENTS: segment_vectors(encoder)}
     for ours, parts in bert_names(encoder).items():
         pieces = state[ours].chunk(len(parts))
         weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
     return weights
+
+
+def segment_vectors(encoder: Encoder) -> Float[Tensor, "segments D"]:
+    """Return what an encoder adds to the tokens of each segment besides their positions' vectors."""
+    if encoder.segments is None:
+        return encoder.embedding.weight.new_zeros(1, encoder.width)
+    return encoder.segments.weight.detach().clone()
 
 
 def bert_names(encoder: Encoder) -> dict[str, tuple[str, ...]]:

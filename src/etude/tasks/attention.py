@@ -88,13 +88,16 @@ def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int
 
 
 @torch.no_grad()
-def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) -> Attention:
+def encoder_attention(
+    model: Encoder, ids: Sequence[int], target: str | None, segments: Sequence[int] | None = None
+) -> Attention:
     """Return the self-attention of an encoder.
 
     Args:
         model: The encoder, in evaluation mode.
         ids: What it reads, special ids included.
         target: Must be None.
+        segments: Which text of a pair each id belongs to; None: to the first.
 
     Raises:
         ConfigurationError: If there is a target.
@@ -103,5 +106,9 @@ def encoder_attention(model: Encoder, ids: Sequence[int], target: str | None) ->
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
     tokens = torch.tensor([ids], device=model.embedding.weight.device)
     with record_attention(model) as maps:
-        model(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        model(
+            tokens,
+            torch.ones_like(tokens, dtype=torch.bool),
+            None if segments is None else torch.tensor([segments], device=tokens.device),
+        )
     return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])
