@@ -189,7 +189,7 @@ def test_split_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overflow": "cut"}, "overflow='cut' is not one of drop, truncate, window"),
+        ({"overflow": "cut"}, "overflow='cut' is not one of drop, truncate, truncate_longer, window"),
         ({"overflow": "window", "text_fields": ("text", "label")}, "for one text field, not for text, label"),
         ({"max_length": 0}, r"data\.max_length leaves 0 tokens"),
     ],
