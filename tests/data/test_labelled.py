@@ -36,8 +36,13 @@ def data(kind: type[LabelledData], folder: Path, rows: list[Any], limit: Limit |
     columns = {"text": "text", "pair": given.get("pair"), "label": "label"}
     lists = {"label": ","} if kind is MultilabelData else None
     corpus = Tables("train.jsonl", "val.jsonl", None, columns, root=str(folder), lists=lists)
-    settings = {"tokenizer": Bytes(), "seed": 1, "batch": BatchSize(examples=3), "limit": limit or Limit()}
-    return kind(corpus, given.pop("max_length", 30), **given, **settings, cache=folder / "cache")
+    common: dict[str, Any] = {
+        "tokenizer": Bytes(),
+        "seed": 1,
+        "batch": BatchSize(examples=3),
+        "limit": limit or Limit(),
+    }
+    return kind(corpus, given.pop("max_length", 30), **given, **common, cache=folder / "cache")
 
 
 def batch(of: Any, *examples: int, filler: bool = False) -> ClassificationBatch:
