@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 IGNORED = -100
@@ -27,6 +27,9 @@ class Facts:
         eos: Id that ends a sequence.
         mask: Id of a masked token; -1 where the tokenizer has none.
         classes: Names of the classes, in the order of their ids; empty where there are none.
+        segments: Texts that make up one example, told apart by the model: 1, or 2 for pairs.
+        center: Mean of the numbers that training asks for; 0 where it asks for none.
+        scale: Their standard deviation; 1 where it asks for none.
         source_vocabulary: Number of token ids of sources that have a vocabulary of their own; None: all share one.
     """
 
@@ -36,6 +39,9 @@ class Facts:
     eos: int
     mask: int = -1
     classes: tuple[str, ...] = ()
+    segments: int = 1
+    center: float = 0.0
+    scale: float = 1.0
     source_vocabulary: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +72,7 @@ class TranslationBatch(NamedTuple):
     inputs: Int[Tensor, "B T"]
     labels: Int[Tensor, "B T"]
     target_mask: Bool[Tensor, "B T"]
-    step_count: int
+    step_count: float
     ids: Int[Tensor, " B"]
 
 
@@ -84,7 +90,7 @@ class MaskedLMBatch(NamedTuple):
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
     labels: Int[Tensor, "B L"]
-    step_count: int
+    step_count: float
     ids: Int[Tensor, " B"]
 
 
@@ -112,21 +118,37 @@ class CausalLMBatch(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """One micro-batch of labelled texts.
+    """One micro-batch of texts, or pairs of texts, with a class each.
 
     Attributes:
-        tokens: Ids.
+        tokens: Ids; of a pair, those of both texts, each ending in eos.
         mask: True at real tokens.
         labels: Class ids; `IGNORED` for an example that only fills an empty micro-batch.
-        step_count: Examples of the whole step, over ranks and micro-batches.
-        ids: Which examples these are.
+        step_count: Examples of the whole step, over ranks and micro-batches, or their weights' sum: the loss's denominator.
+        ids: Which examples these are; -1 for one that only fills.
+        segments: 0 at tokens of the first text of a pair, 1 at those of the second; None where there are no pairs.
+        weights: What the loss of each example is multiplied by in training, 0 for one that only fills; None: by one.
     """
 
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
-    labels: Int[Tensor, " B"]
-    step_count: int
+    labels: Shaped[Tensor, "B ..."]
+    step_count: float
     ids: Int[Tensor, " B"]
+    segments: Int[Tensor, "B L"] | None = None
+    weights: Float[Tensor, " B"] | None = None
+
+
+class MultilabelBatch(ClassificationBatch):
+    """The same with several classes each: `labels` are [B, C], 1.0 at the classes of an example and 0.0 elsewhere."""
+
+    __slots__ = ()
+
+
+class RegressionBatch(ClassificationBatch):
+    """The same with a number each: `labels` are [B] floats."""
+
+    __slots__ = ()
 
 
 Batch = TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch

@@ -22,7 +22,7 @@ from etude.types import IGNORED, TranslationBatch
 
 WORDS = ["sunset", "moonlight", "starling", "treetop", "lakeside", "roadway", "birdsong", "windmill", "rainstorm"]
 RECIPES: dict[type, BPE | Unigram] = {BPEDropout: BPE(90), UnigramSampling: Unigram(90)}
-Rows = dict[int, tuple[list[int], list[int], int]]
+Rows = dict[int, tuple[list[int], list[int], float]]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.encode import Encoding, Labels
+from etude.data.encode import Encoding
+from etude.data.labels import ClassLabels
 from etude.data.prepare import Prepared, prepare
 from etude.data.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
@@ -173,8 +174,8 @@ def test_label_that_training_has_not(tmp_path: Path) -> None:
 
 
 def test_labels_are_renumbered() -> None:
-    labels = Labels("label", None)
-    ids = np.array([labels.id(Row({"label": name}, "")) for name in "cabac"])
+    labels = ClassLabels("label")
+    ids = [labels.value(Row({"label": name}, "")) for name in "cabac"]
     assert labels.close(ids).tolist() == [2, 0, 1, 0, 2]
     assert labels.classes == ("a", "b", "c")
 
@@ -188,7 +189,7 @@ def test_split_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"overflow": "cut"}, "overflow='cut' is not one of drop, truncate, window"),
+        ({"overflow": "cut"}, "overflow='cut' is not one of drop, truncate, truncate_longer, window"),
         ({"overflow": "window", "text_fields": ("text", "label")}, "for one text field, not for text, label"),
         ({"max_length": 0}, r"data\.max_length leaves 0 tokens"),
     ],

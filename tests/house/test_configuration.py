@@ -39,7 +39,17 @@ OWN_DATA = {
     "data=pairs": ["experiment=summarization/scitldr", "data.train=a", "data.val=b", "data.source=article"],
     "data=scitldr": ["experiment=summarization/scitldr", "data.root=texts", "data.corpus.target=summary"],
     "data=multi30k": ["experiment=null", "data.root=texts", "data.corpus.splits.test=null"],
-    "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b"],
+    "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b", "data.pair=sentence2"],
+    "data=table_several": [
+        *("experiment=classification/minilm", "task=multilabel", "data.train=a", "data.val=b"),
+        "validate.metric=val/micro_f1",
+    ],
+    "data=table_numbers": [
+        *("experiment=classification/minilm", "task=regression", "data.train=a", "data.val=b"),
+        "validate.metric=val/pearson",
+    ],
+    "data=lines": ["experiment=classification/demo", "data.train=a", "data.val=b"],
+    "data=clinc150": ["experiment=classification/demo", "data.root=texts"],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
     "data=documents": ["experiment=causal_lm/demo", "data.train=a"],
     "data=one_text": ["experiment=causal_lm/demo", "data.root=texts", "data.file=book.txt"],

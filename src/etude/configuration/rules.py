@@ -48,7 +48,9 @@ SMALLEST = {
 }
 """The smallest sensible value of each count, wherever a whole number has that name."""
 
-FRACTIONS = frozenset({"dropout", "attention_dropout", "head_dropout", "label_smoothing", "decay"})
+FRACTIONS = frozenset(
+    {"dropout", "attention_dropout", "head_dropout", "label_smoothing", "decay", "val_share", "test_share"}
+)
 """What lies in [0, 1), wherever a number has that name."""
 
 POSITIVE = {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf}

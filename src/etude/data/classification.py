@@ -1,75 +1,53 @@
-"""Labelled texts.
+"""Texts with a class each.
 
 Axes: N examples.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from etude.data.collate import framed, pad, real
-from etude.data.loader import Slice
-from etude.data.module import PlannedData
-from etude.data.prepare import Prepared, Split, prepare
-from etude.errors import DataError
-from etude.types import IGNORED, ClassificationBatch, Facts
+from etude.data.labelled import LabelledData, LabelledTexts
+from etude.data.labels import ClassLabels, Labels
+from etude.data.prepare import Corpus, Split
+from etude.data.weights import ClassWeights
 
 
-class LabelledTexts:
-    """The texts of a split as batches.
+class ClassificationData(LabelledData):
+    """Texts, or pairs of texts, with a class each, from a corpus with the fields `text`, `label` and perhaps `pair`.
 
-    Attributes:
-        lengths: [N] tokens, with the one that starts and the one that ends a text.
-        counts: [N] ones: a loss is taken at each text.
+    Args:
+        corpus: Where the rows come from.
+        max_length: Most tokens of an example, special tokens included; longer texts are cut and counted.
+        pair: What the second text of a pair is read from; None: there are no pairs.
+        weights: How much each class counts in training; None: every example counts one.
+        given: As in `PlannedData`.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts) -> None:
-        if split.labels is None:
-            raise DataError("the corpus has no column 'label'")
-        self._tokens = split.tokens["text"]
-        self._labels = split.labels
-        self._facts = facts
-        self.lengths = self._tokens.lengths[:rows] + 2
-        self.counts = np.ones(rows, np.int64)
-
-    def batch(self, part: Slice) -> ClassificationBatch:
-        """Return the padded batch of a slice."""
-        rows = [framed(self._tokens[i], self._facts.bos, self._facts.eos) for i in part.examples]
-        labels = torch.from_numpy(np.asarray(self._labels[part.examples], np.int64))
-        ids = torch.from_numpy(part.examples.astype(np.int64))
-        if part.filler:
-            labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
-        return ClassificationBatch(pad(rows, self._facts.pad), real(rows), labels, part.denominator, ids)
-
-
-class ClassificationData(PlannedData):
-    """Texts with a class each, from a corpus with the fields `text` and `label`; longer texts are cut and counted."""
-
     BATCH: ClassVar[str] = "ClassificationBatch"
+    LABELS: ClassVar[type[Labels]] = ClassLabels
+    LABEL_TYPE: ClassVar[npt.DTypeLike] = np.int64
 
-    def read(self) -> Prepared:
-        """Return the tokenized corpus with its labels."""
-        return prepare(
-            self.corpus,
-            self._recipe,
-            text_fields=("text",),
-            label_field="label",
-            max_length=self.max_length - 2,  # room for bos and eos
-            overflow="truncate",
-            cache=self.cache,
-        )
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        pair: str | None = None,
+        weights: ClassWeights | None = None,
+        **given: Any,
+    ) -> None:
+        super().__init__(corpus, max_length, pair, **given)
+        self.weights = weights
 
     def examples(self, split: Split, rows: int, *, training: bool) -> LabelledTexts:
-        """Return the first `rows` texts of a split."""
-        return LabelledTexts(split, rows, self.facts)
-
-    @property
-    def facts(self) -> Facts:
-        """The vocabulary, the special ids and the classes."""
-        tokenizer = self.tokenizer
-        return Facts(
-            tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, self.prepared.classes
-        )
+        """Return the first `rows` texts of a split, weighted in training."""
+        labels = self.stored(split, rows)
+        if not training:
+            return LabelledTexts(split, labels, self.facts)
+        counts = np.bincount(labels, minlength=len(self.prepared.classes))
+        self._say_missing(counts > 0)
+        weights = None if self.weights is None else self.weights.of(counts, self.prepared.classes)[labels]
+        return LabelledTexts(split, labels, self.facts, weights=weights)

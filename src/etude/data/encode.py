@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from etude.data.cache import RaggedWriter
+from etude.data.labels import Labels
 from etude.data.sources import Row
-from etude.errors import ConfigurationError, DataError
+from etude.errors import ConfigurationError
 from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.truncation import lengths_within
 
-OVERFLOWS = ("drop", "truncate", "window")
+OVERFLOWS = ("drop", "truncate", "truncate_longer", "window")
 BATCH_ROWS = 1000
 BATCH_CHARACTERS = 2_000_000
 
@@ -27,9 +30,10 @@ class Encoding:
 
     Attributes:
         text_fields: The fields that are encoded.
-        label_field: The field of the class; None where there is none.
-        max_length: Most tokens of a field, without special tokens.
-        overflow: What happens to a longer text: `drop` the row, `truncate` the text, or cut it into `window`s. Only
+        label_field: The field of the label; None where there is none.
+        max_length: Most tokens of a field, without special tokens; with `truncate_longer`, of both fields together.
+        overflow: What happens to a longer text: `drop` the row, `truncate` the text, or cut it into `window`s. Of a pair,
+            `truncate_longer` cuts the longer text, as long as it is the longer one (see `lengths_within`). Only
             training rows are ever dropped for their length: a score is over every row, so the others are truncated.
 
     Raises:
@@ -46,7 +50,9 @@ class Encoding:
             raise ConfigurationError(f"overflow={self.overflow!r} is not one of {', '.join(OVERFLOWS)}")
         if self.overflow == "window" and len(self.text_fields) != 1:
             raise ConfigurationError(f"overflow='window' is for one text field, not for {', '.join(self.text_fields)}")
-        if self.max_length < 1:
+        if self.overflow == "truncate_longer" and len(self.text_fields) != 2:
+            raise ConfigurationError(f"overflow='truncate_longer' is for pairs, not for {', '.join(self.text_fields)}")
+        if self.max_length < (2 if self.overflow == "truncate_longer" else 1):
             raise ConfigurationError(f"data.max_length leaves {self.max_length} tokens of text; give a larger one")
 
     def examples(self, ids: dict[str, list[int]], training: bool) -> tuple[list[dict[str, list[int]]], str | None]:
@@ -58,56 +64,19 @@ class Encoding:
             ((field, tokens),) = ids.items()
             windows = [{field: tokens[start : start + size]} for start in range(0, len(tokens), size)]
             return windows, None if windows else "no tokens"
-        if all(len(tokens) <= size for tokens in ids.values()):
+        sizes = self._sizes({field: len(tokens) for field, tokens in ids.items()})
+        if all(len(tokens) <= sizes[field] for field, tokens in ids.items()):
             return [ids], None
         if training and self.overflow == "drop":
             return [], f"longer than {size} tokens"
-        return [{field: tokens[:size] for field, tokens in ids.items()}], "truncated"
+        return [{field: tokens[: sizes[field]] for field, tokens in ids.items()}], "truncated"
 
-
-class Labels:
-    """Ids of class names: those of given classes, or of the training split in its own order, sorted at its end.
-
-    Args:
-        field: The field of the class.
-        classes: The names; None: they are learnt from the training split.
-    """
-
-    def __init__(self, field: str, classes: Sequence[str] | None) -> None:
-        self.field = field
-        self._open = classes is None
-        self._ids = {name: number for number, name in enumerate(classes or ())}
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names in the order of their ids."""
-        return tuple(self._ids)
-
-    def id(self, row: Row) -> int:
-        """Return the id of a row's class.
-
-        Raises:
-            DataError: If the class is none of the given or learnt ones.
-        """
-        label = row.fields[self.field]
-        if label not in self._ids:
-            if not self._open:
-                known = ", ".join(list(self._ids)[:8]) + (", …" if len(self._ids) > 8 else "")
-                raise DataError(f"{row.origin} has the label {label!r}, which training has not; it has: {known}")
-            self._ids[label] = len(self._ids)
-        return self._ids[label]
-
-    def close(self, ids: np.ndarray) -> np.ndarray:
-        """Sort the learnt names (whole numbers by value), learn no more, and return the ids renumbered accordingly."""
-        if not self._open:
-            return ids
-        numbers = all(name.isdecimal() for name in self._ids)
-        names = sorted(self._ids, key=lambda name: (int(name), name) if numbers else (0, name))
-        renumbered = np.zeros(len(names), np.int64)
-        for number, name in enumerate(names):
-            renumbered[self._ids[name]] = number
-        self._ids, self._open = {name: number for number, name in enumerate(names)}, False
-        return renumbered[ids]
+    def _sizes(self, lengths: dict[str, int]) -> dict[str, int]:
+        """Return the most tokens of each field of a row."""
+        if self.overflow != "truncate_longer":
+            return dict.fromkeys(lengths, self.max_length)
+        first, second = lengths.values()
+        return dict(zip(lengths, lengths_within(first, second, self.max_length), strict=True))
 
 
 def token_type(vocabulary: int) -> str:
@@ -131,7 +100,7 @@ def encode_split(
         folder: The folder, which must not exist yet.
         tokenizer: Makes the ids.
         encoding: How rows become examples.
-        labels: Makes class ids; None where there are none.
+        labels: Reads labels; None where there are none.
         kept: The fields whose texts are written as they were read.
         training: Whether rows may be dropped for their length.
 
@@ -140,7 +109,7 @@ def encode_split(
     """
     folder.mkdir()
     counts: Counter[str] = Counter()
-    origins, label_ids = array("q"), array("q")
+    origins, values = array("q"), list[Any]()
     with ExitStack() as stack:
         tokens = {
             field: stack.enter_context(
@@ -155,19 +124,20 @@ def encode_split(
                 counts[happened] += 1
             if not examples:
                 continue
-            label = labels.id(row) if labels else 0
+            value = labels.value(row) if labels else None
             row_number = len(texts[kept[0]])
             for field, text_writer in texts.items():
                 text_writer.append(row.fields[field].encode())
             for example in examples:
                 origins.append(row_number)
-                label_ids.append(label)
+                if labels:
+                    values.append(value)
                 for field, token_writer in tokens.items():
                     token_writer.append(example[field])
     if encoding.overflow == "window":
         np.save(folder / "rows.npy", np.array(origins, np.int64))
     if labels:
-        np.save(folder / "labels.npy", labels.close(np.array(label_ids, np.int64)))
+        np.save(folder / "labels.npy", labels.close(values))
     return len(origins), counts
 
 

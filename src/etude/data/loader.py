@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Real
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etude.data.plan import Plan
@@ -29,7 +29,7 @@ class Slice(NamedTuple):
 
     examples: Int[np.ndarray, " n"]
     epoch: int
-    denominator: int
+    denominator: float
     filler: bool
 
 
@@ -37,7 +37,7 @@ class Examples(Protocol):
     """The examples of a split, and how they become batches."""
 
     lengths: Int[np.ndarray, N] | Int[np.ndarray, "N sides"]
-    counts: Int[np.ndarray, " N"]
+    counts: Real[np.ndarray, " N"]
 
     def batch(self, part: Slice) -> Any:
         """Return the padded batch of a slice: a named tuple with `step_count` and `ids` (-1 in a filler)."""

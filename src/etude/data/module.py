@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import lightning
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Real
 from torch.utils.data import DataLoader
 
 from etude.clock import Clock
@@ -101,7 +101,7 @@ class PlannedData(lightning.LightningDataModule):
     def examples(self, split: Split, rows: int, *, training: bool) -> Examples:
         """Return the first `rows` examples of a split."""
 
-    def counts(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
+    def counts(self, epoch: int) -> Real[np.ndarray, " N"] | Counts:
         """Return what each training example adds to the denominator of its step's loss in an epoch, or a function for it."""
         return self.splits["train"].counts
 

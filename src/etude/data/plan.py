@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Int, Real, UInt64
 
 from etude.seeding import mix
 
 Array = np.ndarray
 
-Counts = Callable[[Int[Array, " n"]], Int[Array, " n"]]
+Counts = Callable[[Int[Array, " n"]], Real[Array, " n"]]
 """What each of some examples adds to the denominator of the loss."""
 
 
@@ -54,7 +54,7 @@ class Plan:
         cost: Real tokens of each example of `order`.
         starts: Step k is `order[starts[k]:starts[k + 1]]`.
         counts_of: What each of some examples adds to what its step's loss is divided by: target tokens, masked tokens,
-            or one.
+            one, or a weight.
     """
 
     order: Int[Array, " N"]
@@ -70,7 +70,7 @@ class Plan:
         seed: int,
         epoch: int,
         batch: BatchSize,
-        counts: Int[Array, " N"] | Counts | None = None,
+        counts: Real[Array, " N"] | Counts | None = None,
         shuffle: bool = True,
     ) -> Plan:
         """Plan an epoch.
@@ -114,10 +114,10 @@ class Plan:
         slot = micro_batch * world + rank
         return self.order[start + cuts[slot] : start + cuts[slot + 1]]
 
-    def count(self, step: int) -> int:
-        """Return what the loss of the step is divided by, over all ranks and micro-batches."""
+    def count(self, step: int) -> float:
+        """Return what the loss of the step is divided by, over all ranks and micro-batches: an int where counts are."""
         start, end = self.starts[step : step + 2]
-        return int(self.counts_of(self.order[start:end]).sum())
+        return self.counts_of(self.order[start:end]).sum().item()
 
     def tokens_before(self, step: int) -> int:
         """Return the real tokens of the steps before this one."""

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from etude.data.cache import Ragged, TextColumn, Texts, cached
-from etude.data.encode import Encoding, Labels, encode_split, token_type
+from etude.data.encode import Encoding, encode_split, token_type
+from etude.data.labels import ClassLabels, Labels
 from etude.data.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
@@ -55,12 +56,12 @@ class Split:
     Attributes:
         tokens: Field -> ids of each example, without special tokens.
         texts: Field -> the text of the row that each example comes from, as read.
-        labels: [N] class ids; None where no label was asked for.
+        labels: [N] class ids or numbers, [N, C] zeros and ones; None where no label was asked for.
     """
 
     tokens: dict[str, Ragged]
     texts: Texts
-    labels: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[Any] | None
 
     def only(self, chosen: npt.NDArray[np.int64]) -> Split:
         """Return some of the examples, in a given order."""
@@ -100,6 +101,7 @@ def prepare(
     overflow: str,
     cache: Path,
     classes: tuple[str, ...] | None = None,
+    labels: type[Labels] = ClassLabels,
     fields_as_text: tuple[str, ...] = (),
 ) -> Prepared:
     """Return a corpus in ids: from the cache, or made now.
@@ -108,12 +110,13 @@ def prepare(
         corpus: Where the rows come from.
         tokenizer: How a tokenizer is made from the training texts, or a finished one.
         text_fields: The fields to encode; a trained tokenizer's vocabulary is shared by all of them.
-        label_field: The field of the class, if any.
-        max_length: Most tokens of a text, without special tokens.
-        overflow: What happens to longer training texts: `drop` the row, `truncate`, or cut into examples (`window`). In
-            val and test, where a score must be over every row, `drop` truncates.
+        label_field: The field of the label, if any.
+        max_length: Most tokens of a text, without special tokens; with `truncate_longer` of both texts of a pair.
+        overflow: What happens to longer training texts: `drop` the row, `truncate`, `truncate_longer` of a pair, or cut
+            into examples (`window`). In val and test, where a score must be over every row, `drop` truncates.
         cache: Folder of prepared data.
         classes: Names of the classes, in the order of their ids; None: the training split's labels, sorted.
+        labels: What is read of them.
         fields_as_text: Fields that are kept as they were read besides, and not encoded.
 
     Raises:
@@ -126,9 +129,11 @@ def prepare(
     content = corpus.fingerprint()
     with _parallel_tokenizers():
         finished = tokenizer if isinstance(tokenizer, Tokenizer) else _make(tokenizer, corpus, content, encoding, cache)
-        key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text)
+        kind = () if labels is ClassLabels else (labels.__name__,)
+        key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind)
         kept = (*text_fields, *fields_as_text)
-        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, classes, kept))
+        reader = labels(label_field, classes) if label_field else None
+        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, reader, kept))
     summary = json.loads((folder / "summary.json").read_bytes())
     splits = {split: _open_split(folder / split, finished, encoding, kept) for split in summary["dropped"]}
     return Prepared(finished, splits, tuple(summary["classes"]), key, summary["dropped"])
@@ -167,11 +172,10 @@ def _write(
     corpus: Corpus,
     tokenizer: Tokenizer,
     encoding: Encoding,
-    classes: tuple[str, ...] | None,
+    labels: Labels | None,
     kept: tuple[str, ...],
 ) -> None:
     """Encode all splits into an empty folder."""
-    labels = Labels(encoding.label_field, classes) if encoding.label_field else None
     dropped: dict[str, Mapping[str, int]] = {}
     for split in corpus.splits():
         before = Counter(corpus.dropped)

@@ -18,10 +18,13 @@ LONGEST_FIELD = 1 << 24
 """Characters; a longer field of a CSV file is taken for a quote that is not closed."""
 
 Records = Iterator[tuple[int, list[str]]]
-Reader = Callable[[Path, Mapping[str, str], Dropped], Iterator[Row]]
+Lists = Mapping[str, str]
+"""Field -> what separates its values in a cell of text."""
+
+Reader = Callable[[Path, Mapping[str, str], Dropped, Lists], Iterator[Row]]
 
 
-def read_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def read_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV, CSV, JSON-lines or Parquet file, or of a folder that `datasets` saved.
 
     The first line of TSV and CSV names the columns, unless the columns asked for are all numbers: then the file has no
@@ -31,12 +34,14 @@ def read_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Itera
         path: File ending in .tsv, .csv, .jsonl, .json (each also .gz) or .parquet; or a folder of `save_to_disk`.
         columns: Field name -> column name.
         dropped: Where dropped rows are counted.
+        lists: Fields of several values: a list, or text with separators. The field is then a list in JSON, and may be of
+            none.
 
     Raises:
         DataError: If the file cannot be read, has not the columns, or has no usable row.
     """
     kept, before = 0, dropped.total()
-    for row in _reader(path)(path, columns, dropped):
+    for row in _reader(path)(path, columns, dropped, lists or {}):
         reason = _refusal(row)
         if reason is None:
             kept += 1
@@ -60,7 +65,7 @@ def csv_rows(lines: Iterable[bytes], name: str, columns: Mapping[str, str], drop
     Raises:
         DataError: If a quote is never closed, or a column is missing.
     """
-    return _select(_csv_records(lines, name, dropped), name, columns, dropped)
+    return _select(_csv_records(lines, name, dropped), name, columns, dropped, {})
 
 
 def _refusal(row: Row) -> str | None:
@@ -82,14 +87,15 @@ def _reader(path: Path) -> Reader:
     return reader
 
 
-def _tsv_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _tsv_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     lines = (line.decode("utf-8", "surrogateescape") for line in read_lines(path))
     records = ((number, line.split("\t")) for number, line in enumerate(lines, 1))
-    return _select(records, path.name, columns, dropped)
+    return _select(records, path.name, columns, dropped, lists)
 
 
-def _csv_file_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
-    return csv_rows(read_lines(path), path.name, columns, dropped)
+def _csv_file_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
+    records = _csv_records(read_lines(path), path.name, dropped)
+    return _select(records, path.name, columns, dropped, lists)
 
 
 def _csv_records(lines: Iterable[bytes], name: str, dropped: Dropped) -> Records:
@@ -111,7 +117,7 @@ def _csv_records(lines: Iterable[bytes], name: str, dropped: Dropped) -> Records
             yield start, cells
 
 
-def _select(records: Records, name: str, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _select(records: Records, name: str, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     """Pick the columns out of records, the first of which names them unless they are asked for by position."""
     numbered = all(column.isdecimal() for column in columns.values())
     header: list[str] = []
@@ -132,7 +138,8 @@ def _select(records: Records, name: str, columns: Mapping[str, str], dropped: Dr
         elif len(cells) != len(header):
             dropped.drop("wrong number of columns", origin)
         else:
-            yield Row({field: cells[place].strip() for field, place in places.items()}, origin)
+            cut = {field: cells[place].strip() for field, place in places.items()}
+            yield Row({**cut, **{field: _listed(cut[field], mark) for field, mark in lists.items()}}, origin)
 
 
 def _require(columns: Mapping[str, str], found: Iterable[str], name: str) -> None:
@@ -142,7 +149,7 @@ def _require(columns: Mapping[str, str], found: Iterable[str], name: str) -> Non
         raise DataError(f"{name} has no column {missing[0]!r}; its columns are: {', '.join(present)}")
 
 
-def _json_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _json_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     first = True
     for number, line in enumerate(read_lines(path), 1):
         origin = f"{path.name}:{number}"
@@ -156,19 +163,31 @@ def _json_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iter
         if first:
             _require(columns, values, path.name)
             first = False
-        yield from _from_values(values, origin, columns, dropped)
+        yield from _from_values(values, origin, columns, dropped, lists)
 
 
-def _from_values(values: Mapping[str, Any], origin: str, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _from_values(
+    values: Mapping[str, Any], origin: str, columns: Mapping[str, str], dropped: Dropped, lists: Lists
+) -> Iterator[Row]:
     """Yield a row of typed values as text; numbers are written out, other kinds are no text."""
     picked = {field: values.get(column) for field, column in columns.items()}
+    picked |= {field: _listed(picked[field], mark) for field, mark in lists.items()}
     if all(isinstance(value, str | int | float) for value in picked.values()):
         yield Row({field: str(value).strip() for field, value in picked.items()}, origin)
     else:
         dropped.drop("empty" if None in picked.values() else "not text", origin)
 
 
-def _parquet_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _listed(value: Any, mark: str) -> Any:
+    """Return a list, or text with separators, as a list in JSON; what is neither, as it is."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(mark) if part.strip()]
+    if not isinstance(value, list) or not all(isinstance(part, str | int | float) for part in value):
+        return value
+    return json.dumps([str(part).strip() for part in value], ensure_ascii=False)
+
+
+def _parquet_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     # Imported here, as in the next function: pyarrow is slow to import and few corpora need it.
     import pyarrow.parquet
 
@@ -178,12 +197,12 @@ def _parquet_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> I
         table = pyarrow.parquet.ParquetFile(path)
         _require(columns, table.schema_arrow.names, path.name)
         batches = table.iter_batches(columns=sorted(set(columns.values())))
-        yield from _arrow_rows(batches, path.name, columns, dropped)
+        yield from _arrow_rows(batches, path.name, columns, dropped, lists)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no complete Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     import pyarrow
 
     try:
@@ -200,15 +219,18 @@ def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped) -> It
         try:
             with pyarrow.memory_map(str(path / file)) as source, pyarrow.ipc.open_stream(source) as batches:
                 _require(columns, batches.schema.names, f"{path.name}/{file}")
-                yield from _arrow_rows(batches, f"{path.name}/{file}", columns, dropped)
+                yield from _arrow_rows(batches, f"{path.name}/{file}", columns, dropped, lists)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path / file} is no complete Arrow file: {str(error).splitlines()[0]}") from error
 
 
-def _arrow_rows(batches: Iterable[Any], name: str, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
+def _arrow_rows(
+    batches: Iterable[Any], name: str, columns: Mapping[str, str], dropped: Dropped, lists: Lists
+) -> Iterator[Row]:
     number = 0
     for batch in batches:
         names = sorted(set(columns.values()))
         for values in zip(*(batch.column(column).to_pylist() for column in names), strict=True):
             number += 1
-            yield from _from_values(dict(zip(names, values, strict=True)), f"{name}:{number}", columns, dropped)
+            named = dict(zip(names, values, strict=True))
+            yield from _from_values(named, f"{name}:{number}", columns, dropped, lists)

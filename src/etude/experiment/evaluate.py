@@ -23,6 +23,7 @@ from etude.store.durable import make_folder, storage_errors
 from etude.store.folder import write_json, write_text
 from etude.store.saver import read_weights
 from etude.tasks.base import Task
+from etude.tasks.prediction import Calibrates
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 
@@ -83,7 +84,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Score a checkpoint on a split and write `evaluations/<split>.json` and `.jsonl` into the run's folder.
 
-    Where the rows are texts, `<split>.outputs.txt` and `<split>.references.txt` have a line for each, for other tools. An
+    What the task tells of the rows besides (see `Task.details`) is under `details`; a calibration is fitted on val. Where the
+    rows are texts, `<split>.outputs.txt` and `<split>.references.txt` have a line for each, for other tools. An
     ensemble is written to `<split>-ensemble` beside them.
 
     Args:
@@ -104,8 +106,9 @@ def evaluate_checkpoint(
     if members:
         task.join(list(members.values()))
     task.bootstrap = BOOTSTRAP
-    trainer = score(run, experiment, chosen, callbacks)
+    trainer = _score_and_calibrate(run, experiment, chosen, callbacks)
     name = files.name if files else chosen
+    details = {} if files else task.details(task.rows, chosen)
     changed = data.prepared.dropped.get(chosen, {})
     scores = {
         "split": name,
@@ -114,6 +117,7 @@ def evaluate_checkpoint(
         **({"files": files.paths()} if files else {}),
         **({"left_out_or_changed": changed} if changed else {}),
         **described(task.results, name),
+        **({"details": details} if details else {}),
     }
     if members:
         scores["ensemble"] = [str(member) for member in members]
@@ -128,6 +132,19 @@ def evaluate_checkpoint(
         )
         _say_stopped(task.rows)
     return scores
+
+
+def _score_and_calibrate(
+    run: Path, experiment: Experiment, split: str, callbacks: Sequence[Callback]
+) -> lightning.Trainer:
+    """Score the task on a split; where it has probabilities to calibrate, on the validation split before."""
+    task = experiment.task
+    if isinstance(task, Calibrates) and "val" in experiment.data.splits:
+        trainer = score(run, experiment, "val", callbacks)
+        task.calibrate(task.rows)
+        if split == "val":
+            return trainer
+    return score(run, experiment, split, callbacks)
 
 
 def score(run: Path, experiment: Experiment, split: str, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:

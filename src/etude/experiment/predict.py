@@ -8,14 +8,18 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from etude.errors import ConfigurationError
 from etude.experiment.evaluate import OVERRIDABLE
+from etude.experiment.records import answered_records, answering
 from etude.experiment.restored import load_members, load_run
 from etude.experiment.stored import stored_configuration
+from etude.tasks.base import Task
 from etude.tasks.prediction import Prediction
+from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 CHUNK = 64
@@ -29,14 +33,15 @@ class Spoiled:
     """Counts lines whose answer is not all that was asked for, by what happened to them."""
 
     def __init__(self) -> None:
-        self.lines = self.broken = self.cut = self.stopped = 0
+        self.lines = self.broken = self.cut = self.stopped = self.refused = 0
 
-    def add(self, prediction: Prediction, broken: bool) -> None:
+    def add(self, broken: bool, *, cut: bool = False, stopped: bool = False, refused: bool = False) -> None:
         """Count a line."""
         self.lines += 1
         self.broken += broken
-        self.cut += prediction.cut
-        self.stopped += not prediction.outputs[0].finished
+        self.cut += cut
+        self.stopped += stopped
+        self.refused += refused
 
     def say(self) -> None:
         """Say each count that is not zero, in a line."""
@@ -44,6 +49,7 @@ class Spoiled:
             (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
             (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
+            (self.refused, "are no objects with the texts that the run reads; their answers say so"),
         ):
             if count:
                 _log.warning("%d of %d lines %s", count, self.lines, what)
@@ -55,13 +61,14 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
     Args:
         run: The run's folder.
         overrides: Dotted keys and values: `checkpoint`, `ensemble` (other runs that join this one), `format` (`text`: the
-            first answer; `json`: an object with the text and all answers), and keys below `evaluate.OVERRIDABLE`.
-        lines: Texts in UTF-8, one a line. Bytes that are no UTF-8 are replaced, and the lines counted.
+            first answer; `json`: an object with the text and all answers; `jsonl`: each line is an object, and the answer
+            that object with more keys), and keys below `evaluate.OVERRIDABLE`.
+        lines: Texts, or with `jsonl` objects, in UTF-8, one a line. Bytes that are no UTF-8 are replaced, and the lines counted.
         out: Where the answers go.
     """
     own = {key: overrides[key] for key in OWN if key in overrides}
     changes = {key: value for key, value in overrides.items() if key not in OWN}
-    written = _writer(own.get("format", "text"))
+    answer = _format(own.get("format", "text"))
     values = stored_configuration(run, changes, OVERRIDABLE)
     which = str(own.get("checkpoint", "best"))
     task, tokenizer = load_run(run, values, which)
@@ -70,23 +77,46 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
         task.join(list(members.values()))
     spoiled = Spoiled()
     for chunk in _chunks(lines, int(values["batch"]["examples"] or CHUNK) if "batch.examples" in changes else CHUNK):
-        texts = [text for text, _ in chunk]
-        # Texts of like length together: less padding, and the same answers.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        found = task.predictions([texts[index] for index in order], tokenizer)
-        answers = dict(zip(order, found, strict=True))
-        for index, (text, broken) in enumerate(chunk):
-            spoiled.add(answers[index], broken)
-            out.write(f"{written(text, answers[index])}\n")
+        out.writelines(f"{line}\n" for line in answer(chunk, task, tokenizer, spoiled))
         out.flush()
     spoiled.say()
 
 
-def _writer(format_name: Any) -> Callable[[str, Prediction], str]:
-    writers = {"text": _plain, "json": _json}
-    if format_name not in writers:
-        raise ConfigurationError(f"format={format_name} is not one of {', '.join(writers)} (command line)")
-    return writers[format_name]
+Chunk = list[tuple[str, bool]]
+"""Lines, each with whether it had broken bytes."""
+
+Answering = Callable[[Chunk, Task, Tokenizer, Spoiled], Iterator[str]]
+
+
+def _format(name: Any) -> Answering:
+    formats: dict[str, Answering] = {
+        "text": partial(_answered_texts, _plain),
+        "json": partial(_answered_texts, _json),
+        "jsonl": _answered_objects,
+    }
+    if name not in formats:
+        raise ConfigurationError(f"format={name} is not one of {', '.join(formats)} (command line)")
+    return formats[name]
+
+
+def _answered_texts(
+    written: Callable[[str, Prediction], str], chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled
+) -> Iterator[str]:
+    texts = [text for text, _ in chunk]
+    # Texts of like length together: less padding, and the same answers.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    found = task.predictions([texts[index] for index in order], tokenizer)
+    answers = dict(zip(order, found, strict=True))
+    for index, (text, broken) in enumerate(chunk):
+        spoiled.add(broken, cut=answers[index].cut, stopped=not answers[index].outputs[0].finished)
+        yield written(text, answers[index])
+
+
+def _answered_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled) -> Iterator[str]:
+    answers = answered_records([line for line, _ in chunk], answering(task), tokenizer)
+    for answer, (_, broken) in zip(answers, chunk, strict=True):
+        spoiled.add(broken, cut=answer.cut, refused="error" in answer.values)
+        yield json.dumps(answer.values, ensure_ascii=False)
 
 
 def _plain(_text: str, prediction: Prediction) -> str:

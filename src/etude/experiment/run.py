@@ -27,6 +27,7 @@ from etude.experiment.averaging import keep_best_average
 from etude.experiment.build import Experiment, build, build_data, make
 from etude.experiment.continuation import BUDGET, adopt, asked_changes, nothing_left
 from etude.experiment.cost import conclude_cost
+from etude.experiment.details import log_details
 from etude.experiment.ending import stopping, why_ended
 from etude.experiment.evaluate import evaluate_checkpoint
 from etude.experiment.facts import write_facts
@@ -205,6 +206,8 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
     for logger in loggers:
         if scores["split"] != "val":  # a validation has its line already, at the step of its weights
             logger.log_metrics(scores["scores"], step)
+    details = scores.pop("details", {})
+    log_details(details, scores["split"], loggers, step)
     if first:
         inspect_samples(run, loggers, step)
     for logger in loggers:

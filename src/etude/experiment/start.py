@@ -23,6 +23,9 @@ from etude.store.saver import read_weights
 from etude.tasks.base import Task
 
 MODEL = "model."
+NEW = (*ADAPTERS, ".segments.weight")
+"""Ends of the names of what a model may have that it did not start with: adapters, and vectors for a second text."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -92,13 +95,13 @@ def _start(experiment: Experiment) -> Path:
 
 
 def _check_same(run: Path, task: Task, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not those of the task's model: its own adapters may be new."""
+    """Refuse weights that are not those of the task's model: what is in `NEW` may be new."""
     own = {name: tensor.shape for name, tensor in task.state_dict().items() if name.startswith(MODEL)}
     theirs = {name: tensor.shape for name, tensor in weights.items() if name.startswith(MODEL)}
     differing = {
         name: f"{tuple(theirs[name]) if name in theirs else 'absent'}, not {tuple(own[name]) if name in own else 'there'}"
         for name in own.keys() | theirs.keys()
-        if own.get(name) != theirs.get(name) and not (name not in theirs and name.endswith(ADAPTERS))
+        if own.get(name) != theirs.get(name) and not (name not in theirs and name.endswith(NEW))
     }
     if differing:
         name = min(differing)

@@ -122,7 +122,7 @@ def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, An
     }
     return {
         **{family.sizes[ours]: value for ours, value in sizes.items()},
-        **({"type_vocab_size": 1} if family.segments else {}),
+        **({"type_vocab_size": 1 if encoder.segments is None else facts.segments} if family.segments else {}),
         **({"layer_norm_eps": encoder.embedding_norm.eps} if family.norm_eps is None else {}),
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **(labels if facts.classes else {}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -29,11 +30,11 @@ GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 class Encoder(TextEncoder):
     """Embeddings with a norm, and layers in which every token attends to every real token of its text.
 
-    With `Learned` positions and `PostNorm` it is BERT for texts of one segment, whose embedding is then part of the
-    positions'.
+    With `Learned` positions and `PostNorm` it is BERT. Where examples are single texts, the embedding of the only segment
+    is a part of the positions'; where they are pairs, `segments` has one for each.
 
     Args:
-        facts: The vocabulary's size.
+        facts: The vocabulary's size, and how many texts an example has.
         width: D.
         heads: Heads of each attention, a divisor of D.
         layers: How many.
@@ -69,6 +70,7 @@ class Encoder(TextEncoder):
         self.width, self.max_length = width, max_length
         self.embedding = nn.Embedding(facts.vocabulary, width)
         self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.segments = nn.Embedding(facts.segments, width) if facts.segments > 1 else None
         self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
         attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
@@ -82,8 +84,9 @@ class Encoder(TextEncoder):
     def stages(self) -> list[tuple[nn.Module, ...]]:
         """Its parts from the input to the output, each with the norm that ends it: embeddings, then layer after layer."""
         *below, last = self.layers
+        segments = () if self.segments is None else (self.segments,)
         return [
-            (self.embedding, self.positions, self.embedding_norm),
+            (self.embedding, self.positions, *segments, self.embedding_norm),
             *((layer,) for layer in below),
             (last, self.norm),
         ]
@@ -99,35 +102,45 @@ class Encoder(TextEncoder):
 
     def initialise(self) -> None:
         """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        for embedding in filter(None, (self.embedding, self.segments)):
+            nn.init.normal_(embedding.weight, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
         """Return the last states; zeros at padding.
 
         Args:
             tokens: Ids.
             mask: True at real tokens.
+            segments: Which text of its pair each token belongs to, from 0; None: to the first.
 
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
         """
         layout = Layout.from_mask(mask)
-        return layout.pad(self.encode(tokens, layout))
+        return layout.pad(self.encode(tokens, layout, segments))
 
-    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+    def hidden(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the N real tokens, in the order of `tokens[mask]`.
 
         Takes and raises what `forward` does.
         """
-        return self.encode(tokens, Layout.from_mask(mask))
+        return self.encode(tokens, Layout.from_mask(mask), segments)
 
-    def encode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
+    def encode(
+        self, tokens: Int[Tensor, "B L"], layout: Layout, segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the real tokens of a layout."""
         x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
+        if self.segments is not None:
+            x = x + self.segments(layout.pack(torch.zeros_like(tokens) if segments is None else segments))
         x = self.dropout(self.embedding_norm(x))
         for layer in self.layers:
             x = layer(x, layout)

@@ -6,6 +6,7 @@ Axes: B texts, L positions, N real tokens, D model width, E width of the embeddi
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,31 +108,44 @@ class WrappedEncoder(TextEncoder):
         return [tuple(below), *((layer,) for layer in lower), (last, *above)]
 
     @property
+    def _tells_apart(self) -> bool:
+        """Whether the architecture has vectors for a second text."""
+        takes = inspect.signature(self.model.forward).parameters
+        return "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
+
+    @property
     def output_weight(self) -> Float[Tensor, "V E"]:
         """The embedding of each id."""
         weight: Tensor = self.model.get_input_embeddings().weight
         return weight
 
-    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
         """Return the last states; zeros at padding.
 
         Args:
             tokens: Ids.
             mask: True at real tokens.
+            segments: Which text of its pair each token belongs to, from 0; None: to the first. An architecture without
+                vectors for them does not see them.
 
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
         """
         check_length(mask.cumsum(1)[mask] - 1, self.max_length)
-        states: Tensor = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        types = {} if segments is None or not self._tells_apart else {"token_type_ids": segments}
+        states: Tensor = self.model(input_ids=tokens, attention_mask=mask.long(), **types).last_hidden_state
         return states.masked_fill(~mask.unsqueeze(2), 0)
 
-    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+    def hidden(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the N real tokens, in the order of `tokens[mask]`.
 
         Takes and raises what `forward` does.
         """
-        return self(tokens, mask)[mask]
+        return self(tokens, mask, segments)[mask]
 
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that the files have, or one that transformers draws; the encoder becomes that of the whole model.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
@@ -90,7 +92,8 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
     """Build a pretrained encoder (BERT, DistilBERT, RoBERTa, XLM-R, RoBERTa-PreLayerNorm) and load its weights.
 
     Args:
-        facts: The tokenizer's vocabulary, which must be the weights'.
+        facts: The tokenizer's vocabulary, which must be the weights', and how many texts an example has; a family
+            that has no vectors for a second text, such as RoBERTa, tells them apart by the tokens between them alone.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
         dropout: As in `Encoder`; attention probabilities are not dropped out.
 
@@ -106,12 +109,13 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
     check_tokenizer(facts, config, name)
     weights = _plain_names(read_safetensors(files), family)
     offset = _offset(config, family)
+    told_apart = len(weights[SEGMENTS]) if family.segments and SEGMENTS in weights else 1
     encoder = PretrainedEncoder(
         family,
         files,
         {key: tensor for key, tensor in weights.items() if key.startswith(UNUSED)},
         sizes["activation"],
-        facts=facts,
+        facts=facts if told_apart >= facts.segments else replace(facts, segments=1),
         **{part: sizes[part] for part in ("width", "heads", "layers", "feed_forward")},
         dropout=dropout,
         max_length=sizes["max_length"] - offset,
@@ -138,10 +142,13 @@ def from_bert(
     """
     given = {key: tensor for key, tensor in weights.items() if not key.startswith(UNUSED)}
     names = family.tensor_names(len(encoder.layers))
+    if encoder.segments is not None:
+        names["segments.weight"] = (SEGMENTS,)
     expected = {part for parts in names.values() for part in parts} | ({SEGMENTS} if family.segments else set())
     check_names(given.keys(), expected, name)
-    segment = given[SEGMENTS][0] if family.segments else 0
-    given[POSITIONS] = given[POSITIONS][offset:] + segment
+    given[POSITIONS] = given[POSITIONS][offset:]
+    if family.segments and encoder.segments is None:
+        given[POSITIONS] = given[POSITIONS] + given[SEGMENTS][0]
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
     _check_shapes(state, encoder.state_dict(), names, name)
     encoder.load_state_dict(state)
@@ -149,10 +156,10 @@ def from_bert(
 
 
 def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dict[str, Tensor]:
-    """Return an encoder's weights by a family's names, for a model of one segment without a pooler.
+    """Return an encoder's weights by a family's names, for a model without a pooler.
 
-    For BERT that is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size=1`: the vector of the only
-    segment is zero, since it is a part of the positions'. Rows of the table of positions before that of position 0 are
+    For BERT that is `BertModel(config, add_pooling_layer=False)`. With `type_vocab_size=1`, where examples are single
+    texts, the vector of the only segment is zero, since it is a part of the positions'. Rows of the table of positions before that of position 0 are
     zero.
 
     Args:
@@ -178,11 +185,18 @@ def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dic
         pieces = state[ours].chunk(len(parts))
         weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
     if family.segments:
-        weights[SEGMENTS] = encoder.embedding.weight.new_zeros(1, encoder.width)
+        weights[SEGMENTS] = segment_vectors(encoder)
     if family.offset:
         table = weights[POSITIONS]
         weights[POSITIONS] = torch.cat([table.new_zeros(pad + 1, encoder.width), table])
     return weights
+
+
+def segment_vectors(encoder: Encoder) -> Float[Tensor, "segments D"]:
+    """Return what an encoder adds to the tokens of each segment besides their positions' vectors."""
+    if encoder.segments is None:
+        return encoder.embedding.weight.new_zeros(1, encoder.width)
+    return encoder.segments.weight.detach().clone()
 
 
 def head_weights(weights: Mapping[str, Tensor], names: HeadNames) -> dict[str, Tensor] | None:

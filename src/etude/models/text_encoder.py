@@ -37,19 +37,24 @@ class TextEncoder(nn.Module, ABC):
         """The embedding of each id, which is also the matrix from a head's features to logits."""
 
     @abstractmethod
-    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
         """Return the last states; zeros at padding.
 
         Args:
             tokens: Ids.
             mask: True at real tokens.
+            segments: Which text of its pair each token belongs to, from 0; None: to the first.
 
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
         """
 
     @abstractmethod
-    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+    def hidden(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the N real tokens, in the order of `tokens[mask]`.
 
         Takes and raises what `forward` does.

@@ -94,36 +94,44 @@ def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int
     return ids
 
 
-def encoder_attention(model: TextEncoder, ids: Sequence[int], target: str | None) -> Attention:
+def encoder_attention(
+    model: TextEncoder, ids: Sequence[int], target: str | None, segments: Sequence[int] | None = None
+) -> Attention:
     """Return the self-attention of an encoder.
 
     Args:
         model: The encoder, in evaluation mode.
         ids: What it reads, special ids included.
         target: Must be None.
+        segments: Which text of a pair each id belongs to; None: to the first.
 
     Raises:
         ConfigurationError: If there is a target, or the encoder's attention is another library's.
     """
     if target is not None:
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
-    return own_attention(model, ids)
+    return own_attention(model, ids, segments)
 
 
 @torch.no_grad()
-def own_attention(model: TextEncoder | Decoder, ids: Sequence[int]) -> Attention:
+def own_attention(model: TextEncoder | Decoder, ids: Sequence[int], segments: Sequence[int] | None = None) -> Attention:
     """Return the attention of a text to itself.
 
     Args:
         model: In evaluation mode.
         ids: What it reads, special ids included.
+        segments: As in `encoder_attention`; None where the model is no encoder.
 
     Raises:
         ConfigurationError: If the model's attention is another library's.
     """
     tokens = torch.tensor([ids], device=model.output_weight.device)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
     with record_attention(model) as maps:
-        model(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        if segments is None:
+            model(tokens, mask)
+        else:
+            model(tokens, mask, torch.tensor([segments], device=tokens.device))
     if not maps:
         raise ConfigurationError(
             f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained or encoder"

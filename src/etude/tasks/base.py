@@ -15,7 +15,7 @@ import lightning
 import numpy as np
 import torch
 import torch.distributed
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -104,11 +104,11 @@ class Task(lightning.LightningModule):
     # What a task must say
 
     @abstractmethod
-    def loss(self, batch: Any) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the loss summed over the batch, in nats, and what it is summed over."""
+    def loss(self, batch: Any) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
+        """Return the loss summed over the batch, and what it is summed over: a number of things, or their weight."""
 
     @abstractmethod
-    def judge(self, batch: Any, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
+    def judge(self, batch: Any, split: str) -> tuple[Float[Tensor, ""], Real[Tensor, ""], list[Row]]:
         """Return loss and count as `loss` does, and a row for each example: its `id` (-1: a filler), and what `scores` needs."""
 
     @abstractmethod
@@ -147,6 +147,14 @@ class Task(lightning.LightningModule):
             counts: What each adds to the denominator of the loss.
         """
         return None
+
+    def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
+        """Return what an evaluation tells of its rows besides scores, as plain values.
+
+        What the report and dashboards show of it: `calibration` (values by name), `confusion` (of what was right, counts
+        of what was made of it), `errors` (rows as `sample` returns them, the worst first).
+        """
+        return {}
 
     def join(self, others: Sequence[Task]) -> None:
         """Predict from now on as an ensemble with the models of other tasks.

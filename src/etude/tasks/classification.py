@@ -1,40 +1,47 @@
-"""Classification of texts by an encoder and one linear layer.
+"""Classification of texts, or of pairs of texts: one of several classes.
 
-Axes: B examples, N real tokens, D model width, C classes.
+Axes: B examples, L positions, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from jaxtyping import Float, Int, Real
+from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.classification import accuracy, macro_f1
+from etude.losses.targets import weighted_cross_entropy
+from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
+from etude.metrics.classification import F1, Accuracy, ClassMetric
 from etude.metrics.score import Score
 from etude.models.flops import encoder_flops
 from etude.models.text_encoder import TextEncoder
-from etude.nn.dropout import Dropout
-from etude.tasks.attention import Attention, encoder_attention, readable
-from etude.tasks.base import Schedule, Task
+from etude.tasks.base import Schedule
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling, first_token, mean_of_real
 from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
 from etude.types import IGNORED, ClassificationBatch, Facts
 
+__all__ = ["STANDARD_METRICS", "Classification", "first_token", "mean_of_real"]
 
-class Classification(Task):
-    """Cross-entropy over classes.
+STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": F1()}
+
+DIGITS = 5
+"""Of logits in the rows of an evaluation: probabilities are then right to four."""
+
+
+class Classification(Pooled):
+    """Cross-entropy over classes; in training weighted, where the data weights its classes.
 
     Args:
-        facts: Vocabulary, special ids and classes.
+        facts: Vocabulary, special ids, classes, and how many texts an example has.
         model: The encoder.
         optimizer: Makes the optimizer of groups of parameters.
         scheduler: The learning rate's course.
@@ -42,11 +49,17 @@ class Classification(Task):
         head_dropout: Dropout on the pooled state.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
+        metrics: How predicted classes are compared with the right ones, by the name of the score; None:
+            `STANDARD_METRICS`.
+
+    Attributes:
+        temperature: What logits are divided by for the calibrated probabilities; None before it is fitted.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1")
+    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+
     BATCH: ClassVar[str] = "ClassificationBatch"
-    model: TextEncoder
 
     def __init__(
         self,
@@ -54,31 +67,28 @@ class Classification(Task):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: Literal["mean", "first"] = "mean",
+        pooling: Pooling = "mean",
         head_dropout: float = 0.1,
         label_smoothing: float = 0.0,
         gradient_clip: float | None = 1.0,
+        metrics: Mapping[str, ClassMetric] | None = None,
     ) -> None:
-        super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         if len(facts.classes) < 2:
             raise ConfigurationError(f"classification needs two classes or more; the data has {facts.classes}")
-        self.pool = {"mean": mean_of_real, "first": first_token}[pooling]
+        outputs = len(facts.classes)
+        super().__init__(facts, model, optimizer, scheduler, outputs, pooling, head_dropout, gradient_clip)
         self.label_smoothing = label_smoothing
-        self.dropout = Dropout(head_dropout)
-        self.head = nn.Linear(model.width, len(facts.classes))
+        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+        self.temperature: float | None = None
+        for metric in self.metrics.values():
+            metric.check(facts.classes)
 
-    def pooled(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-        """Return one state for each text."""
-        return self.dropout(self.pool(self.model(tokens, mask), mask))
-
-    def logits(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B C"]:
-        """Return the unnormalised log-probabilities of the classes."""
-        return self.head(self.pooled(tokens, mask)).float()
-
-    def loss(self, batch: ClassificationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the cross-entropy summed over examples, smoothed in training only."""
-        pooled = self.pooled(batch.tokens, batch.mask)
+    def loss(self, batch: ClassificationBatch) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
+        """Return the cross-entropy summed over examples, smoothed and weighted in training only."""
         smoothing = self.label_smoothing if self.training else 0.0
+        if self.training and batch.weights is not None:
+            return weighted_cross_entropy(self.logits_of(batch), batch.labels, batch.weights, smoothing)
+        pooled = self.pooled(batch.tokens, batch.mask, batch.segments)
         return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
 
     def training_flops(
@@ -92,66 +102,78 @@ class Classification(Task):
         return flops.total
 
     def judge(self, batch: ClassificationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
-        """Return label, predicted class and its probability for each text."""
-        logits = self.logits(batch.tokens, batch.mask)
+        """Return label, predicted class, its probability and the logits for each example."""
+        logits = self.logits_of(batch)
         loss_sum = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED)
         probability, guesses = logits.softmax(dim=1).max(dim=1)
-        columns = (batch.ids.tolist(), batch.labels.tolist(), guesses.tolist(), probability.tolist())
+        columns = (batch.ids.tolist(), batch.labels.tolist(), guesses.tolist(), probability.tolist(), logits.tolist())
         rows = [
-            {"id": example, "label": label, "prediction": guess, "probability": sure}
-            for example, label, guess, sure in zip(*columns, strict=True)
+            {
+                "id": example,
+                "label": label,
+                "prediction": guess,
+                "probability": sure,
+                "logits": [round(value, DIGITS) for value in row],
+            }
+            for example, label, guess, sure, row in zip(*columns, strict=True)
         ]
         return loss_sum, (batch.labels != IGNORED).sum(), rows
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return accuracy and the unweighted mean of the classes' F1."""
-        labels = torch.tensor([row["label"] for row in rows])
-        predictions = torch.tensor([row["prediction"] for row in rows])
-        classes = len(self.facts.classes)
-        return {
-            "accuracy": Score(accuracy(predictions, labels, classes)),
-            "macro_f1": Score(macro_f1(predictions, labels, classes)),
-        }
+        """Return the scores of the metrics over all rows."""
+        labels, predictions = (torch.tensor([row[name] for row in rows]) for name in ("label", "prediction"))
+        classes = self.facts.classes
+        return {name: Score(metric.score(predictions, labels, classes)) for name, metric in self.metrics.items()}
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return text, label, prediction and probability."""
+        """Return the texts, label, prediction and probability."""
         classes = self.facts.classes
         return {
-            "text": self.texts.text(split, "text", row["id"]),
+            **self.texts_of(row, split),
             "label": classes[row["label"]],
             "prediction": classes[row["prediction"]],
             "probability": f"{row['probability']:.3f}",
         }
 
-    @property
-    def text_limit(self) -> int:
-        """Two fewer than the model's positions: special tokens stand around a text."""
-        return self.model.max_length - 2
+    def calibrate(self, rows: Sequence[Row]) -> None:
+        """Fit the temperature on rows that were not trained on (Guo et al. 2017, section 4.2)."""
+        self.temperature = fitted_temperature(*_logits_and_labels(rows))
 
-    @torch.no_grad()
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return `label<tab>probability` for each text."""
-        rows = [
-            torch.tensor([self.facts.bos, *ids[: self.text_limit], self.facts.eos]) for ids in tokenizer.encode(texts)
-        ]
-        tokens = pad_sequence(rows, batch_first=True, padding_value=self.facts.pad)
-        mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True)
-        probability, guesses = self.logits(tokens.to(self.device), mask.to(self.device)).softmax(dim=1).max(dim=1)
-        found = zip(guesses.tolist(), probability.tolist(), strict=True)
-        return [f"{self.facts.classes[guess]}\t{sure:.4f}" for guess, sure in found]
+    def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
+        """Return the calibration, how often each class was taken for each other, and the most confident errors."""
+        classes = self.facts.classes
+        pairs = Counter((row["label"], row["prediction"]) for row in rows)
+        confusion: dict[str, dict[str, int]] = {}
+        for (label, prediction), count in sorted(pairs.items()):
+            confusion.setdefault(classes[label], {})[classes[prediction]] = count
+        errors = [row for row in rows if row["label"] != row["prediction"]]
+        errors.sort(key=lambda row: (-row["probability"], row["id"]))
+        return {
+            "calibration": self._calibration(rows),
+            "confusion": confusion,
+            "errors": [self.sample(row, split) for row in errors[:LARGEST_ERRORS]],
+        }
 
-    def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
-        """Return the encoder's attention; as `ShowsAttention` says."""
-        ids = readable("text", text, tokenizer, self.model.max_length - 2)
-        return encoder_attention(self.model, [self.facts.bos, *ids, self.facts.eos], target)
+    def _calibration(self, rows: Sequence[Row]) -> dict[str, Any]:
+        logits, labels = _logits_and_labels(rows)
+        before: dict[str, Any] = {"bins": BINS, "error": calibration_error(logits, labels)}
+        if self.temperature is None:
+            return before
+        after = calibration_error(logits, labels, self.temperature)
+        return {**before, "temperature": self.temperature, "fitted_on": "val", "error_at_temperature": after}
+
+    def describe_outputs(self, outputs: Float[Tensor, "B C"]) -> list[tuple[str, dict[str, Any]]]:
+        """Return `label<tab>probability`, and the probabilities of all classes."""
+        classes = self.facts.classes
+        probabilities = outputs.softmax(dim=1)
+        found = []
+        for row, guess in zip(probabilities.tolist(), probabilities.argmax(dim=1).tolist(), strict=True):
+            each = {name: round(value, DIGITS) for name, value in zip(classes, row, strict=True)}
+            values = {"label": classes[guess], "probability": each[classes[guess]], "probabilities": each}
+            found.append((f"{classes[guess]}\t{row[guess]:.4f}", values))
+        return found
 
 
-def mean_of_real(states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-    """Return the mean of the states at real tokens."""
-    weights = mask.to(states.dtype)
-    return torch.einsum("bld,bl->bd", states, weights) / weights.sum(dim=1, keepdim=True)
-
-
-def first_token(states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-    """Return the state of the token that starts each text."""
-    return states[:, 0]
+def _logits_and_labels(rows: Sequence[Row]) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
+    logits = torch.tensor([row["logits"] for row in rows], dtype=torch.float64)
+    return logits, torch.tensor([row["label"] for row in rows])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from etude.tasks.sums import Row
+from etude.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,42 @@ class Prediction:
 
     outputs: tuple[Output, ...]
     cut: bool = False
+
+
+@dataclass(frozen=True)
+class RecordAnswer:
+    """The answer to one record.
+
+    Attributes:
+        values: By name.
+        cut: Whether a text of the record had more tokens than the model reads, and lost its end.
+    """
+
+    values: dict[str, Any]
+    cut: bool = False
+
+
+@runtime_checkable
+class AnswersRecords(Protocol):
+    """A task that answers records of texts by name with values by name."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The texts that a record must have."""
+        ...
+
+    def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
+        """Return the answer to each record, whatever its neighbours are."""
+        ...
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """A task whose probabilities are held against what happened."""
+
+    def calibrate(self, rows: Sequence[Row]) -> None:
+        """Learn from the judged rows of the validation split how far probabilities can be believed.
+
+        It changes what `Task.details` tells, and no prediction.
+        """
+        ...

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import torch
 import torch.distributed
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 Row = dict[str, Any]
@@ -26,19 +26,19 @@ class Sums:
     """
 
     def __init__(
-        self, loss_sum: float = 0.0, count: int = 0, tokens: int = 0, seconds: float = 0.0, step: int = 0
+        self, loss_sum: float = 0.0, count: float = 0, tokens: int = 0, seconds: float = 0.0, step: int = 0
     ) -> None:
         self.tokens = tokens
         self.seconds = seconds
         self.step = step
         self._loss_sum: Tensor | float = loss_sum
-        self._count: Tensor | int = count
-        self._settled: tuple[Tensor | float, Tensor | int] = loss_sum, count
+        self._count: Tensor | float = count
+        self._settled: tuple[Tensor | float, Tensor | float] = loss_sum, count
 
-    def add(self, loss_sum: Float[Tensor, ""], count: Int[Tensor, ""]) -> None:
+    def add(self, loss_sum: Float[Tensor, ""], count: Real[Tensor, ""]) -> None:
         """Add a micro-batch."""
         self._loss_sum = self._loss_sum + loss_sum.detach().double()
-        self._count = self._count + count
+        self._count = self._count + count.double()
 
     def settle(self) -> None:
         """Keep what was added so far."""
@@ -48,8 +48,8 @@ class Sums:
         """Forget what was added since `settle`: the micro-batches of a step that is left out."""
         self._loss_sum, self._count = self._settled
 
-    def total(self, module: lightning.LightningModule) -> tuple[float, int]:
-        """Return sum and count over all ranks."""
+    def total(self, module: lightning.LightningModule) -> tuple[float, float]:
+        """Return sum and count over all ranks; the count as an int where it is whole."""
         both = torch.stack(
             [
                 torch.as_tensor(value, dtype=torch.float64, device=module.device)
@@ -59,7 +59,7 @@ class Sums:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(both)
         loss_sum, count = both.tolist()
-        return loss_sum, int(count)
+        return loss_sum, int(count) if count.is_integer() else count
 
 
 def gathered(rows: list[Row]) -> list[Row]:

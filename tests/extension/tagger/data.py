@@ -22,7 +22,7 @@ class TaggingBatch(NamedTuple):
     tokens: Tensor
     mask: Tensor
     labels: Tensor
-    step_count: int
+    step_count: float
     ids: Tensor
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from etude.data.corpora.holdout import digest, split_of
+from etude.data.corpora.split_files import SPLITS, SplitFiles
 from etude.data.sources import Dropped, Row, aligned_lines, content_sha256, text_of
 from etude.data.tables import read_rows
-from etude.errors import DataError
+from etude.errors import ConfigurationError, DataError
 
-SPLITS = ("train", "val", "test")
 TATOEBA_FILES = {"train": "deu-eng.train.tsv", "val": "deu-eng.train.tsv", "test": "deu-eng.valid.tsv"}
 TATOEBA_HELD_OUT = {"val": 0.006}
 
@@ -123,39 +123,57 @@ class Tatoeba:
         return packed if packed.is_file() and not path.is_file() else path
 
 
-class Tables:
+class Tables(SplitFiles):
     """A table for each split: TSV, CSV, JSON lines, Parquet, or a folder that `datasets` saved.
 
     Args:
         train: Path of the training table.
-        val: Path of the validation table.
+        val: Path of the validation table, or None.
         test: Path of the test table, or None.
         columns: Field -> column, such as `{text: sentence, label: polarity}`; positions from 0 if a TSV or CSV file has
-            no line of names.
+            no line of names. A field of no column (null) is left out.
+        root: Folder that the paths begin in; None: it is still to be given.
+        val_share: As in `SplitFiles`.
+        test_share: As in `SplitFiles`.
+        names: The columns' names, for TSV and CSV files that have no line of names.
+        lists: Field -> separator, for fields of several values (see `read_rows`).
 
-    Attributes:
-        dropped: Rows left out, by reason.
+    Raises:
+        ConfigurationError: If a column is not among the given names.
     """
 
-    def __init__(self, train: str, val: str, test: str | None, columns: dict[str, str]) -> None:
-        paths = {"train": train, "val": val, "test": test}
-        self.paths = {split: Path(path).expanduser() for split, path in paths.items() if path is not None}
-        self.columns = {field: str(column) for field, column in columns.items()}
-        self.dropped = Dropped()
+    def __init__(
+        self,
+        train: str,
+        val: str | None,
+        test: str | None,
+        columns: Mapping[str, str | int | None],
+        root: str | None = ".",
+        val_share: float | None = None,
+        test_share: float | None = None,
+        names: list[str] | None = None,
+        lists: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(root, {"train": train, "val": val, "test": test}, val_share, test_share)
+        chosen = {field: str(column) for field, column in columns.items() if column is not None}
+        self.columns = chosen if names is None else {field: _place(names, column) for field, column in chosen.items()}
+        self.lists = dict(lists or {})
 
     def fingerprint(self) -> str:
         """Return a hash of all files' content and the chosen columns."""
-        contents = (f"{split} {content_sha256(path)}" for split, path in self.paths.items())
-        return digest("Tables 1", *sorted(self.columns.items()), *contents)
+        return digest("Tables 1", *sorted(self.columns.items()), *self.settings, *self.lists.items())
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that have a table."""
-        return tuple(self.paths)
-
-    def rows(self, split: str) -> Iterator[Row]:
+    def read(self, split: str, dropped: Dropped) -> Iterator[Row]:
         """Yield rows with the fields that `columns` names.
 
         Raises:
             DataError: If the file is missing or broken, lacks a column, or has no usable row.
         """
-        yield from read_rows(self.paths[split], self.columns, self.dropped)
+        yield from read_rows(self.path(split), self.columns, dropped, self.lists)
+
+
+def _place(names: list[str], column: str) -> str:
+    """Return the position of a column among names."""
+    if column not in names:
+        raise ConfigurationError(f"data.names has no column {column!r}; it has {', '.join(names)}")
+    return str(names.index(column))

@@ -16,6 +16,7 @@ from etude.experiment.inspection import Inspection
 from etude.experiment.record import RECORD, WALL_CLOCK, Event, read
 from etude.experiment.report.charts import Chart, Series, chart
 from etude.experiment.report.cost_rows import read_cost_rows
+from etude.experiment.report.details import checked
 from etude.store.folder import CONFIGURATION, COST, OVERRIDES, state
 
 SHOWN_SAMPLES = 100
@@ -51,6 +52,7 @@ class Evaluation:
         scores: Name and value of each.
         intervals: Name, and both ends of the confidence interval.
         signatures: Name, and how exactly it was computed.
+        details: What else is told of the rows: see `etude.tasks.base.Task.details`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Evaluation:
     scores: Mapping[str, float]
     intervals: Mapping[str, Sequence[float]]
     signatures: Mapping[str, str]
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,6 +269,7 @@ def _evaluation(path: Path) -> Evaluation:
         scores={str(name): float(value) for name, value in values["scores"].items()},
         intervals={str(name): (float(low), float(high)) for name, (low, high) in values.get("intervals", {}).items()},
         signatures={str(name): str(text) for name, text in values.get("signatures", {}).items()},
+        details=checked(values.get("details", {})),
     )
 
 

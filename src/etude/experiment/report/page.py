@@ -17,6 +17,7 @@ from etude.errors import ConfigurationError
 from etude.experiment.inspection import Inspection
 from etude.experiment.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from etude.experiment.report.contents import Contents
+from etude.experiment.report.details import matrix, most_confused
 from etude.experiment.report.writing import count, duration, number, score
 from etude.store.folder import write_text
 
@@ -76,6 +77,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
+    environment.filters |= {"matrix": matrix, "most_confused": most_confused}
     return environment
 
 

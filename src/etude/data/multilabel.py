@@ -1,0 +1,31 @@
+"""Texts with any number of classes each.
+
+Axes: N examples.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from etude.data.labelled import LabelledData, LabelledTexts
+from etude.data.labels import Labels, SeveralLabels
+from etude.data.prepare import Split
+from etude.types import MultilabelBatch
+
+
+class MultilabelData(LabelledData):
+    """Texts, or pairs, with any number of classes each: the corpus' field `label` is a list of names in JSON."""
+
+    BATCH: ClassVar[str] = "MultilabelBatch"
+    LABELS: ClassVar[type[Labels]] = SeveralLabels
+    LABEL_TYPE: ClassVar[npt.DTypeLike] = np.float32
+
+    def examples(self, split: Split, rows: int, *, training: bool) -> LabelledTexts:
+        """Return the first `rows` texts of a split."""
+        labels = self.stored(split, rows)
+        if training:
+            self._say_missing(np.asarray(labels.any(axis=0)))
+        return LabelledTexts(split, labels, self.facts, MultilabelBatch)

@@ -1,0 +1,140 @@
+"""Classification of texts, or of pairs of texts, into any number of classes at once.
+
+Axes: B examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.optim import Optimizer
+
+from etude.errors import ConfigurationError
+from etude.losses.targets import binary_cross_entropy
+from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
+from etude.metrics.score import Score
+from etude.models.encoder import Encoder
+from etude.tasks.base import Schedule
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
+from etude.tasks.sums import Row
+from etude.types import Facts, MultilabelBatch
+
+STANDARD_METRICS: Mapping[str, MultilabelMetric] = {
+    "micro_f1": MultilabelF1("micro"),
+    "macro_f1": MultilabelF1("macro"),
+    "exact_match": ExactMatch(),
+}
+
+DIGITS = 5
+"""Of probabilities in the rows of an evaluation."""
+
+
+class Multilabel(Pooled):
+    """A decision for each class by itself: the mean over classes of their cross-entropies.
+
+    Args:
+        facts: Vocabulary, special ids, classes, and how many texts an example has.
+        model: The encoder.
+        optimizer: Makes the optimizer of groups of parameters.
+        scheduler: The learning rate's course.
+        pooling: `mean` of the states of real tokens, or the state of the `first` one.
+        head_dropout: Dropout on the pooled state.
+        threshold: Probability from which on a class is predicted.
+        gradient_clip: Largest norm of the gradient; None: not clipped.
+        metrics: How predicted classes are compared with the right ones, by the name of the score; None:
+            `STANDARD_METRICS`.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/micro_f1", "val/macro_f1", "val/exact_match")
+    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+
+    BATCH: ClassVar[str] = "MultilabelBatch"
+
+    def __init__(
+        self,
+        facts: Facts,
+        model: Encoder,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule,
+        pooling: Pooling = "mean",
+        head_dropout: float = 0.1,
+        threshold: float = 0.5,
+        gradient_clip: float | None = 1.0,
+        metrics: Mapping[str, MultilabelMetric] | None = None,
+    ) -> None:
+        if not facts.classes:
+            raise ConfigurationError("classification needs a class or more; no example of the training data has one")
+        outputs = len(facts.classes)
+        super().__init__(facts, model, optimizer, scheduler, outputs, pooling, head_dropout, gradient_clip)
+        self.threshold = threshold
+        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+
+    def loss(self, batch: MultilabelBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return the mean of the classes' cross-entropies, summed over examples."""
+        return binary_cross_entropy(self.logits_of(batch), batch.labels, batch.ids >= 0)
+
+    def judge(self, batch: MultilabelBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
+        """Return the ids of the right classes and the probabilities of all classes for each example."""
+        logits = self.logits_of(batch)
+        loss_sum, count = binary_cross_entropy(logits, batch.labels, batch.ids >= 0)
+        columns = (batch.ids.tolist(), batch.labels > 0, logits.sigmoid())
+        rows = [
+            {
+                "id": example,
+                "labels": labels.nonzero().flatten().tolist(),
+                "predictions": (row >= self.threshold).nonzero().flatten().tolist(),
+                "probabilities": [round(value, DIGITS) for value in row.tolist()],
+            }
+            for example, labels, row in zip(*columns, strict=True)
+        ]
+        return loss_sum, count, rows
+
+    def scores(self, rows: list[Row]) -> dict[str, Score]:
+        """Return the scores of the metrics over all rows."""
+        predictions, labels = (self._grid(rows, name) for name in ("predictions", "labels"))
+        return {name: Score(metric.score(predictions, labels)) for name, metric in self.metrics.items()}
+
+    def _grid(self, rows: Sequence[Row], name: str) -> Bool[Tensor, "N C"]:
+        grid = torch.zeros(len(rows), len(self.facts.classes), dtype=torch.bool)
+        for line, row in zip(grid, rows, strict=True):
+            line[row[name]] = True
+        return grid
+
+    def sample(self, row: Row, split: str) -> dict[str, str]:
+        """Return the texts, the right classes and the predicted ones."""
+        return {**self.texts_of(row, split), **{name: self._names(row[name]) for name in ("labels", "predictions")}}
+
+    def _names(self, classes: Sequence[int]) -> str:
+        return ", ".join(self.facts.classes[number] for number in classes)
+
+    def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
+        """Return right and wrong decisions about each class, and the rows with the most confident wrong one."""
+        predictions, labels = (self._grid(rows, name) for name in ("predictions", "labels"))
+        counts = ((predictions & labels), (predictions & ~labels), (~predictions & labels))
+        found, wrong, missed = (count.sum(dim=0).tolist() for count in counts)
+        decisions = {
+            name: {"found": found[number], "wrongly found": wrong[number], "missed": missed[number]}
+            for number, name in enumerate(self.facts.classes)
+        }
+        doubt = torch.tensor([row["probabilities"] for row in rows], dtype=torch.float64) - labels.double()
+        surest = torch.where(predictions != labels, doubt.abs(), 0.0).amax(dim=1).tolist()
+        order = sorted((place for place, sure in enumerate(surest) if sure), key=lambda place: -surest[place])
+        errors = [
+            {**self.sample(rows[place], split), "probability": f"{surest[place]:.3f}"}
+            for place in order[:LARGEST_ERRORS]
+        ]
+        return {"confusion": decisions, "errors": errors}
+
+    def describe_outputs(self, outputs: Float[Tensor, "B C"]) -> list[tuple[str, dict[str, Any]]]:
+        """Return `label, label<tab>probability, probability`, and the probabilities of all classes."""
+        found = []
+        for row in outputs.sigmoid().tolist():
+            each = {name: round(value, DIGITS) for name, value in zip(self.facts.classes, row, strict=True)}
+            labels = [name for name, value in zip(self.facts.classes, row, strict=True) if value >= self.threshold]
+            line = ", ".join(labels) + "\t" + ", ".join(f"{each[name]:.4f}" for name in labels)
+            found.append((line, {"labels": labels, "probabilities": each}))
+        return found

@@ -1,0 +1,106 @@
+"""A number for each text, or pair of texts.
+
+Axes: B examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.optim import Optimizer
+
+from etude.losses.targets import squared_error
+from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
+from etude.metrics.score import Score
+from etude.models.encoder import Encoder
+from etude.tasks.base import Schedule
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
+from etude.tasks.sums import Row
+from etude.types import Facts, RegressionBatch
+
+STANDARD_METRICS: Mapping[str, NumberMetric] = {
+    "pearson": Pearson(),
+    "spearman": Spearman(),
+    "mean_squared_error": MeanSquaredError(),
+}
+
+DIGITS = 6
+"""Of numbers in an answer."""
+
+
+class Regression(Pooled):
+    """Squared error, in units of the training numbers' variance: it does not depend on the scale that they are told in.
+
+    Args:
+        facts: Vocabulary, special ids, how many texts an example has, and mean and deviation of the training numbers.
+        model: The encoder.
+        optimizer: Makes the optimizer of groups of parameters.
+        scheduler: The learning rate's course.
+        pooling: `mean` of the states of real tokens, or the state of the `first` one.
+        head_dropout: Dropout on the pooled state.
+        gradient_clip: Largest norm of the gradient; None: not clipped.
+        metrics: How predicted numbers are compared with the right ones, by the name of the score; None:
+            `STANDARD_METRICS`.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/pearson", "val/spearman", "val/mean_squared_error")
+    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+
+    BATCH: ClassVar[str] = "RegressionBatch"
+
+    def __init__(
+        self,
+        facts: Facts,
+        model: Encoder,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule,
+        pooling: Pooling = "mean",
+        head_dropout: float = 0.1,
+        gradient_clip: float | None = 1.0,
+        metrics: Mapping[str, NumberMetric] | None = None,
+    ) -> None:
+        super().__init__(facts, model, optimizer, scheduler, 1, pooling, head_dropout, gradient_clip)
+        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+
+    def loss(self, batch: RegressionBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return the squared error summed over examples, in units of the variance."""
+        return self._error(self.logits_of(batch), batch)
+
+    def _error(
+        self, outputs: Float[Tensor, "B 1"], batch: RegressionBatch
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        wanted = (batch.labels - self.facts.center) / self.facts.scale
+        return squared_error(outputs.squeeze(1), wanted, batch.ids >= 0)
+
+    def values(self, outputs: Float[Tensor, "B 1"]) -> list[float]:
+        """Return predicted numbers in the data's own unit."""
+        return (outputs.squeeze(1).double() * self.facts.scale + self.facts.center).tolist()
+
+    def judge(self, batch: RegressionBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
+        """Return the right number and the predicted one for each example."""
+        outputs = self.logits_of(batch)
+        columns = (batch.ids.tolist(), batch.labels.tolist(), self.values(outputs))
+        rows = [{"id": example, "label": label, "value": value} for example, label, value in zip(*columns, strict=True)]
+        return *self._error(outputs, batch), rows
+
+    def scores(self, rows: list[Row]) -> dict[str, Score]:
+        """Return the scores of the metrics over all rows."""
+        values, labels = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("value", "label"))
+        return {name: Score(metric.score(values, labels)) for name, metric in self.metrics.items()}
+
+    def sample(self, row: Row, split: str) -> dict[str, str]:
+        """Return the texts, the right number and the predicted one."""
+        return {**self.texts_of(row, split), "label": f"{row['label']:.4g}", "value": f"{row['value']:.4g}"}
+
+    def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
+        """Return the rows of the largest errors."""
+        order = sorted(rows, key=lambda row: (-abs(row["value"] - row["label"]), row["id"]))
+        return {"errors": [self.sample(row, split) for row in order[:LARGEST_ERRORS]]}
+
+    def describe_outputs(self, outputs: Float[Tensor, "B 1"]) -> list[tuple[str, dict[str, Any]]]:
+        """Return the number."""
+        return [(f"{value:.4f}", {"value": round(value, DIGITS)}) for value in self.values(outputs)]
