@@ -29,12 +29,13 @@ class Spoiled:
     """Counts lines whose answer is not all that was asked for, by what happened to them."""
 
     def __init__(self) -> None:
-        self.lines = self.broken = self.cut = self.stopped = 0
+        self.lines = self.broken = self.refused = self.cut = self.stopped = 0
 
     def add(self, prediction: Prediction, broken: bool) -> None:
         """Count a line."""
         self.lines += 1
         self.broken += broken
+        self.refused += prediction.refused
         self.cut += prediction.cut
         self.stopped += not prediction.outputs[0].finished
 
@@ -42,6 +43,7 @@ class Spoiled:
         """Say each count that is not zero, in a line."""
         for count, what in (
             (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
+            (self.refused, "could not be read; their answers say why"),
             (self.cut, "had more tokens than the model reads; their ends were left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
         ):
@@ -91,10 +93,14 @@ def _writer(format_name: Any) -> Callable[[str, Prediction], str]:
 
 def _plain(_text: str, prediction: Prediction) -> str:
     """Return the first answer without line breaks of any kind, so that line n answers line n."""
+    if prediction.record is not None:
+        return json.dumps(prediction.record)
     return " ".join(prediction.outputs[0].text.splitlines())
 
 
 def _json(text: str, prediction: Prediction) -> str:
+    if prediction.record is not None:
+        return json.dumps(prediction.record)
     return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
 
 

@@ -154,7 +154,7 @@ def _config(task: Task, encoder: Encoder, pre_norm: bool) -> dict[str, Any]:
         "hidden_dropout_prob": encoder.dropout.probability,
         "attention_probs_dropout_prob": first.attention.attend.dropout.probability,
         "max_position_embeddings": encoder.max_length + (facts.pad + 1 if pre_norm else 0),
-        "type_vocab_size": 1,
+        "type_vocab_size": encoder.segments,
         "layer_norm_eps": encoder.embedding_norm.eps,
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **(labels if facts.classes else {}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 class Encoder(nn.Module):
     """Embeddings with a norm, and layers in which every token attends to every real token of its text.
 
-    With `Learned` positions and `PostNorm` it is BERT for texts of one segment, whose embedding is then part of the
+    With `Learned` positions and `PostNorm` it is BERT. Where all texts are of one segment, its vector is a part of the
     positions'.
 
     Args:
@@ -44,6 +45,7 @@ class Encoder(nn.Module):
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
+        segments: Kinds of segments, such as question and passage, that are told apart by a vector each; 1: they are not.
 
     Raises:
         ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
@@ -63,11 +65,13 @@ class Encoder(nn.Module):
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
         feed_forward_layer: Callable[..., nn.Module] = GELU_FEED_FORWARD,
+        segments: int = 1,
     ) -> None:
         super().__init__()
-        self.width, self.max_length = width, max_length
+        self.width, self.max_length, self.segments = width, max_length, segments
         self.embedding = nn.Embedding(facts.vocabulary, width)
         self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.segment_embedding = nn.Embedding(segments, width) if segments > 1 else None
         self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
         attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
@@ -81,43 +85,56 @@ class Encoder(nn.Module):
     def stages(self) -> list[tuple[nn.Module, ...]]:
         """Its parts from the input to the output, each with the norm that ends it: embeddings, then layer after layer."""
         *below, last = self.layers
+        embeddings = (self.embedding, self.positions, self.embedding_norm)
         return [
-            (self.embedding, self.positions, self.embedding_norm),
+            embeddings if self.segment_embedding is None else (*embeddings, self.segment_embedding),
             *((layer,) for layer in below),
             (last, self.norm),
         ]
 
     def initialise(self) -> None:
         """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        for table in (self.embedding, self.segment_embedding):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
         """Return the last states; zeros at padding.
 
         Args:
             tokens: Ids.
             mask: True at real tokens.
+            segments: The segment of each token, from 0; None: all are of segment 0. An encoder of one kind of segments
+                does not tell them apart.
 
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
         """
         layout = Layout.from_mask(mask)
-        return layout.pad(self.encode(tokens, layout))
+        return layout.pad(self.encode(tokens, layout, segments))
 
-    def hidden(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N D"]:
+    def hidden(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the N real tokens, in the order of `tokens[mask]`.
 
         Takes and raises what `forward` does.
         """
-        return self.encode(tokens, Layout.from_mask(mask))
+        return self.encode(tokens, Layout.from_mask(mask), segments)
 
-    def encode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
+    def encode(
+        self, tokens: Int[Tensor, "B L"], layout: Layout, segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Return the last states at the real tokens of a layout."""
         x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
+        if self.segment_embedding is not None:
+            x = x + self.segment_embedding(layout.pack(torch.zeros_like(tokens) if segments is None else segments))
         x = self.dropout(self.embedding_norm(x))
         for layer in self.layers:
             x = layer(x, layout)

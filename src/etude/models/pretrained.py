@@ -30,7 +30,7 @@ UNUSED = ("pooler.", "cls.", "embeddings.position_ids")
 """Beginnings of names that an encoder has no use for: heads of pretraining, and the list 0, 1, 2, …"""
 
 SEGMENTS = "embeddings.token_type_embeddings.weight"
-"""BERT's vectors for first and second text. With one text, the first is a part of every position's vector."""
+"""BERT's vectors for first and second text. Where segments are not told apart, the first is a part of every position's."""
 
 EMBEDDINGS = {
     "embedding.weight": ("embeddings.word_embeddings.weight",),
@@ -51,13 +51,14 @@ LAYER = {
 """Modules of a layer here, and those in BERT that they are made of; each has a weight and a bias."""
 
 
-def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder:
+def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1, segments: int = 1) -> Encoder:
     """Build the encoder of a pretrained BERT and load its weights.
 
     Args:
         facts: The tokenizer's vocabulary, which must be the weights'.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
         dropout: As in `Encoder`; attention probabilities are not dropped out.
+        segments: As in `Encoder`: 1, or as many as the weights tell apart.
 
     Raises:
         ConfigurationError: If the model is no BERT, its weights are not those of its config.json, or the tokenizer is
@@ -71,7 +72,7 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
             f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: "
             f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
         )
-    encoder = _bert_encoder(facts, config, dropout)
+    encoder = _bert_encoder(facts, config, dropout, segments)
     from_bert(encoder, read_safetensors(files), name)
     return encoder
 
@@ -129,8 +130,9 @@ def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
             ", ".join(sorted(keys)) or "none" for keys in (expected - given.keys(), given.keys() - expected)
         )
         raise ConfigurationError(f"the weights of {name} are not its config.json's; missing: {missing}; extra: {extra}")
-    positions = "embeddings.position_embeddings.weight"
-    given[positions] = given[positions] + given[SEGMENTS][0]
+    if encoder.segment_embedding is None:
+        positions = "embeddings.position_embeddings.weight"
+        given[positions] = given[positions] + given[SEGMENTS][0]
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
     for ours, tensor in encoder.state_dict().items():
         if state[ours].shape != tensor.shape:
@@ -142,10 +144,10 @@ def from_bert(encoder: Encoder, weights: dict[str, Tensor], name: str) -> None:
 
 
 def to_bert(encoder: Encoder) -> dict[str, Tensor]:
-    """Return an encoder's weights by Hugging Face's names, for a BertModel of one segment without a pooler.
+    """Return an encoder's weights by Hugging Face's names, for a BertModel of its segments without a pooler.
 
-    That is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size=1`: the vector of the only segment is
-    zero, since it is a part of the positions'.
+    That is `BertModel(config, add_pooling_layer=False)` with `type_vocab_size` set to the encoder's `segments`. The
+    vector of the only segment is zero, since it is a part of the positions'.
 
     Raises:
         ConfigurationError: If BERT cannot hold the encoder.
@@ -168,13 +170,14 @@ def to_bert(encoder: Encoder) -> dict[str, Tensor]:
 
 def bert_names(encoder: Encoder) -> dict[str, tuple[str, ...]]:
     """Return, for each tensor of an encoder, the tensors of BERT whose rows it is made of."""
+    segments = {} if encoder.segment_embedding is None else {"segment_embedding.weight": (SEGMENTS,)}
     layers = {
         f"layers.{index}.{ours}.{kind}": tuple(f"encoder.layer.{index}.{part}.{kind}" for part in parts)
         for index in range(len(encoder.layers))
         for ours, parts in LAYER.items()
         for kind in ("weight", "bias")
     }
-    return EMBEDDINGS | layers
+    return EMBEDDINGS | segments | layers
 
 
 def _modern(name: str) -> str:
@@ -196,7 +199,7 @@ def _bert_config(config: dict[str, Any], name: str) -> dict[str, Any]:
     return config
 
 
-def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encoder:
+def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float, segments: int) -> Encoder:
     """Build the encoder that a config.json of BERT describes."""
     return Encoder(
         facts,
@@ -210,4 +213,5 @@ def _bert_encoder(facts: Facts, config: dict[str, Any], dropout: float) -> Encod
         norm=partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-12)),
         residual=PostNorm,
         feed_forward_layer=partial(FeedForward, activation=ACTIVATIONS[config.get("hidden_act", "gelu")]),
+        segments=segments,
     )

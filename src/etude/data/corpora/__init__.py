@@ -4,6 +4,7 @@ from etude.data.corpora.evaluated import EvaluatedFiles
 from etude.data.corpora.files import ParallelFiles, Tables, Tatoeba
 from etude.data.corpora.interface import InterfaceTexts
 from etude.data.corpora.multi30k import Multi30k
+from etude.data.corpora.questions import Questions, Squad
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
 from etude.data.corpora.texts import TextFiles
@@ -13,8 +14,10 @@ __all__ = [
     "InterfaceTexts",
     "Multi30k",
     "ParallelFiles",
+    "Questions",
     "Reviews",
     "ReviewsText",
+    "Squad",
     "Summaries",
     "Tables",
     "Tatoeba",
