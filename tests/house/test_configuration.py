@@ -34,6 +34,8 @@ OWN_DATA = {
     "data=scitldr": ["experiment=summarization/scitldr", "data.root=texts", "data.corpus.target=summary"],
     "data=multi30k": ["experiment=null", "data.root=texts", "data.corpus.splits.test=null"],
     "data=table": ["experiment=classification/demo", "data.train=a", "data.val=b"],
+    "data=squad": ["experiment=question_answering/squad", "data.root=texts"],
+    "data=questions": ["experiment=question_answering/squad", "data.train=a", "data.val=b"],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
 }
 
