@@ -72,11 +72,12 @@ def run(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learnt the forty questions."""
     learning = (
         *(
-            "budget=400step",
-            "validate.every=100step",
+            "budget=120step",
+            "validate.every=60step",
             "validate.metric=val/f1",
             "validate.mode=max",
-            "log.every=50step",
+            "log.every=30step",
+            "callbacks=default",
         ),
         *("model.width=48", "model.layers=2", "model.dropout=0.0", "optimizer.lr=4e-3", "batch.examples=40"),
     )
@@ -111,7 +112,7 @@ def test_forty_questions_are_learnt_with_those_that_have_no_answer(run: Path, fi
         assert [score for *_, score in kept] == sorted((score for *_, score in kept), reverse=True)
         assert row["output"] == ("" if row["start"] is None else asked["context"][row["start"] : row["end"]])
     assert "who has the" in (run / "report.html").read_text()
-    samples = [json.loads(line) for line in next((run / "samples").glob("*400.jsonl")).read_text().splitlines()]
+    samples = [json.loads(line) for line in next((run / "samples").glob("*120.jsonl")).read_text().splitlines()]
     assert set(samples[0]) == {"question", "wanted", "answer"}
 
 
