@@ -232,10 +232,11 @@ def _row(values: Mapping[str, Any], origin: str, number: int) -> Row:
 
 def _answers(answers: Any, origin: str) -> tuple[Sequence[str], Sequence[int]]:
     """Return texts and places of the answers."""
-    columns = [answers.get(key) if isinstance(answers, Mapping) else None for key in ("text", "answer_start")]
-    texts, starts = (column if isinstance(column, list) else [None] for column in columns)
+    texts, starts = (answers.get(key) if isinstance(answers, Mapping) else None for key in ("text", "answer_start"))
     if (
-        len(texts) != len(starts)
+        not isinstance(texts, list)
+        or not isinstance(starts, list)
+        or len(texts) != len(starts)
         or not all(isinstance(text, str) for text in texts)
         or not all(type(start) is int for start in starts)
     ):
