@@ -1,4 +1,4 @@
-"""What data gives and tasks take: batches and facts. The only thing that `data/` and `tasks/` share.
+"""What data gives and tasks take: batches, facts and questions. The only thing that `data/` and `tasks/` share.
 
 Axes: B examples, S source positions, T target positions, L positions. Masks are True at real tokens.
 Batches are named tuples, since Lightning moves those to a device field by field.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -112,7 +113,7 @@ class CausalLMBatch(NamedTuple):
     mask: Bool[Tensor, "B L"]
     labels: Int[Tensor, "B L"]
     documents: Int[Tensor, "B L"] | None
-    step_count: int
+    step_count: float
     ids: Int[Tensor, " B"]
     text_bytes: Int[Tensor, " B"]
 
@@ -151,4 +152,50 @@ class RegressionBatch(ClassificationBatch):
     __slots__ = ()
 
 
-Batch = TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch
+class QuestionBatch(NamedTuple):
+    """One micro-batch of windows: bos question eos part-of-the-passage eos.
+
+    Attributes:
+        tokens: Ids.
+        mask: True at real tokens.
+        fronts: Where the passage's part begins in each window.
+        origins: Which token of the passage that is.
+        starts: Position of the first token of the answer; 0, that of bos, where the window does not have all of it;
+            `IGNORED` for a window that only fills an empty micro-batch.
+        ends: Position of its last token, likewise.
+        step_count: Windows of the whole step, over ranks and micro-batches.
+        ids: Which windows these are.
+        questions: Whose windows they are.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    fronts: Int[Tensor, " B"]
+    origins: Int[Tensor, " B"]
+    starts: Int[Tensor, " B"]
+    ends: Int[Tensor, " B"]
+    step_count: float
+    ids: Int[Tensor, " B"]
+    questions: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a passage, as it was read.
+
+    Attributes:
+        name: Its id in the file that it comes from; empty where it has none.
+        text: What is asked.
+        passage: The text that it is asked about, to the letter.
+        offsets: For each token of the passage, its first character and the one behind its last.
+        answers: The wanted answers; none where the passage has none.
+    """
+
+    name: str
+    text: str
+    passage: str
+    offsets: Int[np.ndarray, "n 2"]
+    answers: tuple[str, ...] = ()
+
+
+Batch = TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch | QuestionBatch

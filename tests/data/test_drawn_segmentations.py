@@ -96,6 +96,7 @@ def test_ids_and_counts_do_not_depend_on_how_a_batch_is_cut(folder: Path, sampli
 @pytest.mark.parametrize("sampling", SAMPLINGS[:2], ids=str)
 def test_a_denominator_is_the_number_of_labels_of_its_step(folder: Path, sampling: Sampling) -> None:
     for batch in loader(data(folder, sampling)):
+        assert isinstance(batch, TranslationBatch)
         assert batch.step_count == int((batch.labels != IGNORED).sum())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_position_after_the_last_batch_is_the_next_epoch() -> None:
 @pytest.mark.parametrize(("world", "micro_batches"), [(1, 2), (2, 1), (2, 4), (5, 7)])
 def test_ranks_and_micro_batches_share_the_same_steps(world: int, micro_batches: int) -> None:
     alone = [set(ids) for _, ids in epoch_of(loader())]
-    ranks = [list(loader(rank, world, micro_batches)) for rank in range(world)]
+    ranks = [cast(list[ClassificationBatch], list(loader(rank, world, micro_batches))) for rank in range(world)]
     for step, together in enumerate(alone):
         parts = [batch for rank in ranks for batch in rank[step * micro_batches : (step + 1) * micro_batches]]
         real = [int(i) for batch in parts for i in batch.ids if int(batch.labels[0]) >= 0 or int(batch.ids[0]) == 0]

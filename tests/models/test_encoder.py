@@ -18,10 +18,10 @@ B, L, WIDTH, VOCABULARY = 3, 7, 22, 29
 BOTH_NORMS = pytest.mark.parametrize("residual", [PreNorm, PostNorm])
 
 
-def build(residual: Callable[..., Residual] = PreNorm) -> Encoder:
+def build(residual: Callable[..., Residual] = PreNorm, segments: int = 1) -> Encoder:
     torch.manual_seed(1)
     facts = Facts(vocabulary=VOCABULARY, pad=0, bos=1, eos=2)
-    return Encoder(facts, WIDTH, 2, 3, 31, 0.0, 11, residual=residual).eval()
+    return Encoder(replace(facts, segments=segments), WIDTH, 2, 3, 31, 0.0, 11, residual=residual).eval()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -60,6 +60,17 @@ def test_a_text_is_the_same_alone(residual: Callable[..., Residual]) -> None:
 def test_hidden_is_packed_in_the_order_of_the_mask() -> None:
     model, (tokens, mask) = build(), batch()
     assert torch.equal(model.hidden(tokens, mask), model(tokens, mask)[mask])
+
+
+def test_segments_are_told_apart_where_there_are_two() -> None:
+    one, two, (tokens, mask) = build(), build(segments=2), batch()
+    segments = (torch.arange(L) > 2).long().expand(B, L)
+    assert torch.equal(one(tokens, mask, segments), one(tokens, mask))
+    assert torch.equal(two(tokens, mask, torch.zeros_like(tokens)), two(tokens, mask))
+    # A text of one segment does not see that the others have two.
+    changed = (two(tokens, mask, segments) != two(tokens, mask)).any(dim=2)
+    assert changed[:2][mask[:2]].all() and not changed[2].any()
+    assert torch.equal(two(tokens, mask, torch.where(mask, segments, 1)), two(tokens, mask, segments))
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -24,6 +24,7 @@ SMALLEST = {
     "top_k": 1,
     "min_length": 0,
     "layers": 1,
+    "segments": 1,
     "rank": 1,
     "encoder_layers": 1,
     "decoder_layers": 1,

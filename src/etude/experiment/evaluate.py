@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 BOOTSTRAP = 1000
 """Resamplings of the test set for a confidence interval (Koehn 2004)."""
 
-OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics")
+OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics", "task.null_threshold")
 """What an evaluation may change of a run's configuration; the keys of `OWN` are its own."""
 
 OWN = ("split", "checkpoint", "ensemble", *FILES)
@@ -175,12 +176,16 @@ def described(results: Mapping[str, Score], name: str) -> dict[str, dict[str, An
 
 def _with_scores(rows: Sequence[Row], results: Mapping[str, Score]) -> list[Row]:
     """Return the rows with the scores of each alone, to two digits."""
-    alone = {name: one.statistics.alone for name, one in results.items() if one.statistics is not None}
+    alone = {name: one.statistics.alone.tolist() for name, one in results.items() if one.statistics is not None}
     if not alone:
         return list(rows)
+    by_row = zip(*alone.values(), strict=True)
     return [
-        {**row, "scores": {name: round(float(values[place]), 2) for name, values in alone.items()}}
-        for place, row in enumerate(rows)
+        {
+            **row,
+            "scores": {name: round(value, 2) for name, value in zip(alone, values, strict=True) if not isnan(value)},
+        }
+        for row, values in zip(rows, by_row, strict=True)
     ]
 
 

@@ -49,7 +49,7 @@ class Spoiled:
             (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
             (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
-            (self.refused, "are no objects with the texts that the run reads; their answers say so"),
+            (self.refused, "could not be read; their answers say why"),
         ):
             if count:
                 _log.warning("%d of %d lines %s", count, self.lines, what)
@@ -108,8 +108,10 @@ def _answered_texts(
     found = task.predictions([texts[index] for index in order], tokenizer)
     answers = dict(zip(order, found, strict=True))
     for index, (text, broken) in enumerate(chunk):
-        spoiled.add(broken, cut=answers[index].cut, stopped=not answers[index].outputs[0].finished)
-        yield written(text, answers[index])
+        answer = answers[index]
+        stopped = not answer.outputs[0].finished
+        spoiled.add(broken, cut=answer.cut, stopped=stopped, refused=answer.refused)
+        yield written(text, answer)
 
 
 def _answered_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled) -> Iterator[str]:
@@ -121,10 +123,14 @@ def _answered_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: S
 
 def _plain(_text: str, prediction: Prediction) -> str:
     """Return the first answer without line breaks of any kind, so that line n answers line n."""
+    if prediction.record is not None:
+        return json.dumps(prediction.record)
     return " ".join(prediction.outputs[0].text.splitlines())
 
 
 def _json(text: str, prediction: Prediction) -> str:
+    if prediction.record is not None:
+        return json.dumps(prediction.record)
     return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
 
 

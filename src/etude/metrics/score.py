@@ -19,7 +19,7 @@ class Statistics:
     Attributes:
         rows: [N, K] numbers of each row.
         score: The score of a sum of them, [K].
-        alone: [N] the score of each row by itself; their mean need not be the score of all.
+        alone: [N] the score of each row by itself, nan for one that the score is not of; their mean need not be the score.
         signature: How the score is computed, as in sacreBLEU: `nrefs:1|case:mixed|…`, the number of references first.
     """
 

@@ -159,8 +159,8 @@ def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dic
     """Return an encoder's weights by a family's names, for a model without a pooler.
 
     For BERT that is `BertModel(config, add_pooling_layer=False)`. With `type_vocab_size=1`, where examples are single
-    texts, the vector of the only segment is zero, since it is a part of the positions'. Rows of the table of positions before that of position 0 are
-    zero.
+    texts, the vector of the only segment is zero, since it is a part of the positions'. Rows of the table of positions
+    before that of position 0 are zero.
 
     Args:
         encoder: The encoder.

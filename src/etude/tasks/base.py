@@ -125,6 +125,10 @@ class Task(lightning.LightningModule):
 
     # What a task may say
 
+    def concluded(self, rows: list[Row], split: str) -> list[Row]:
+        """Return the rows that are scored and kept, of all that `judge` returned for a split, in the order of the data."""
+        return rows
+
     @property
     def text_limit(self) -> int | None:
         """The most tokens of a text that `predict_texts` reads; None: all."""
@@ -305,7 +309,7 @@ class Task(lightning.LightningModule):
 
     def _conclude(self, split: str) -> None:
         """Bring the rows of all ranks together, in the order of the data, and score them on every rank alike."""
-        self.rows = sorted(gathered(self._evaluated), key=lambda row: row["id"])
+        self.rows = self.concluded(sorted(gathered(self._evaluated), key=lambda row: row["id"]), split)
         loss_sum, count = self._evaluation.total(self)
         self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows)}
         self._evaluated, self._evaluation = [], Sums()

@@ -32,10 +32,14 @@ class Prediction:
     Attributes:
         outputs: At least one, the one to take first.
         cut: Whether the text had more tokens than the model reads, and lost a part of them.
+        record: What is written as JSON instead, where a line has more to it than a text.
+        refused: Whether the line is not of the form that the task reads, as its answer then says.
     """
 
     outputs: tuple[Output, ...]
     cut: bool = False
+    record: Mapping[str, Any] | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)

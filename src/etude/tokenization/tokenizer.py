@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -126,6 +127,18 @@ class Tokenizer:
             ids += [self.mask, *part]
         return ids
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Return the ids of each text as `encode` does, and for each id the characters of the text that it stands for.
+
+        They are from the first one up to before the second one: without white space at their ends, and with the marks
+        that follow a letter and that a normalizer may have taken off it, so that no answer ends inside a character.
+        """
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (encoding.ids, [_whole(text, start, end) for start, end in encoding.offsets])
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
     def words(self, text: str) -> list[str]:
         """Return the parts of a text that the tokenizer's model encodes one at a time, normalized."""
         normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
@@ -181,6 +194,17 @@ class Tokenizer:
             raise
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise DataError(f"no tokenizer in {folder}: {error}") from error
+
+
+def _whole(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a range of characters without white space at its ends, with the combining marks behind it."""
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    while start < end < len(text) and not text[end].isascii() and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return start, end
 
 
 class TrainingTexts(Protocol):

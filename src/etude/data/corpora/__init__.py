@@ -5,6 +5,7 @@ from etude.data.corpora.files import ParallelFiles, Tables, Tatoeba
 from etude.data.corpora.interface import InterfaceTexts
 from etude.data.corpora.labelled import Clinc150, LabelledLines
 from etude.data.corpora.multi30k import Multi30k
+from etude.data.corpora.questions import Questions, Squad
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
 from etude.data.corpora.texts import OneText, TextFiles
@@ -17,8 +18,10 @@ __all__ = [
     "Multi30k",
     "OneText",
     "ParallelFiles",
+    "Questions",
     "Reviews",
     "ReviewsText",
+    "Squad",
     "Summaries",
     "Tables",
     "Tatoeba",

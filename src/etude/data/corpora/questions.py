@@ -1,0 +1,244 @@
+"""Questions about passages, with their answers: SQuAD's files, and JSON lines of one's own.
+
+Passages are kept to the letter, since answers are given by their place in them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.data.corpora.holdout import digest, normalised, split_of
+from etude.data.sources import Dropped, Row, content_sha256, is_text, read_lines, refusing
+from etude.errors import DataError
+
+
+class Squad:
+    """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018).
+
+    `test` is the file of that name, their dev set; `val` is a part of the passages of the training file, so that nothing
+    is chosen on `test`. A passage of the extra file that is held out as `val` is in no training.
+
+    Args:
+        root: Folder of the files, each also .gz.
+        train: The training file.
+        test: The file to evaluate on; null: none.
+        extra: More training questions; not read where there is no such file. null: none.
+        held_out: The share of the training file's passages that are `val`.
+
+    Attributes:
+        dropped: Questions left out, by reason.
+    """
+
+    def __init__(
+        self, root: str | None, train: str, test: str | None = None, extra: str | None = None, held_out: float = 0.1
+    ) -> None:
+        self.root = None if root is None else Path(root).expanduser()
+        self.names = {"train": train, "test": test, "extra": extra}
+        self.held_out = held_out
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content and the held-out share."""
+        contents = (f"{name} {content_sha256(path)}" for name in self.names if (path := self._path(name)) is not None)
+        return digest("Squad 1", self.held_out, *contents)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return train, val, and test where there is a file."""
+        return ("train", "val") if self.names["test"] is None else ("train", "val", "test")
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield questions with the fields `id`, `question`, `context` and `answers`.
+
+        Raises:
+            DataError: If a file is missing or not of SQuAD's form, or a split has no usable question.
+        """
+        kept = 0
+        for row in self._chosen(split):
+            if (reason := refusal(row)) is None:
+                kept += 1
+                yield row
+            else:
+                self.dropped.drop(reason, row.origin)
+        if kept == 0:
+            raise DataError(f"{self.root} has no usable question for {split}; dropped: {self.dropped}")
+
+    def _chosen(self, split: str) -> Iterator[Row]:
+        if split == "test":
+            yield from self._file("test")
+            return
+        held_out = set[str]()
+        for row in self._file("train"):
+            context = row.fields["context"]
+            own = split_of(context, {"val": self.held_out})
+            if own == "val":
+                held_out.add(normalised(context))
+            if own == split:
+                yield row
+        if split == "train":
+            for row in self._file("extra"):
+                if normalised(row.fields["context"]) in held_out:
+                    self.dropped.drop("of a passage that is held out", row.origin)
+                else:
+                    yield row
+
+    def _file(self, name: str) -> Iterator[Row]:
+        path = self._path(name)
+        if path is not None:
+            yield from squad_rows(path)
+
+    def _path(self, name: str) -> Path | None:
+        """Return a file's path, packed or not; None where none is asked for, or an extra file is not there."""
+        if self.root is None:
+            given = ", ".join(file for key, file in self.names.items() if file is not None and key != "extra")
+            raise DataError(f"the files of SQuAD are not downloaded by etude; give data.root=FOLDER with {given}")
+        file = self.names[name]
+        if file is None:
+            return None
+        path = self.root / file
+        packed = path.with_name(f"{path.name}.gz")
+        if packed.is_file() and not path.is_file():
+            return packed
+        return None if name == "extra" and not path.is_file() else path
+
+
+class Questions:
+    """A file of JSON lines (also .gz) for each split: `{"id": …, "question": …, "context": …, "answers": …}`.
+
+    `answers` is `{"text": [...], "answer_start": [...]}`, with empty lists where the passage has none; `id` may be left out.
+
+    Args:
+        train: Training questions.
+        val: Questions to validate on.
+        test: Questions to evaluate on; None: none.
+
+    Attributes:
+        dropped: Questions left out, by reason.
+    """
+
+    def __init__(self, train: str, val: str, test: str | None) -> None:
+        paths = {"train": train, "val": val, "test": test}
+        self.paths = {split: Path(path).expanduser() for split, path in paths.items() if path is not None}
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content."""
+        return digest("Questions 1", *(f"{split} {content_sha256(path)}" for split, path in self.paths.items()))
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits that have a file."""
+        return tuple(self.paths)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield questions with the fields `id`, `question`, `context` and `answers`.
+
+        Raises:
+            DataError: If a file is missing, or has a line that is no such object, or no usable question.
+        """
+        path, kept = self.paths[split], 0
+        for number, line in enumerate(read_lines(path), 1):
+            origin = f"{path.name}:{number}"
+            row = _row(_parsed(line, path.name, number), origin, number)
+            if (reason := refusal(row)) is None:
+                kept += 1
+                yield row
+            else:
+                self.dropped.drop(reason, origin)
+        if kept == 0:
+            raise DataError(f"{path} has no usable question; dropped: {self.dropped}")
+
+
+def squad_rows(path: Path) -> Iterator[Row]:
+    """Yield the questions of a file of SQuAD's form, in its order.
+
+    Raises:
+        DataError: If the file is missing, broken or of another form; the message says where in it.
+    """
+    with refusing(path):
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    document = _parsed(content, path.name)
+    for a, article in enumerate(_list(document, "data", path.name)):
+        place = f"{path.name} data[{a}]"
+        for p, paragraph in enumerate(_list(article, "paragraphs", place)):
+            inner = f"{place}.paragraphs[{p}]"
+            for q, asked in enumerate(_list(paragraph, "qas", inner)):
+                origin = f"{inner}.qas[{q}]"
+                if not isinstance(asked, Mapping):
+                    raise DataError(f"{origin} is no object")
+                answers = [] if asked.get("is_impossible") is True else _list(asked, "answers", origin)
+                if not all(isinstance(answer, Mapping) for answer in answers):
+                    raise DataError(f"{origin}.answers has one that is no object")
+                columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
+                yield _row({**asked, "context": paragraph.get("context"), "answers": columns}, origin, q)
+
+
+def refusal(row: Row) -> str | None:
+    """Return why a question cannot be used, or None if it can."""
+    question, context = row.fields["question"], row.fields["context"]
+    answers = json.loads(row.fields["answers"])
+    texts, starts = answers["text"], answers["answer_start"]
+    if not all(map(is_text, (question, context, row.fields["id"], *texts))):
+        return "not UTF-8 text"
+    if not question.strip():
+        return "without a question"
+    if not context.strip():
+        return "without a context"
+    if any(not text.strip() for text in texts):
+        return "with an empty answer"
+    held = (start >= 0 and context.startswith(text, start) for text, start in zip(texts, starts, strict=True))
+    return None if all(held) else "whose context does not have the answer where it is said to be"
+
+
+def _parsed(content: bytes, name: str, first: int = 1) -> Mapping[str, Any]:
+    """Return an object in JSON; `first` is the number of the content's first line, for messages."""
+    try:
+        values = json.loads(content.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        line = first + error.lineno - 1
+        raise DataError(f"{name}:{line} is no JSON: {error.msg} at column {error.colno}; mend that line") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}:{first} is no JSON: {error}") from None
+    if not isinstance(values, Mapping):
+        raise DataError(f"{name}:{first} is no JSON object but {type(values).__name__}")
+    return values
+
+
+def _list(values: Any, key: str, place: str) -> list[Any]:
+    """Return a list below a key."""
+    if not isinstance(values, Mapping) or key not in values:
+        keys = ", ".join(values) if isinstance(values, Mapping) else f"none, it is {type(values).__name__}"
+        raise DataError(f"{place} has no {key!r}, which SQuAD's files have there; its keys: {keys}")
+    found = values[key]
+    if not isinstance(found, list):
+        raise DataError(f"{place}.{key} is no list but {type(found).__name__}")
+    return found
+
+
+def _row(values: Mapping[str, Any], origin: str, number: int) -> Row:
+    """Return a question as a row; one without an id is called by its number."""
+    for key in ("question", "context", "answers"):
+        if key not in values:
+            raise DataError(f"{origin} has no {key!r}; its keys: {', '.join(values)}")
+    question, context, answers = (values[key] for key in ("question", "context", "answers"))
+    if not isinstance(question, str) or not isinstance(context, str):
+        raise DataError(f"{origin}: question and context must be texts")
+    texts, starts = _answers(answers, origin)
+    fields = {"question": question.strip(), "context": context, "id": str(values.get("id", number))}
+    return Row({**fields, "answers": json.dumps({"text": texts, "answer_start": starts})}, origin)
+
+
+def _answers(answers: Any, origin: str) -> tuple[Sequence[str], Sequence[int]]:
+    """Return texts and places of the answers."""
+    texts, starts = (answers.get(key) if isinstance(answers, Mapping) else None for key in ("text", "answer_start"))
+    if (
+        not isinstance(texts, list)
+        or not isinstance(starts, list)
+        or len(texts) != len(starts)
+        or not all(isinstance(text, str) for text in texts)
+        or not all(type(start) is int for start in starts)
+    ):
+        raise DataError(f"{origin}: answers must be {{'text': [texts], 'answer_start': [numbers]}}, as many of both")
+    return texts, starts

@@ -1,0 +1,218 @@
+"""Questions whose answers are parts of a passage, in windows of the passage.
+
+Axes: N windows, Q questions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+
+from etude.data.answers import Located, located
+from etude.data.collate import pad, real
+from etude.data.loader import Slice
+from etude.data.module import Limit, PlannedData
+from etude.data.plan import BatchSize
+from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.tokenization.windows import SPECIAL, Windows
+from etude.types import IGNORED, Facts, Question, QuestionBatch
+
+UNCUT = 1 << 31
+"""More tokens than a text has: passages are stored whole, and windows made of them when a batch is."""
+
+
+class QuestionWindows:
+    """The windows of a split's questions as batches.
+
+    Attributes:
+        questions: [N] whose windows they are.
+        starts: [N] the token of the passage that each starts at.
+        lengths: [N] tokens.
+        counts: [N] ones: a loss is taken at each window.
+
+    Args:
+        split: The prepared split.
+        found: Where its answers are.
+        rows: How many of its questions are used, the first ones.
+        facts: The special ids.
+        windows: How they are made.
+        left_out: Questions without windows.
+    """
+
+    def __init__(
+        self, split: Split, found: Located, rows: int, facts: Facts, windows: Windows, left_out: Bool[np.ndarray, " Q"]
+    ) -> None:
+        self._split, self._spans, self._facts, self._windows = split, found.spans, facts, windows
+        asked, read = _lengths(split)
+        numbers = np.where(left_out, 0, windows.numbers(asked, read))[:rows]
+        self.questions = np.repeat(np.arange(rows), numbers)
+        first = np.repeat(np.cumsum(numbers) - numbers, numbers)
+        self.starts = (np.arange(len(first)) - first) * windows.stride
+        asked, read = asked[self.questions], read[self.questions]
+        part = np.minimum(windows.rooms(asked), read - self.starts)
+        self.lengths = np.minimum(asked, windows.max_question) + part + SPECIAL
+        self.counts = np.ones(len(self.lengths), np.int64)
+
+    def batch(self, part: Slice) -> QuestionBatch:
+        """Return the padded batch of a slice."""
+        questions, origins = self.questions[part.examples], self.starts[part.examples]
+        made = [self._window(question, start) for question, start in zip(questions, origins, strict=True)]
+        rows, fronts = [row for row, _ in made], np.array([front for _, front in made])
+        span = self._spans[questions] - origins[:, None]
+        room = np.array([len(row) - 1 for row in rows]) - fronts
+        inside = (span[:, 0] >= 0) & (span[:, 1] < room)
+        labels = torch.from_numpy(np.where(inside[:, None], span + fronts[:, None], 0))
+        ids = torch.from_numpy(part.examples.astype(np.int64))
+        if part.filler:
+            labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
+        return QuestionBatch(
+            pad(rows, self._facts.pad),
+            real(rows),
+            torch.from_numpy(fronts),
+            torch.from_numpy(origins),
+            labels[:, 0],
+            labels[:, 1],
+            part.denominator,
+            ids,
+            torch.from_numpy(questions),
+        )
+
+    def _window(self, question: int, start: int) -> tuple[Int[np.ndarray, " n"], int]:
+        tokens, facts = self._split.tokens, self._facts
+        return self._windows.window(
+            tokens["question"][question], tokens["context"][question], start, facts.bos, facts.eos
+        )
+
+
+class QuestionData(PlannedData):
+    """Questions from a corpus with the fields `question`, `context`, `answers` and `id`.
+
+    An example is a window; a limit counts questions. In training, an answer that no window has whole leaves its question
+    out, since its windows would teach that there is none.
+
+    Args:
+        corpus: Where the questions come from.
+        max_length: Longest window in tokens, special tokens included.
+        stride: As in `Windows`.
+        max_question: As in `Windows`.
+        tokenizer: How a tokenizer is made, or the one of an earlier run.
+        seed: The run's seed.
+        batch: The size of a global batch.
+        limit: How much of each split is used.
+        cache: Folder of prepared data.
+        micro_batches: Slices of each step on each process.
+        workers: Processes that make batches.
+
+    Raises:
+        ConfigurationError: If the windows do not fit together.
+    """
+
+    BATCH: ClassVar[str] = "QuestionBatch"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_length: int,
+        stride: int,
+        max_question: int,
+        *,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        seed: int,
+        batch: BatchSize,
+        limit: Limit,
+        cache: Path,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            max_length,
+            tokenizer=tokenizer,
+            seed=seed,
+            batch=batch,
+            limit=limit,
+            cache=cache,
+            micro_batches=micro_batches,
+            workers=workers,
+        )
+        self.windows = Windows(max_length, stride, max_question)
+        self.found: dict[str, Located] = {}
+
+    def read(self) -> Prepared:
+        """Return the tokenized questions and passages; what windows do to them is counted with what was dropped."""
+        prepared = prepare(
+            self.corpus,
+            self._recipe,
+            text_fields=("question", "context"),
+            max_length=UNCUT,
+            overflow="truncate",
+            cache=self.cache,
+            fields_as_text=("answers", "id"),
+        )
+        self.found = located(prepared, self.cache)
+        dropped = {name: {**prepared.dropped[name], **self._changed(prepared, name)} for name in prepared.splits}
+        return dataclasses.replace(prepared, dropped=dropped)
+
+    def _changed(self, prepared: Prepared, name: str) -> dict[str, int]:
+        """Return how many questions of a split lose something to the windows, by what they lose."""
+        split, found = prepared.splits[name], self.found[name]
+        counts = {
+            "with a question that was cut": _lengths(split)[0] > self.windows.max_question,
+            "with an answer that begins or ends inside a token, taken whole": ~found.exact,
+            "with an answer that no window has whole": self._without_window(split, found),
+        }
+        return {reason: int(rows.sum()) for reason, rows in counts.items() if rows.any()}
+
+    def _without_window(self, split: Split, found: Located) -> Bool[np.ndarray, " Q"]:
+        answered = (found.spans[:, 0] >= 0) | ~found.exact
+        return answered & (self.windows.holding(*_lengths(split), found.spans) < 0)
+
+    def examples(self, split: Split, rows: int, *, training: bool) -> QuestionWindows:
+        """Return the windows of the first `rows` questions of a split."""
+        found = next(self.found[name] for name, other in self.prepared.splits.items() if other is split)
+        left_out = self._without_window(split, found) & training
+        return QuestionWindows(split, found, rows, self.facts, self.windows, left_out)
+
+    def text(self, split: str, field: str, example: int) -> str:
+        """Return a field of the question that an example is a window of."""
+        return super().text(split, field, int(self._windows(split).questions[example]))
+
+    def question(self, split: str, number: int) -> Question:
+        """Return a question of a split."""
+        read_from = "train" if self.limit.overfit else split
+        texts = self.prepared.splits[read_from].texts
+        return Question(
+            name=texts["id"][number],
+            text=texts["question"][number],
+            passage=texts["context"][number],
+            offsets=self.found[read_from].offsets[number].reshape(-1, 2),
+            answers=tuple(json.loads(texts["answers"][number])["text"]),
+        )
+
+    @property
+    def facts(self) -> Facts:
+        """The vocabulary and the special ids; question and passage are two texts."""
+        tokenizer = self.tokenizer
+        return Facts(
+            tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, segments=2
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Add how many questions the windows are of."""
+        counts = {name: len(np.unique(self._windows(name).questions)) for name in self.splits}
+        return {**super().describe(), "questions": counts}
+
+    def _windows(self, split: str) -> QuestionWindows:
+        return cast(QuestionWindows, self.splits[split])
+
+
+def _lengths(split: Split) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+    """Return the tokens of questions and of passages."""
+    return split.tokens["question"].lengths, split.tokens["context"].lengths
