@@ -20,6 +20,7 @@ from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 NO_DROPOUT = {
     "translation": ("model.dropout=0.0",),
     "masked_lm": ("model.dropout=0.0",),
+    "causal_lm": ("model.dropout=0.0",),
     "classification": ("model.dropout=0.0", "task.head_dropout=0.0"),
 }
 RECORDER = "++callbacks.recorder._target_=tests.runs.killing.BatchRecorder"
