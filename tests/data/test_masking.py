@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from etude.errors import ConfigurationError
 from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.trained import Bytes, WordPiece
 from etude.tokenization.words import WordBoundaries
-from etude.types import IGNORED, Facts, MaskedLMBatch
+from etude.types import IGNORED, Facts
 from tests.data.test_prepare import prepared, toy
 
 STRATEGIES: list[Callable[..., Masking]] = [Tokens, WholeWords, Spans]
@@ -139,7 +139,7 @@ def test_neither_the_batch_nor_its_order_changes_what_is_hidden(kind: Callable[.
     examples = MaskedTexts(texts.splits["train"], 5, facts, Masker(kind(), tokenizer), 1, training=True)
 
     def hidden(*chosen: int) -> dict[int, tuple[list[int], list[int]]]:
-        batch = cast(MaskedLMBatch, examples.batch(Slice(np.array(chosen), 3, 1, filler=False)))
+        batch = examples.batch(Slice(np.array(chosen), 3, 1, filler=False))
         rows = zip(batch.ids.tolist(), batch.tokens, batch.labels, batch.mask, strict=True)
         assert torch.equal((batch.labels != IGNORED).sum(dim=1), torch.from_numpy(examples.counts[list(chosen)]))
         return {example: (ids[real].tolist(), labels[real].tolist()) for example, ids, labels, real in rows}
@@ -151,8 +151,8 @@ def test_neither_the_batch_nor_its_order_changes_what_is_hidden(kind: Callable[.
 def test_a_tokenizer_without_words_is_refused_where_words_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Tokenizer(Bytes().build(iter(())).backend, TOKENIZER.special)
     monkeypatch.setattr(Tokenizer, "names", lambda self, ids: ["x" for _ in ids])
-    plain.backend.pre_tokenizer = None  # type: ignore[assignment]
-    plain.backend.decoder = None  # type: ignore[assignment]
+    plain.backend.pre_tokenizer = None
+    plain.backend.decoder = None
     Masker(Tokens(), plain)
     for kind in (WholeWords, Spans):
         with pytest.raises(ConfigurationError, match="choose data/masking=tokens"):

@@ -37,6 +37,6 @@ def test_a_run_on_spans_is_scored_and_answers(
         return [json.loads(line)["outputs"] for line in out.getvalue().splitlines()]
 
     (filled,) = answers(b"sun <mask> star\n")
-    assert len(filled) == 5 and all(one["fillers"] for one in filled)  # type: ignore[index, call-overload]
+    assert len(filled) == 5 and all(one["fillers"] for one in filled)  # type: ignore[index]
     scored = answers(b"sun moon star\n\n", decoding="pseudo_log_likelihood")
-    assert scored[0][0]["score"] < 0 == scored[1][0]["score"]  # type: ignore[index, operator]
+    assert scored[0][0]["score"] < 0 == scored[1][0]["score"]  # type: ignore[index]
