@@ -166,7 +166,7 @@ def data_module(corpus: object, max_length: int = 16, stride: int | None = None,
         tokenizer=Bytes(),
         seed=1,
         batch=BatchSize(examples=3),
-        limit=Limit(**limits),
+        limit=Limit(**limits),  # type: ignore[arg-type]
         cache=cache(),
     )
 

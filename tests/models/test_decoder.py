@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_weights_begin_as_gpt2s() -> None:
     facts = Facts(vocabulary=499, pad=0, bos=1, eos=2)
     model = Decoder(facts, 64, 2, 8, 256, 0.0, 17)
     assert float(model.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.03)
-    for layer in model.layers:
+    for layer in cast(list[Any], model.layers):
         for module, scale in (
             (layer.attention.query_key_value, 1.0),
             (layer.feed_forward.inner, 1.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def build(decoding: Search, max_length: int = 32, facts: Facts = FACTS) -> Causa
     model = Decoder(facts, 16, 2, 2, 24, 0.0, max_length)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return CausalLM(facts, model, partial(torch.optim.SGD, lr=0.1), Constant(), decoding).eval()
+    return CausalLM(facts, model, partial(torch.optim.SGD, lr=0.1), Constant(), decoding).eval()  # type: ignore[arg-type]
 
 
 def batch(documents: Tensor | None = None) -> CausalLMBatch:
@@ -80,7 +81,7 @@ def test_lengths_are_those_of_what_is_added() -> None:
         assert added < 9 if first.finished else added == 9
     eager = build(Sample(max_length=9, min_length=7))
     with torch.no_grad():  # the end is all but certain where it may come
-        eager.model.embedding.weight[FACTS.eos] = 99 * eager.model.norm.bias
+        eager.model.embedding.weight[FACTS.eos] = 99 * cast(torch.nn.LayerNorm, eager.model.norm).bias
     for prompt, (first,) in zip(prompts, eager.continuations(prompts), strict=True):
         assert len(first.tokens) - len(prompt) == 7
 
@@ -100,7 +101,7 @@ def test_an_answer_goes_on_where_the_line_ends() -> None:
     (_, word), (line,) = tokenizer.encode(["the sun"])[0], tokenizer.encode(["the"])
 
     task = build(Greedy(max_length=1), facts=facts)
-    task.continuations = always(word)  # type: ignore[method-assign]
+    task.continuations = always(word)  # type: ignore[method-assign, assignment]
     assert task.predict_texts(["the"], tokenizer) == [" sun"]
     assert line == tokenizer.encode(["the sun"])[0][:1]
 

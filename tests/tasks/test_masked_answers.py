@@ -27,7 +27,7 @@ def task(decoding: MaskedAnswers | None = None, max_length: int = 40) -> MaskedL
     model = Encoder(FACTS, width=22, heads=2, layers=2, feed_forward=31, dropout=0.3, max_length=max_length)
     parts: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.1), "scheduler": Constant(warmup="1step")}
     made = MaskedLM(FACTS, model, decoding=decoding, **parts).eval()
-    torch.nn.init.normal_(made.model.embedding.weight)  # answers that differ
+    torch.nn.init.normal_(model.embedding.weight)  # answers that differ
     return made
 
 
@@ -36,7 +36,7 @@ def probabilities(made: MaskedLM, ids: list[int]) -> torch.Tensor:
     """Return those at every position of one text, by the whole grid."""
     tokens = torch.tensor([[FACTS.bos, *ids, FACTS.eos]])
     states = made.model(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
-    return made.logits(made.norm(torch.nn.functional.gelu(made.transform(states)))).softmax(dim=1)[1:-1]
+    return made.logits(made.head(states)).softmax(dim=1)[1:-1]
 
 
 def test_a_score_is_the_sum_over_tokens_masked_one_by_one() -> None:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.trained import BPE, NAMES, SPECIAL, Bytes, Unigram, WordPiece
 from etude.tokenization.words import WordBoundaries
 
 TEXTS = ["The lake (and the road) doesn't freeze... 5 stars! Größe, 3rd; déjà-vu — yes?"] * 5
-RECIPES: list[TokenizerRecipe] = [BPE(110), Unigram(110), WordPiece(160)]
+RECIPES: list[BPE | Unigram | WordPiece] = [BPE(110), Unigram(110), WordPiece(160)]
 TOKENIZERS = {type(recipe).__name__: recipe.build(iter(TEXTS)) for recipe in RECIPES}
 boundaries = cache(WordBoundaries.of)
 

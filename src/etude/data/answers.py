@@ -38,6 +38,10 @@ class Located:
     spans: Int[np.ndarray, "N 2"]
     exact: Bool[np.ndarray, " N"]
 
+    def only(self, chosen: Int[np.ndarray, " n"]) -> Located:
+        """Return what is said of some of the questions, in a given order."""
+        return Located(self.offsets.only(chosen), self.spans[chosen], self.exact[chosen])
+
 
 def located(prepared: Prepared, cache: Path) -> dict[str, Located]:
     """Return where the answers of each split are, from the cache or found now.

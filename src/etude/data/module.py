@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import lightning
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Int, Real
 from torch.utils.data import DataLoader
 
 from etude.clock import Clock
@@ -142,13 +142,17 @@ class PlannedData(lightning.LightningDataModule):
         return {name: self._used(name, split) for name, split in self.prepared.splits.items()}
 
     def _used(self, name: str, split: Split) -> Split:
-        rows, limit = len(next(iter(split.tokens.values()))), getattr(self.limit, name)
+        chosen = self.chosen(name, len(next(iter(split.tokens.values()))))
+        return split if chosen is None else split.only(chosen)
+
+    def chosen(self, name: str, rows: int) -> Int[np.ndarray, " n"] | None:
+        """Return which rows of a split are used, in their order; None: all."""
+        limit = getattr(self.limit, name)
         if limit is None or limit >= rows:
-            return split
+            return None
         if name == "train":
-            drawn = np.argsort(random_keys(rows, mix("limit", self.seed)), kind="stable")[:limit]
-            return split.only(np.sort(drawn))
-        return split.only(np.arange(limit) * rows // limit)
+            return np.sort(np.argsort(random_keys(rows, mix("limit", self.seed)), kind="stable")[:limit])
+        return np.arange(limit) * rows // limit
 
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
         """Return a field of an example as it was read; the epoch is for examples that are others in each."""

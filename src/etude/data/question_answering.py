@@ -6,6 +6,7 @@ Axes: N windows, Q questions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -176,23 +177,32 @@ class QuestionData(PlannedData):
 
     def examples(self, split: Split, rows: int, *, training: bool) -> QuestionWindows:
         """Return the windows of the first `rows` questions of a split."""
-        found = next(self.found[name] for name, other in self.prepared.splits.items() if other is split)
+        found = next(self.places[name] for name, other in self.used.items() if other is split)
         left_out = self._without_window(split, found) & training
         return QuestionWindows(split, found, rows, self.facts, self.windows, left_out)
 
-    def text(self, split: str, field: str, example: int) -> str:
+    @functools.cached_property
+    def places(self) -> dict[str, Located]:
+        """Where the answers to the questions that are used are, by split."""
+        places = {}
+        for name, split in self.prepared.splits.items():
+            chosen, found = self.chosen(name, len(split.tokens["question"])), self.found[name]
+            places[name] = found if chosen is None else found.only(chosen)
+        return places
+
+    def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
         """Return a field of the question that an example is a window of."""
-        return super().text(split, field, int(self._windows(split).questions[example]))
+        return super().text(split, field, int(self._windows(split).questions[example]), epoch)
 
     def question(self, split: str, number: int) -> Question:
         """Return a question of a split."""
         read_from = "train" if self.limit.overfit else split
-        texts = self.prepared.splits[read_from].texts
+        texts = self.used[read_from].texts
         return Question(
             name=texts["id"][number],
             text=texts["question"][number],
             passage=texts["context"][number],
-            offsets=self.found[read_from].offsets[number].reshape(-1, 2),
+            offsets=self.places[read_from].offsets[number].reshape(-1, 2),
             answers=tuple(json.loads(texts["answers"][number])["text"]),
         )
 
@@ -200,9 +210,7 @@ class QuestionData(PlannedData):
     def facts(self) -> Facts:
         """The vocabulary and the special ids; question and passage are two texts."""
         tokenizer = self.tokenizer
-        return Facts(
-            tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, segments=2
-        )
+        return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, segments=2)
 
     def describe(self) -> dict[str, Any]:
         """Add how many questions the windows are of."""

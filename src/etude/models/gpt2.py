@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.models.decoder import CausalLayer, Decoder
-from etude.models.weights import ACTIVATIONS, read_json, read_safetensors
+from etude.models.pretrained import ACTIVATIONS
+from etude.models.weights import read_json, read_safetensors
 from etude.nn.feed_forward import FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PreNorm
