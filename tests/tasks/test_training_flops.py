@@ -24,6 +24,7 @@ from etude.finetune.base import Finetune
 from etude.finetune.lora import LoRA
 from etude.finetune.selection import BitFit, Head, TopLayers
 from etude.losses.consistency import RDrop
+from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.seq2seq import Seq2Seq
 from etude.nn.embeddings import Separate
@@ -31,10 +32,22 @@ from etude.nn.feed_forward import GatedFeedForward
 from etude.nn.residual import PostNorm
 from etude.optim.schedules import Constant
 from etude.tasks.base import Task
+from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.translation import Translation
-from etude.types import IGNORED, Batch, ClassificationBatch, Facts, MaskedLMBatch, TranslationBatch
+from etude.tokenization.windows import Windows
+from etude.types import (
+    IGNORED,
+    Batch,
+    CausalLMBatch,
+    ClassificationBatch,
+    Facts,
+    MaskedLMBatch,
+    QuestionBatch,
+    TranslationBatch,
+)
 
 FACTS = Facts(vocabulary=31, pad=0, bos=1, eos=2, mask=3, classes=("a", "b", "c"))
 ROWS, SOURCE, TARGET = 4, 7, 5
@@ -74,6 +87,22 @@ def classification() -> Case:
     return task, batch, np.full(ROWS, SOURCE), np.ones(ROWS, np.int64)
 
 
+def causal_lm() -> Case:
+    task = CausalLM(FACTS, Decoder(FACTS, 12, 3, 2, 20, 0.1, 9), ADAM, SCHEDULE, Greedy())
+    tokens = ids(ROWS, SOURCE)
+    mask, sizes = torch.ones_like(tokens, dtype=torch.bool), torch.ones(ROWS, dtype=torch.long)
+    batch = CausalLMBatch(tokens, mask, tokens, None, ROWS * SOURCE, torch.arange(ROWS), sizes)
+    return task, batch, np.full(ROWS, SOURCE), np.full(ROWS, SOURCE)
+
+
+def question_answering() -> Case:
+    task = QuestionAnswering(FACTS, encoder(), ADAM, SCHEDULE, Windows(9, 2, 2))
+    tokens, three = ids(ROWS, SOURCE), torch.full((ROWS,), 3)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    batch = QuestionBatch(tokens, mask, three, three * 0, three, three + 1, ROWS, three, three)
+    return task, batch, np.full(ROWS, SOURCE), np.ones(ROWS, np.int64)
+
+
 def encoder() -> Encoder:
     return Encoder(FACTS, 12, 3, 3, 20, dropout=0.1, max_length=9, residual=PostNorm)
 
@@ -96,6 +125,9 @@ def counted_by_torch(task: Task, batch: Batch) -> int:
         (partial(translation, residual=PostNorm, feed_forward_layer=GatedFeedForward), None),
         (masked_lm, None),
         (classification, None),
+        (causal_lm, None),
+        (causal_lm, TopLayers(1)),
+        (question_answering, None),
         (classification, Head()),
         (classification, TopLayers(1)),
         (classification, BitFit()),

@@ -5,6 +5,7 @@ Axes: N examples.
 
 from __future__ import annotations
 
+from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.seq2seq import Seq2Seq
 from etude.models.text_encoder import TextEncoder
@@ -18,8 +19,22 @@ def encoder_flops(model: TextEncoder, tokens: Counts) -> Flops | None:
         model: The encoder.
         tokens: [N] real tokens of each text.
     """
-    if not isinstance(model, Encoder):
-        return None
+    return _stack_flops(model, tokens) if isinstance(model, Encoder) else None
+
+
+def decoder_flops(model: Decoder, tokens: Counts) -> Flops:
+    """Count a decoder and the projection to logits.
+
+    Args:
+        model: The decoder.
+        tokens: [N] real tokens of each row, of one document or of several.
+    """
+    flops = _stack_flops(model, tokens)
+    flops.multiply(model.output_weight, tokens)
+    return flops
+
+
+def _stack_flops(model: Encoder | Decoder, tokens: Counts) -> Flops:
     flops = Flops(len(tokens))
     embeddings, *layers = model.stages
     for part in embeddings:

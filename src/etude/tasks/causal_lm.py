@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,6 +22,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import bits_per_byte, perplexity
 from etude.metrics.score import Score
 from etude.models.decoder import Decoder
+from etude.models.flops import decoder_flops
 from etude.seeding import mix
 from etude.tasks.attention import Attention, own_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -65,6 +67,10 @@ class CausalLM(Task):
         """Return the cross-entropy summed over the tokens that are to be predicted."""
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents)
         return label_smoothed_cross_entropy(hidden, self.model.output_weight, batch.labels[batch.mask])
+
+    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return the operations of training on each row once."""
+        return decoder_flops(self.model, lengths).total
 
     def judge(self, batch: CausalLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Take the loss of each text, and count its tokens and its bytes."""

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
@@ -22,7 +21,6 @@ from etude.losses.targets import weighted_cross_entropy
 from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
 from etude.metrics.classification import F1, Accuracy, ClassMetric
 from etude.metrics.score import Score
-from etude.models.flops import encoder_flops
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling, first_token, mean_of_real
@@ -90,16 +88,6 @@ class Classification(Pooled):
             return weighted_cross_entropy(self.logits_of(batch), batch.labels, batch.weights, smoothing)
         pooled = self.pooled(batch.tokens, batch.mask, batch.segments)
         return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
-
-    def training_flops(
-        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
-    ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of training on each text once."""
-        flops = encoder_flops(self.model, lengths)
-        if flops is None:
-            return None
-        flops.multiply(self.head.weight, counts)
-        return flops.total
 
     def judge(self, batch: ClassificationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Return label, predicted class, its probability and the logits for each example."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.errors import DataError
+from etude.models.flops import encoder_flops
 from etude.models.text_encoder import TextEncoder
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
@@ -93,6 +95,16 @@ class Pooled(Task):
     def logits_of(self, batch: ClassificationBatch) -> Float[Tensor, "B O"]:
         """Return the outputs for a batch."""
         return self.logits(batch.tokens, batch.mask, batch.segments)
+
+    def training_flops(
+        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the operations of training on each example once; None: the encoder is another library's."""
+        flops = encoder_flops(self.model, lengths)
+        if flops is None:
+            return None
+        flops.multiply(self.head.weight, np.ones_like(lengths))
+        return flops.total
 
     # What is predicted of texts that somebody types
 

@@ -22,6 +22,7 @@ from etude.decoding.spans import best_spans
 from etude.metrics.answers import F1, ExactMatch, best_null_threshold
 from etude.metrics.score import Score
 from etude.metrics.texts import TextMetric, text_scores
+from etude.models.flops import encoder_flops
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.answers import answers_of, chosen, null_difference, read_question
 from etude.tasks.base import Schedule, Task
@@ -121,6 +122,16 @@ class QuestionAnswering(Task):
         """Return the mean of the cross-entropies of first and last token, summed over windows."""
         starts, ends, _ = self.logits(batch.tokens, batch.mask, batch.fronts)
         return self._loss(starts, ends, batch)
+
+    def training_flops(
+        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the operations of training on each window once; None: the encoder is another library's."""
+        flops = encoder_flops(self.model, lengths)
+        if flops is None:
+            return None
+        flops.multiply(self.head.weight, lengths)
+        return flops.total
 
     @staticmethod
     def _loss(
