@@ -64,7 +64,7 @@ def test_no_bit_of_a_document_depends_on_another(causal: bool) -> None:
         assert gradient[row, cells].abs().min() > 0
         gradient[row, cells] = 0
         assert gradient.count_nonzero() == 0
-        changed = torch.where((document == DOCUMENTS)[..., None], states, states * 7 + 3)
+        changed = torch.where(torch.eq(DOCUMENTS, document)[..., None], states, states * 7 + 3)
         changed[1 - row] += 1
         again, changed_gradient = outputs_and_gradients(changed, row, cells)
         assert torch.equal(mine, again)
