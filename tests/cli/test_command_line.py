@@ -155,7 +155,7 @@ def test_help_lists_commands_then_groups_then_usage(here: Path, capfd: pytest.Ca
     assert all(f"\n  {name} " in overview for name in COMMANDS)
     assert main(["train", "--help"]) == 0
     groups = capfd.readouterr().out
-    assert "model: encoder, huggingface, minilm, pretrained, seq2seq" in groups
+    assert "model: decoder, encoder, gpt2, huggingface, minilm, pretrained, seq2seq" in groups
     assert "label_smoothing: 0.1" in groups
     assert main(["evaluate", "--help"]) == 0
     assert "usage: etude evaluate RUN…" in capfd.readouterr().out

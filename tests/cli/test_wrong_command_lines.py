@@ -109,7 +109,7 @@ CASES = [
     ("train -m seed=interval(1,3)", ["seed=interval(1,3)", "seed=1,2,3"]),
     ("train seed=1,2", ["seed=1,2", "-m", "[1,2]"]),
     ("train -m seed=1,2 model.heads=4,5", ["model.heads = 5", "(command line)"]),
-    ("train data=table", ["data.train has no value", "data.train=", "conf/data/table.yaml:3"]),
+    ("train data=table", ["data.train has no value", "data.train=", "conf/data/table.yaml:4"]),
     # combinations that cannot work
     ("train model.heads=5", ["model.heads = 5", "does not divide model.width = 128", "(command line)"]),
     ("train model.width=190", ["model.heads = 4", "model.width = 190", "conf/experiment/translation/demo.yaml:"]),

@@ -41,10 +41,17 @@ def targets(tree: Any) -> Iterator[str]:
 TARGETS = sorted({name for path in CONF.rglob("*.yaml") for name in targets(yaml.safe_load(path.read_text()))})
 
 
+def parameters(made: Any) -> dict[str, inspect.Parameter]:
+    """Return what a class or function takes, and what a constructor hands on to the next class by `**`."""
+    own = dict(inspect.signature(made).parameters)
+    hands_on = isinstance(made, type) and any(p.kind is p.VAR_KEYWORD for p in own.values())
+    return {**(parameters(made.__mro__[1]) if hands_on else {}), **own}
+
+
 @pytest.mark.parametrize("target", [*TARGETS, *FOREIGN])
 def test_names_and_defaults_are_those_that_python_sees(target: str) -> None:
     module, _, name = target.rpartition(".")
-    expected = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    expected = parameters(getattr(importlib.import_module(module), name))
     named = {key: p for key, p in expected.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     found = signature(target)
     assert found is not None

@@ -136,7 +136,8 @@ def test_every_command_has_a_function_that_takes_what_it_is_given(name: str) -> 
     if command.root is not None:
         expected = ["config", "overrides"] if command.records else ["config"]
     else:
-        expected = ["runs" if command.many else "run", *(["overrides"] if name != "report" else [])]
+        runs = "folders" if command.folders else "runs" if command.many else "run"
+        expected = [runs, *(["overrides"] if name != "report" else [])]
     assert list(found.parameters)[: len(expected)] == expected
     assert all(
         not parameter.required or key in {*expected, "lines", "out"} for key, parameter in found.parameters.items()

@@ -71,6 +71,7 @@ AT_THE_END = (
 )
 
 
+@pytest.mark.slow
 def test_killed_with_all_that_trains_well(beginning: Callable[..., Path]) -> None:
     """Drawn segmentations, two passes, an early end, and an average that is kept."""
     whole, killed = beginning("whole", "translation", *EVERYTHING), beginning("killed", "translation", *EVERYTHING)

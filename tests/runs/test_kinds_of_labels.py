@@ -177,7 +177,7 @@ def test_a_broken_line_gets_an_answer_that_says_so(
     errors = ["this is not JSON", "this is not an object in JSON", *["there is no text under 'pair'"] * 2, None]
     assert [one.get("error") for one in found] == errors
     assert "label" in found[-1] and found[3]["pair"] == 3
-    assert "4 of 5 lines are no objects with the texts that the run reads" in caplog.text
+    assert "4 of 5 lines could not be read; their answers say why" in caplog.text
     with pytest.raises(DataError, match="the line 'sun moon' has no tab, but this run reads pairs"):
         answers(trained("pairs"), ["sun moon"])
 

@@ -66,7 +66,7 @@ def numbers(tensors: Any) -> list[float]:
 def test_a_step_that_one_rank_finds_broken_is_left_out_on_all(overrides: Overrides, tmp_path: Path, what: str) -> None:
     folders = []
     for devices in (1, 2):
-        breaks = (*EXPLODE, f"++callbacks.explode.{what}=[3]", f"++callbacks.explode.rank={devices - 1}")
+        breaks = (*EXPLODE, f"++callbacks.explode.{what}=[3]", f"++callbacks.explode.only={devices - 1}")
         settings = (*WITHOUT_DROPOUT[TASK], *breaks, "non_finite=skip", "log.every=2step", "trainer.workers=0")
         words = overrides(TASK, *settings, f"trainer.devices={devices}", f"run.experiment=on{devices}")
         left = run(tmp_path / f"{devices}", ["train", *words])

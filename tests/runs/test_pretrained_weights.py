@@ -125,6 +125,7 @@ def test_trained_evaluated_and_exported(
     assert peer.config.model_type == kind
 
 
+@pytest.mark.slow
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path) -> None:
     """Dropout of transformers' own, and parts that begin to train one after the other."""
     exact = ("batch.examples=29", *EXACT, "finetune=gradual", "finetune.every=3step")

@@ -218,6 +218,7 @@ def test_killed_it_is_the_same_run(file: Path, tmp_path: Path) -> None:
     assert_same(end(killed), end(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.corpora
 def test_squad_trains_two_steps(corpus_folder: Path, tmp_path: Path) -> None:
     overrides = [

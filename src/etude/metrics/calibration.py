@@ -26,7 +26,8 @@ def fitted_temperature(logits: Float64[Tensor, "N C"], labels: Int[Tensor, " N"]
     """Return the temperature T of least cross-entropy of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
     The cross-entropy is convex in 1 / T; its slope there is the mean over rows of what the probabilities expect of the
-    logits, less the right class's logit. The root is found by halving, between `COLDEST` and `HOTTEST`.
+    logits, less the right class's logit. The root is found by halving, between `COLDEST` and `HOTTEST`. A slope that has
+    sunk to 0 in the precision of a number is one of rows that all are right.
 
     Args:
         logits: Of rows that were not trained on.
@@ -41,7 +42,7 @@ def fitted_temperature(logits: Float64[Tensor, "N C"], labels: Int[Tensor, " N"]
     low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
+        low, high = (middle, high) if slope(math.exp(middle)) <= 0 else (low, middle)
     return math.exp(-(low + high) / 2)
 
 

@@ -92,6 +92,9 @@ class Matthews(ClassMetric):
 
     def score(self, predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: Sequence[str]) -> float:
         """Return the score of all rows."""
+        real = labels != IGNORED
+        if min(len(found[real].unique()) for found in (predictions, labels)) < 2:
+            return 0.0  # torchmetrics has another value there
         return float(multiclass_matthews_corrcoef(predictions, labels, len(classes), ignore_index=IGNORED))
 
 
