@@ -274,6 +274,7 @@ os.killpg(0, signal.SIGKILL)
     return subprocess.run(command, start_new_session=True, capture_output=True, env=environment).returncode
 
 
+@pytest.mark.slow
 def test_a_killed_and_continued_run_has_every_step_once(tmp_path: Path) -> None:
     assert train_and_be_killed(tmp_path, 307) == -signal.SIGKILL
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -409,6 +410,7 @@ def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number
     assert leaving < 5
 
 
+@pytest.mark.slow
 def test_a_signal_is_not_held_up_by_a_server_that_does_not_answer(tmp_path: Path, silent_server: str) -> None:
     left, (logging, ending, leaving) = in_trouble(
         tmp_path, None, "failed", WANDB_API_KEY="a" * 40, WANDB_BASE_URL=silent_server

@@ -42,7 +42,9 @@ def continue_from_every_step(run: Path, steps: list[int]) -> None:
         assert_same(end(again), expected)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow if task == "causal_lm" else ()) for task in TASKS]
+)
 def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """All steps of two epochs; each task takes every third one."""
     settings = (*EXACT, BATCH[task], "budget=12step", "checkpoint.every=1step", "checkpoint.keep_last=100")

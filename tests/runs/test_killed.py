@@ -28,7 +28,11 @@ def beginning(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Pat
     return begin_run
 
 
-@pytest.mark.parametrize("task", TASKS)
+SLOW = ("classification", "causal_lm")
+"""In the slow tests all are killed fifty times; here two of them are killed at a few points."""
+
+
+@pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.slow if task in SLOW else ()) for task in TASKS])
 def test_killed_it_is_the_same_run(beginning: Callable[..., Path], task: str) -> None:
     """One run killed at kinds of points in turn, each task at every third; then one, with workers, at random instants."""
     whole, by_points = beginning("whole", task), beginning("by-points", task)

@@ -219,6 +219,7 @@ def test_wrong_combinations_are_refused(folder: Path) -> None:
 FOLDERS = {"stsb": "sts-b", "sst2": "sst"}
 
 
+@pytest.mark.slow
 @pytest.mark.corpora
 @pytest.mark.parametrize("name", ["cola", "mrpc", "rte", "stsb", "sst2", "trec", "banking77", "clinc150"])
 def test_published_sets_take_two_steps(corpus_folder: Path, tmp_path: Path, name: str) -> None:

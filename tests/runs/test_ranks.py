@@ -102,6 +102,7 @@ def test_ranks_of_another_launcher_are_left_as_they_are(overrides: Overrides, tm
     assert series(read(Path(first.out.strip()) / RECORD), "train/loss")[0] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_lost_rank_of_another_launcher_is_one_line(overrides: Overrides, tmp_path: Path) -> None:
     words = ["train", *overrides("classification", "trainer.devices=2", "run.name=x")]
     for lost in (0, 1):

@@ -42,6 +42,7 @@ def road(overrides: Callable[..., list[str]], composed: Callable[..., Any], smal
     return walk
 
 
+@pytest.mark.slow
 def test_a_road_is_walked_once(road: Callable[..., Path]) -> None:
     folder = road()
     runs = sorted(path.name for path in folder.iterdir() if path.is_dir())

@@ -84,6 +84,7 @@ def place(argument: Any) -> Path:
     return Path(f"/proc/self/fd/{argument}").readlink() if isinstance(argument, int) else Path(argument).absolute()
 
 
+@pytest.mark.slow
 def test_full_at_ever_later_calls_it_is_the_same_run(words: Callable[..., list[str]], tmp_path: Path) -> None:
     """First the checkpoints' folder only, so that a thread finds the error; then all folders, until no call is left."""
     outputs = tmp_path / "outputs"

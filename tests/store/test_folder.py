@@ -215,6 +215,7 @@ def test_a_child_of_a_killed_holder_is_waited_for_but_not_for_ever(
         pass
 
 
+@pytest.mark.slow
 def test_killed_the_holder_is_gone_100_times(tmp_path: Path) -> None:
     for _ in range(100):
         child = hold(tmp_path)
