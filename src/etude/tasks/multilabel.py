@@ -17,7 +17,7 @@ from etude.errors import ConfigurationError
 from etude.losses.targets import binary_cross_entropy
 from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
 from etude.tasks.sums import Row
@@ -57,7 +57,7 @@ class Multilabel(Pooled):
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         pooling: Pooling = "mean",

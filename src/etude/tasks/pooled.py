@@ -5,6 +5,7 @@ Axes: B examples, L positions, D model width, O outputs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -113,9 +114,9 @@ class Pooled(Task):
         """The texts of an example, by name: `text`, and `pair` where there are two."""
         return ("text", "pair")[: self.facts.segments]
 
+    @abstractmethod
     def describe_outputs(self, outputs: Float[Tensor, "B O"]) -> list[tuple[str, dict[str, Any]]]:
         """Return, for each example, the answer as a line of text, and as values by name."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:

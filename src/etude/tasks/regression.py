@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from etude.losses.targets import squared_error
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
 from etude.metrics.score import Score
-from etude.models.encoder import Encoder
+from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
 from etude.tasks.sums import Row
@@ -55,7 +55,7 @@ class Regression(Pooled):
     def __init__(
         self,
         facts: Facts,
-        model: Encoder,
+        model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         pooling: Pooling = "mean",
