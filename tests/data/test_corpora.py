@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gettext
 import io
+import json
 import struct
 from collections import Counter
 from functools import cache
@@ -374,10 +375,21 @@ def test_tatoeba_without_a_folder() -> None:
         Tatoeba(None).fingerprint()
 
 
+def test_all_translations_of_a_sentence_of_tatoeba_are_references_of_one_row(tmp_path: Path) -> None:
+    pairs = "Hurry up.\tBeeil dich.\nGo.\tGeh.\nHurry up.\tBeeilt euch.\nHurry up.\tBeeil dich.\n"
+    (tmp_path / "deu-eng.train.tsv").write_text(pairs)
+    (tmp_path / "deu-eng.valid.tsv").write_text(pairs)
+    corpus = Tatoeba(str(tmp_path))
+    test = [(row.fields["source"], json.loads(row.fields["references"])) for row in corpus.rows("test")]
+    assert test == [("Hurry up.", ["Beeil dich.", "Beeilt euch."]), ("Go.", ["Geh."])]
+    train = [(row.fields["target"], json.loads(row.fields["references"])) for row in corpus.rows("train")]
+    assert train == [(target, [target]) for target in ("Beeil dich.", "Geh.", "Beeilt euch.", "Beeil dich.")]
+
+
 @pytest.mark.corpora
 def test_tatoeba_and_multi30k(corpus_folder: Path) -> None:
     tatoeba = Tatoeba(str(corpus_folder / "tatoeba-en-de"))
-    rows = {split: [row.fields["source"] for row in tatoeba.rows(split)] for split in ("val", "test")}
-    assert {split: len(found) for split, found in rows.items()} == {"val": 1062, "test": 1995}
+    rows = {split: list(tatoeba.rows(split)) for split in tatoeba.splits()}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 164093, "val": 846, "test": 1591}
     multi30k = Multi30k(str(corpus_folder / "multi30k"), "en", "fr")
     assert [sum(1 for _ in multi30k.rows(split)) for split in multi30k.splits()] == [28991, 1014, 1000]

@@ -1,18 +1,15 @@
-"""One's own files: aligned lines, tables, and Tatoeba's pairs."""
+"""One's own files: aligned lines, and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from etude.data.corpora.holdout import digest, split_of
+from etude.data.corpora.holdout import digest
 from etude.data.corpora.split_files import SPLITS, SplitFiles
 from etude.data.sources import Dropped, Row, aligned_lines, content_sha256, text_of
 from etude.data.tables import read_rows
 from etude.errors import ConfigurationError, DataError
-
-TATOEBA_FILES = {"train": "deu-eng.train.tsv", "val": "deu-eng.train.tsv", "test": "deu-eng.valid.tsv"}
-TATOEBA_HELD_OUT = {"val": 0.006}
 
 
 class ParallelFiles:
@@ -73,54 +70,6 @@ class ParallelFiles:
                 f"name the files as data.corpus.splits.{split}=NAME, or null for no {split} split"
             )
         return found
-
-
-class Tatoeba:
-    """English-German sentence pairs of Tatoeba as packaged by manythings.org: short sentences of everyday language.
-
-    Test is the file `deu-eng.valid.tsv`; val is about a thousand pairs of `deu-eng.train.tsv`, held out by English
-    sentence.
-
-    Args:
-        root: Folder of the two files (also .gz).
-
-    Attributes:
-        dropped: Rows left out, by reason.
-    """
-
-    def __init__(self, root: str | None) -> None:
-        self.root = None if root is None else Path(root).expanduser()
-        self.dropped = Dropped()
-
-    def fingerprint(self) -> str:
-        """Return a hash of both files' content."""
-        return digest(
-            "Tatoeba 1", TATOEBA_HELD_OUT, *(content_sha256(self._path(split)) for split in ("train", "test"))
-        )
-
-    def splits(self) -> tuple[str, ...]:
-        """Return all three splits."""
-        return SPLITS
-
-    def rows(self, split: str) -> Iterator[Row]:
-        """Yield pairs with the fields `source` (English) and `target` (German).
-
-        Raises:
-            DataError: If no folder is given, or a file is missing or broken.
-        """
-        for row in read_rows(self._path(split), {"source": "0", "target": "1"}, self.dropped):
-            if split == "test" or split_of(row.fields["source"], TATOEBA_HELD_OUT) == split:
-                yield row
-
-    def _path(self, split: str) -> Path:
-        if self.root is None:
-            raise DataError(
-                "the files of Tatoeba are not downloaded by etude; give data.root=FOLDER with deu-eng.train.tsv and "
-                "deu-eng.valid.tsv: English, a tab, German on each line (pairs: www.manythings.org/anki, CC BY 2.0)"
-            )
-        path = self.root / TATOEBA_FILES[split]
-        packed = path.with_name(f"{path.name}.gz")
-        return packed if packed.is_file() and not path.is_file() else path
 
 
 class Tables(SplitFiles):
