@@ -63,6 +63,30 @@ def test_hidden_is_packed_in_the_order_of_the_mask() -> None:
     assert torch.equal(model.hidden(tokens, mask), model(tokens, mask)[mask])
 
 
+@BOTH_NORMS
+def test_states_at_some_tokens_and_their_gradients_are_those_of_all(residual: Callable[..., Residual]) -> None:
+    model, (tokens, mask) = build(residual).double(), batch()
+    at = torch.tensor([0, 3, 8, 12])
+    weights = torch.randn(len(at), WIDTH, dtype=torch.float64)
+    found = []
+    for states in (model.hidden(tokens, mask)[at], model.hidden(tokens, mask, at=at)):
+        model.zero_grad()
+        (states * weights).sum().backward()
+        found.append((states, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_last_layer_ends_at_the_tokens_that_are_asked_for() -> None:
+    model, (tokens, mask) = build(), batch()
+    seen: list[int] = []
+    for layer in model.layers:
+        layer.feed_forward.register_forward_hook(lambda _module, _inputs, output: seen.append(len(output)))
+    assert len(model.hidden(tokens, mask, at=torch.tensor([2, 5]))) == 2
+    assert len(model.hidden(tokens, mask, at=torch.tensor([], dtype=torch.int64))) == 0
+    real = int(mask.sum())
+    assert seen == [real, real, 2, real, real, 0]
+
+
 def test_segments_are_told_apart_where_there_are_two() -> None:
     one, two, (tokens, mask) = build(), build(segments=2), batch()
     segments = (torch.arange(L) > 2).long().expand(B, L)

@@ -37,6 +37,8 @@ def test_training_is_measured(words: list[str], overrides: Overrides, capfd: pyt
     found = json.loads(capfd.readouterr().out)
     assert found["tokens_per_second"] > 0
     assert set(found["milliseconds"]) == set(bench.PHASES)
+    work = found["gflop_per_step"] * 1e9 * (bench.STEPS - bench.WARMUP)
+    assert found["model_flops_utilisation"] * 1e9 * sum(found["milliseconds"].values()) * 2 / 1e3 == pytest.approx(work)
 
 
 def test_decoding_is_measured(overrides: Overrides, capfd: pytest.CaptureFixture[str]) -> None:

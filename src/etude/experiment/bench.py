@@ -21,12 +21,12 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from etude.callbacks.log import LogTraining
 from etude.configuration.check import plain
 from etude.data.module import PlannedData
 from etude.experiment.build import Experiment, build
+from etude.experiment.cost import training_flops
 from etude.experiment.peaks import matrix_multiply_flops, peak_memory_mb
 from etude.experiment.record import RECORD, Record
 from etude.experiment.start import with_its_model
@@ -45,8 +45,8 @@ def bench(config: DictConfig) -> dict[str, Any]:
     """Measure an experiment's training step.
 
     Returns:
-        Tokens per second, milliseconds by phase, model FLOPs utilisation, padding, memory, and the ratio of Lightning's
-        Trainer to a bare loop (1.00: as fast).
+        Tokens per second, milliseconds by phase, model FLOPs utilisation (None: what the task costs is not known),
+        padding, memory, and the ratio of Lightning's Trainer to a bare loop (1.00: as fast).
     """
     experiment = build(with_its_model(plain(config)))
     task, data = experiment.task, experiment.data
@@ -154,16 +154,18 @@ def _summary(
 ) -> dict[str, Any]:
     steps = STEPS - WARMUP
     seconds = statistics.median(bare)
-    flops, peak, real = _flops_of_first_step(experiment), matrix_multiply_flops(), real_positions(experiment.data)
+    flops = [training_flops(experiment.task, experiment.data, step) for step in (WARMUP, STEPS)]
+    work = None if flops[0] is None or flops[1] is None else flops[1] - flops[0]
+    peak, real = matrix_multiply_flops(), real_positions(experiment.data)
     return {
         "tokens_per_second": tokens / seconds,
         "tokens_per_second_padded": tokens / seconds / real,
         "real_positions": real,
         "milliseconds": {phase: 1000 * statistics.median(run[phase] for run in phases) / steps for phase in PHASES},
         "lightning_over_bare": statistics.median(a / b for a, b in zip(through, bare, strict=True)),
-        "gflop_per_step": flops / 1e9,
+        "gflop_per_step": None if work is None else work / steps / 1e9,
         "gflops_matrix_multiply": peak / 1e9,
-        "model_flops_utilisation": flops * steps / seconds / peak,
+        "model_flops_utilisation": None if work is None else work / seconds / peak,
         "parameters": sum(parameter.numel() for parameter in experiment.task.parameters()),
         "peak_memory_mb": peak_memory_mb(),
         "threads": torch.get_num_threads(),
@@ -183,18 +185,6 @@ def real_positions(data: PlannedData) -> float:
     return real / padded
 
 
-def _flops_of_first_step(experiment: Experiment) -> int:
-    """Return the FLOPs of the first step as torch counts them."""
-    task = experiment.task.train()
-    with FlopCounterMode(display=False) as counter:
-        for index, batch in _micro_batches(experiment):
-            (task.loss(batch)[0] / batch.step_count).backward()
-            if task.step_ended(index):
-                break
-    task.zero_grad()
-    return counter.get_total_flops()
-
-
 def write_table(found: dict[str, Any], title: str) -> None:
     """Show what was measured to people, on stderr."""
     table = Table("measure", "value", title=title)
@@ -203,5 +193,11 @@ def write_table(found: dict[str, Any], title: str) -> None:
             for part, number in value.items():
                 table.add_row(f"{name}, {part}", f"{number:,.1f}")
         else:
-            table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}")
+            table.add_row(name, _shown(value))
     Console(file=sys.stderr).print(table)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "not known"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"

@@ -1,6 +1,6 @@
 """An encoder of BERT's kind (Devlin et al. 2019).
 
-Axes: B texts, L positions, N real tokens, D model width.
+Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width.
 """
 
 from __future__ import annotations
@@ -126,22 +126,31 @@ class Encoder(TextEncoder):
         return layout.pad(self.encode(tokens, layout, segments))
 
     def hidden(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None = None,
+        at: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
+        """Return the last states at real tokens, numbered as in `tokens[mask]`: those `at` the given numbers, or all.
 
-        Takes and raises what `forward` does.
+        The last layer is computed for these only, behind its attention. Takes and raises what `forward` does.
         """
-        return self.encode(tokens, Layout.from_mask(mask), segments)
+        return self.encode(tokens, Layout.from_mask(mask), segments, at)
 
     def encode(
-        self, tokens: Int[Tensor, "B L"], layout: Layout, segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Return the last states at the real tokens of a layout."""
+        self,
+        tokens: Int[Tensor, "B L"],
+        layout: Layout,
+        segments: Int[Tensor, "B L"] | None = None,
+        at: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
+        """Return the last states at the real tokens of a layout, as `hidden` does."""
         x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
         if self.segments is not None:
             x = x + self.segments(layout.pack(torch.zeros_like(tokens) if segments is None else segments))
         x = self.dropout(self.embedding_norm(x))
-        for layer in self.layers:
+        *below, last = self.layers
+        for layer in below:
             x = layer(x, layout)
-        return self.norm(x)
+        return self.norm(last(x, layout, at))

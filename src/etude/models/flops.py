@@ -12,14 +12,15 @@ from etude.models.text_encoder import TextEncoder
 from etude.nn.flops import Counts, Flops
 
 
-def encoder_flops(model: TextEncoder, tokens: Counts) -> Flops | None:
+def encoder_flops(model: TextEncoder, tokens: Counts, states: Counts) -> Flops | None:
     """Count an encoder; None: its layers are another library's, whose products are not known.
 
     Args:
         model: The encoder.
         tokens: [N] real tokens of each text.
+        states: [N] those of them whose last states are asked for.
     """
-    return _stack_flops(model, tokens) if isinstance(model, Encoder) else None
+    return _stack_flops(model, tokens, states) if isinstance(model, Encoder) else None
 
 
 def decoder_flops(model: Decoder, tokens: Counts) -> Flops:
@@ -29,19 +30,21 @@ def decoder_flops(model: Decoder, tokens: Counts) -> Flops:
         model: The decoder.
         tokens: [N] real tokens of each row, of one document or of several.
     """
-    flops = _stack_flops(model, tokens)
+    flops = _stack_flops(model, tokens, tokens)
     flops.multiply(model.output_weight, tokens)
     return flops
 
 
-def _stack_flops(model: Encoder | Decoder, tokens: Counts) -> Flops:
+def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts) -> Flops:
     flops = Flops(len(tokens))
-    embeddings, *layers = model.stages
+    embeddings, *below, last = model.stages
     for part in embeddings:
         flops.look_up(part)
-    for layer in layers:
+    for layer in below:
         for part in layer:
             flops.go_through(part, tokens)
+    for part in last:
+        flops.go_through(part, tokens, kept=states)
     return flops
 
 

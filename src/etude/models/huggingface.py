@@ -1,6 +1,7 @@
 """Encoders of any architecture that transformers has: its own code runs, with etude's tasks around it.
 
-Axes: B texts, L positions, N real tokens, D model width, E width of the embeddings, V vocabulary.
+Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width, E width of the
+embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -139,13 +140,18 @@ class WrappedEncoder(TextEncoder):
         return states.masked_fill(~mask.unsqueeze(2), 0)
 
     def hidden(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None = None,
+        at: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
+        """Return the last states at real tokens, numbered as in `tokens[mask]`: those `at` the given numbers, or all.
 
         Takes and raises what `forward` does.
         """
-        return self(tokens, mask, segments)[mask]
+        states: Tensor = self(tokens, mask, segments)[mask]
+        return states if at is None else states[at]
 
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that the files have, or one that transformers draws; the encoder becomes that of the whole model.

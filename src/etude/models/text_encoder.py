@@ -1,6 +1,7 @@
 """What a task asks of an encoder, and the head that guesses hidden tokens from its states.
 
-Axes: B texts, L positions, N real tokens, D model width, E width of the embeddings, V vocabulary.
+Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width, E width of the
+embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None = None,
+        at: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
+        """Return the last states at real tokens, numbered as in `tokens[mask]`: those `at` the given numbers, or all.
 
         Takes and raises what `forward` does.
         """

@@ -1,6 +1,6 @@
 """Scaled dot-product attention (Vaswani et al. 2017, section 3.2): as fast as there is, and to look inside.
 
-Axes: B examples, H heads, Q queries, L keys, K head width, N real tokens, D = H K model width.
+Axes: B examples, H heads, Q queries, L keys, K head width, N real tokens, M those asked for, D = H K model width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
@@ -146,13 +146,16 @@ class SelfAttention(nn.Module):
         self.attend = Attend(causal, dropout)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "N D"]:
-        """Attend within each row of the layout."""
+    def forward(
+        self, x: Float[Tensor, "N D"], layout: Layout, at: Int[Tensor, " M"] | None = None
+    ) -> Float[Tensor, "M D"]:
+        """Attend within each row of the layout; return what those tokens found whose numbers are given, by default all."""
         projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
         rotated = layout.pad(self.relative.rotate(projected, layout.positions))
         query, key, value = rotated.transpose(1, 3).unbind(2)
         mixed = self.attend(query, key, value, layout.key_mask, self.relative.bias(layout))
-        return self.output(layout.pack(mixed.transpose(1, 2).flatten(2)))
+        found = layout.pack(mixed.transpose(1, 2).flatten(2))
+        return self.output(found if at is None else found.index_select(0, at))
 
     def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
         """Attend from one new position of each row to it and to those in `past`, which it joins."""

@@ -1,13 +1,13 @@
 """One layer of an encoder, of BERT's kind as of the original Transformer's.
 
-Axes: N real tokens, D model width.
+Axes: N real tokens, M those of them whose states are asked for, D model width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from etude.nn.attention import SelfAttention
@@ -36,7 +36,15 @@ class EncoderLayer(nn.Module):
         self.feed_forward = feed_forward()
         self.feed_forward_residual = residual()
 
-    def forward(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "N D"]:
-        """Return the states of the next layer."""
-        x = self.attention_residual(x, lambda states: self.attention(states, layout))
+    def forward(
+        self, x: Float[Tensor, "N D"], layout: Layout, at: Int[Tensor, " M"] | None = None
+    ) -> Float[Tensor, "M D"]:
+        """Return the states of the next layer.
+
+        Args:
+            x: States of all tokens, which attention looks at.
+            layout: Where the tokens are.
+            at: The tokens whose next states are asked for, by number; None: all. The others cost nothing after attention.
+        """
+        x = self.attention_residual(x, lambda states: self.attention(states, layout, at), at)
         return self.feed_forward_residual(x, self.feed_forward)

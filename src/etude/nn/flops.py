@@ -61,7 +61,13 @@ class Flops:
         self._multiply(weight.numel(), weight.requires_grad, positions)
 
     def go_through(
-        self, module: nn.Module, positions: Counts, keys: Counts | None = None, *, keys_train: bool = True
+        self,
+        module: nn.Module,
+        positions: Counts,
+        keys: Counts | None = None,
+        *,
+        keys_train: bool = True,
+        kept: Counts | None = None,
     ) -> None:
         """Go through all parts of a layer, or of any other module.
 
@@ -70,6 +76,7 @@ class Flops:
             positions: [N] real tokens of each example that it sees.
             keys: [N] real tokens that attention to elsewhere looks at; None: there is no such attention.
             keys_train: Whether anything trains that these keys are made from.
+            kept: [N] those of its tokens that it goes on with behind attention; None: all.
         """
         width, elsewhere = 0, False
         residual = next((part for part in module.modules() if isinstance(part, Residual)), None)
@@ -81,6 +88,7 @@ class Flops:
             elif isinstance(part, Attend):
                 seen = keys if elsewhere and keys is not None else positions
                 self._attend(2 * width * positions * seen, keys_train if elsewhere else self.trains)
+                positions = positions if kept is None else kept
             elif isinstance(part, nn.Linear):
                 for size, trains in _matrices(part):
                     self._multiply(size, trains, positions)

@@ -70,7 +70,7 @@ class MaskedLM(Task):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Int[Tensor, " M"]
     ) -> Float[Tensor, "M E"]:
         """Return the features that predict at M of the real tokens, whose numbers among those are given."""
-        found: Tensor = self.head(self.model.hidden(tokens, mask)[where])
+        found: Tensor = self.head(self.model.hidden(tokens, mask, at=where))
         return found
 
     def logits(self, features: Float[Tensor, "M E"]) -> Float[Tensor, "M V"]:
@@ -86,7 +86,7 @@ class MaskedLM(Task):
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each text once, its last part at the chosen positions."""
-        flops = encoder_flops(self.model, lengths)
+        flops = encoder_flops(self.model, lengths, counts)
         if flops is None:
             return None
         flops.go_through(self.head, counts)

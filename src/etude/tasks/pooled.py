@@ -84,6 +84,9 @@ class Pooled(Task):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
         """Return one state for each example."""
+        if self.pool is first_token:  # the last layer is then computed for that token only
+            sizes = mask.sum(dim=1)
+            return self.dropout(self.model.hidden(tokens, mask, segments, at=sizes.cumsum(0) - sizes))
         return self.dropout(self.pool(self.model(tokens, mask, segments), mask))
 
     def logits(
@@ -101,10 +104,11 @@ class Pooled(Task):
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each example once; None: the encoder is another library's."""
-        flops = encoder_flops(self.model, lengths)
+        ones = np.ones_like(lengths)
+        flops = encoder_flops(self.model, lengths, ones if self.pool is first_token else lengths)
         if flops is None:
             return None
-        flops.multiply(self.head.weight, np.ones_like(lengths))
+        flops.multiply(self.head.weight, ones)
         return flops.total
 
     # What is predicted of texts that somebody types

@@ -127,7 +127,7 @@ class QuestionAnswering(Task):
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each window once; None: the encoder is another library's."""
-        flops = encoder_flops(self.model, lengths)
+        flops = encoder_flops(self.model, lengths, lengths)
         if flops is None:
             return None
         flops.multiply(self.head.weight, lengths)
