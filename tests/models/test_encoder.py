@@ -80,7 +80,9 @@ def test_the_last_layer_ends_at_the_tokens_that_are_asked_for() -> None:
     model, (tokens, mask) = build(), batch()
     seen: list[int] = []
     for layer in model.layers:
-        layer.get_submodule("feed_forward").register_forward_hook(lambda _module, _inputs, output: seen.append(len(output)))
+        layer.get_submodule("feed_forward").register_forward_hook(
+            lambda _module, _inputs, output: seen.append(len(output))
+        )
     assert len(model.hidden(tokens, mask, at=torch.tensor([2, 5]))) == 2
     assert len(model.hidden(tokens, mask, at=torch.tensor([], dtype=torch.int64))) == 0
     real = int(mask.sum())
