@@ -119,6 +119,7 @@ def test_weights_that_are_not_the_configurations_are_refused(tmp_path: Path, cha
         ({"activation_function": "selu"}, "activation_function = 'selu'"),
         ({"n_embd": None}, "has no n_embd"),
         ({"vocab_size": 30}, "the tokenizer has 29 ids"),
+        ({"eos_token_id": 5}, "the tokenizer's eos is id 2, that of the weights of .* is 5"),
     ],
 )
 def test_another_architecture_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -137,11 +138,23 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"positions": Rotary, "feed_forward_layer": GatedFeedForward}, "has GatedFeedForward, Rotary"),
-        ({"residual": PostNorm}, "has Identity, PostNorm"),
-        ({"norm": nn.RMSNorm}, "has RMSNorm"),
+        (
+            {"positions": Rotary, "feed_forward_layer": GatedFeedForward},
+            "has no GatedFeedForward, Rotary; train with model/positions=learned model/feed_forward=gelu$",
+        ),
+        ({"residual": PostNorm}, "has no PostNorm; train with model/residual=pre_norm$"),
+        ({"norm": nn.RMSNorm}, "has no RMSNorm; train with model/norm=layer$"),
+        (
+            {"norm": partial(nn.LayerNorm, bias=False)},
+            "not have the same tensors: layers.0.attention_residual.norm.bias, .*norm.bias; train with model/norm=layer",
+        ),
+        (
+            {"feed_forward_layer": partial(FeedForward, activation=torch.nn.functional.silu)},
+            "only the activations gelu, relu, gelu_new .*; train with model/feed_forward=gelu$",
+        ),
     ],
 )
 def test_what_gpt2_has_not_is_not_written(parts: dict[str, Any], said: str) -> None:
+    decoder = Decoder(FACTS, 24, 2, 2, 31, 0.0, MAX_LENGTH, **parts)
     with pytest.raises(ConfigurationError, match=said):
-        to_gpt2(Decoder(FACTS, 24, 2, 2, 31, 0.0, MAX_LENGTH, **parts))
+        _ = to_gpt2(decoder), gpt2_config(decoder, FACTS)

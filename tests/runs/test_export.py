@@ -1,4 +1,4 @@
-"""`etude export`: what it refuses, and that a failed proof leaves nothing behind."""
+"""`etude export`: what it refuses, that a failed proof leaves nothing behind, and that what it wrote is trained on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from etude.configuration.check import plain
+from etude.configuration.compose import compose
 from etude.errors import ConfigurationError
+from etude.experiment.build import build
 from etude.experiment.export import export
+from etude.experiment.restored import load_run
 from etude.experiment.run import train
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
 from etude.export.proof import Examples, MismatchError
+from etude.tokenization.tokenizer import Tokenizer
+from tests.runs import processes
+from tests.runs.conftest import SMALL
 
 
 @pytest.mark.parametrize(
@@ -59,4 +68,62 @@ def test_a_failed_proof_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(HuggingFaceEncoder, "prove", fails)
     with pytest.raises(MismatchError):
         export(run, {"to": "huggingface"})
+    assert not any((run / "exports").iterdir())
+
+
+SHORT = ("budget=2step", "validate.every=2step", "scheduler.warmup=1step")
+
+
+def test_a_causal_language_model_is_exported_by_the_command_line(composed: Callable[..., Any], tmp_path: Path) -> None:
+    run = train(composed("causal_lm", *SHORT), [])
+    assert run is not None
+    ended = processes.run(tmp_path / "command", ["export", str(run), "to=huggingface"])
+    folder = run / "exports" / "huggingface"
+    assert (ended.code, ended.out) == (0, f"{folder}\n"), ended.log[-2000:]
+    proof = json.loads((folder / "export.json").read_text())["proof"]
+    assert proof["class"] == type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "GPT2LMHeadModel"
+    assert proof["greedy"]["texts"] == 16 and proof["logits"]["texts"] == proof["tokenizer"]["equal"] > 16
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    assert AutoTokenizer.from_pretrained(folder)("sun moon")["input_ids"] == [1, *tokenizer.encode(["sun moon"])[0]]
+
+
+def test_an_exported_causal_language_model_is_trained_on(
+    composed: Callable[..., Any], small_data: Path, tmp_path: Path
+) -> None:
+    run = train(composed("causal_lm", *SHORT), [])
+    assert run is not None
+    folder = export(run, {"to": "huggingface", "sentences": 2})
+    words = [
+        "experiment=causal_lm/adapt",
+        f"model.name={folder}",
+        *(word for word in SMALL if not word.startswith("model.")),
+        "data=documents",
+        *(f"data.{split}={small_data}/{split}.txt" for split in ("train", "val", "test")),
+        "data.max_length=16",
+        "batch.tokens=150",
+        *(f"paths.{name}={tmp_path}/{name}" for name in ("outputs", "cache")),
+    ]
+    again = build(plain(compose(*words, *SHORT)))
+    task, tokenizer = load_run(run)
+    assert again.data.tokenizer.encode(["sun moon"]) == tokenizer.encode(["sun moon"])
+    own, read = task.model.state_dict(), again.task.model.state_dict()
+    assert own.keys() == read.keys()
+    for name, tensor in read.items():
+        assert torch.equal(tensor, own[name]), name
+    more = train(compose(*words, *SHORT), [])
+    assert more is not None
+    assert "model.safetensors" in json.loads((more / "manifest.json").read_text())["pretrained"]["sha256"]
+
+
+def test_a_decoder_with_other_parts_than_gpt2s_is_refused_in_one_line(
+    composed: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = train(composed("causal_lm", "model/positions=rotary", "model/norm=rms", *SHORT), [])
+    assert run is not None
+    ended = processes.run(tmp_path / "command", ["export", str(run), "to=huggingface"])
+    assert (ended.code, ended.out) == (78, "")
+    assert ended.said == [
+        "etude: error: GPT-2, the only decoder of transformers that is written, has no RMSNorm, Rotary; "
+        "train with model/positions=learned model/norm=layer"
+    ]
     assert not any((run / "exports").iterdir())

@@ -86,6 +86,12 @@ def test_lengths_are_those_of_what_is_added() -> None:
         assert len(first.tokens) - len(prompt) == 7
 
 
+def test_another_search_continues_as_if_it_were_the_tasks_own() -> None:
+    prompts = BYTES.encode(LINES)
+    found = build(Sample(max_length=9)).continuations(prompts, Greedy(max_length=5))
+    assert found == build(Greedy(max_length=5)).continuations(prompts)
+
+
 def test_two_lines_and_two_samples_differ_and_more_samples_change_none() -> None:
     two = build(Sample(max_length=9, samples=2)).predictions(LINES, BYTES)
     three = build(Sample(max_length=9, samples=3)).predictions(LINES, BYTES)

@@ -17,6 +17,7 @@ from etude.experiment.restored import find_checkpoint
 from etude.experiment.stored import stored_configuration
 from etude.export.ctranslate import CTranslate2
 from etude.export.hugging_face import HuggingFaceTranslation
+from etude.export.hugging_face_decoder import HuggingFaceDecoder
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
 from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.onnx_graphs import OnnxTranslation
@@ -27,6 +28,7 @@ from etude.store.durable import make_folder, storage_errors, sync_folder
 from etude.store.folder import write_json
 from etude.store.saver import read_weights
 from etude.tasks.base import Task
+from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.translation import Translation
@@ -41,7 +43,7 @@ OVERRIDABLE = ("decoding", "paths", "trainer", "limit")
 """What an export may change of a run's configuration."""
 
 FORMATS: dict[str, tuple[type[Task], ...]] = {
-    "huggingface": (Translation, Classification, MaskedLM),
+    "huggingface": (Translation, Classification, MaskedLM, CausalLM),
     "ctranslate2": (Translation,),
     "onnx": (Translation,),
 }
@@ -108,6 +110,8 @@ def _format(to: str, task: Task, quantization: Any) -> Format:
         return OnnxTranslation()
     if isinstance(task, Translation):
         return HuggingFaceTranslation()
+    if isinstance(task, CausalLM):
+        return HuggingFaceDecoder()
     return HuggingFaceWrapped() if isinstance(task.model, WrappedEncoder) else HuggingFaceEncoder()
 
 

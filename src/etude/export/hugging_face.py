@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from etude.decoding.length import GNMT, Average
-from etude.decoding.search import Beam, Sample, Search
 from etude.export.hugging_face_files import (
     activation_name,
     load_peer,
     logits_of,
     prove_tokenizer,
+    write_generation,
     write_model,
     write_tokenizer,
 )
@@ -56,7 +55,8 @@ class HuggingFaceTranslation:
             weights = sines_first(weights, task.model.width)
         config = seq2seq_config(task) | {"architectures": [family.architecture]}
         write_model(folder, family.model_type, config, weights)
-        write_generation(folder, task)
+        facts, longest = task.facts, task.model.max_length
+        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
         write_tokenizer(folder, examples.tokenizer, task.model.max_length, starts=False)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
@@ -100,35 +100,6 @@ def seq2seq_config(task: Translation) -> dict[str, Any]:
         "forced_eos_token_id": None,
         "tie_word_embeddings": True,
     }
-
-
-def write_generation(folder: Path, task: Translation) -> None:
-    """Write generation_config.json: how the run searches, as far as transformers can say it."""
-    from transformers import GenerationConfig
-
-    facts, search = task.facts, task.decoding
-    GenerationConfig(
-        **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
-        decoder_start_token_id=facts.bos,
-        max_new_tokens=min(search.max_length, task.model.max_length),
-        **generation_of(search),
-    ).save_pretrained(folder)
-
-
-def generation_of(search: Search) -> dict[str, Any]:
-    """Return a search in transformers' words.
-
-    It divides log-probabilities by length ** length_penalty: `Average` is 1 and `Unnormalized` 0. `GNMT` divides by
-    ((5 + length) / 6) ** alpha, and its exponent, which is handed on, ranks alike only where it is 0.
-    """
-    if isinstance(search, Sample):
-        filters = {"top_k": search.top_k or 0, "top_p": search.top_p, "min_p": search.min_p}
-        return {"do_sample": True, "temperature": search.temperature, **filters}
-    if not isinstance(search, Beam) or search.beams == 1:
-        return {"num_beams": 1}
-    penalty = search.penalty
-    exponent = penalty.alpha if isinstance(penalty, GNMT) else float(isinstance(penalty, Average))
-    return {"num_beams": search.beams, "length_penalty": exponent, "early_stopping": False}
 
 
 def sines_first(weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The files of a transformers model: configuration, weights, tokenizer. No pickle among them."""
+"""The files of a transformers model: configuration, weights, tokenizer, search. No pickle among them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from safetensors.torch import save_file
 from tokenizers import processors
 from torch import Tensor
 
+from etude.decoding.length import GNMT, Average
+from etude.decoding.search import Beam, Sample, Search
 from etude.errors import ConfigurationError
 from etude.export.proof import MismatchError
 from etude.models.bart import ACTIVATIONS
 from etude.nn.feed_forward import Activation
 from etude.tokenization.tokenizer import SOURCE, Tokenizer
+from etude.types import Facts
 
 
 def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -41,23 +44,60 @@ def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weight
     )
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool) -> None:
+def write_generation(folder: Path, facts: Facts, search: Search, longest: int, **more: int) -> None:
+    """Write generation_config.json: how the run searches, as far as transformers can say it.
+
+    Args:
+        folder: Where.
+        facts: The special ids.
+        search: The run's.
+        longest: The most tokens that the model can add.
+        **more: Other ids that `generate` asks for.
+    """
+    from transformers import GenerationConfig
+
+    GenerationConfig(
+        **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
+        **more,
+        max_new_tokens=min(search.max_length, longest),
+        **generation_of(search),
+    ).save_pretrained(folder)
+
+
+def generation_of(search: Search) -> dict[str, Any]:
+    """Return a search in transformers' words.
+
+    It divides log-probabilities by length ** length_penalty: `Average` is 1 and `Unnormalized` 0. `GNMT` divides by
+    ((5 + length) / 6) ** alpha, and its exponent, which is handed on, ranks alike only where it is 0.
+    """
+    if isinstance(search, Sample):
+        filters = {"top_k": search.top_k or 0, "top_p": search.top_p, "min_p": search.min_p}
+        return {"do_sample": True, "temperature": search.temperature, **filters}
+    if not isinstance(search, Beam) or search.beams == 1:
+        return {"num_beams": 1}
+    penalty = search.penalty
+    exponent = penalty.alpha if isinstance(penalty, GNMT) else float(isinstance(penalty, Average))
+    return {"num_beams": search.beams, "length_penalty": exponent, "early_stopping": False}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool, ends: bool = True) -> None:
     """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
 
     Args:
         folder: Where.
         tokenizer: The run's.
         max_length: The most tokens that the model takes.
-        starts: Whether a text starts with bos; it ends with eos in any case.
+        starts: Whether a text starts with bos.
+        ends: Whether it ends with eos.
     """
     source = tokenizer.of("source")
     tokenizer.save(folder)
     if source is not tokenizer:
-        write_tokenizer(folder / SOURCE, source, max_length, starts)
+        write_tokenizer(folder / SOURCE, source, max_length, starts, ends)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = tokenizer.special
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{special.bos} $A {special.eos}" if starts else f"$A {special.eos}",
+        single=" ".join([*([special.bos] if starts else []), "$A", *([special.eos] if ends else [])]),
         special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
     )
     backend.save(str(folder / "tokenizer.json"))
@@ -82,7 +122,9 @@ def activation_name(activation: Activation) -> str:
     raise ConfigurationError(f"only the activations {', '.join(ACTIVATIONS)} can be exported, not {activation}")
 
 
-def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool) -> dict[str, int]:
+def prove_tokenizer(
+    folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool, ends: bool = True
+) -> dict[str, int]:
     """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
 
     Raises:
@@ -91,8 +133,8 @@ def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder)
-    front = [tokenizer.bos] if starts else []
-    ours = [[*front, *ids, tokenizer.eos] for ids in tokenizer.encode(texts)]
+    front, back = [tokenizer.bos] if starts else [], [tokenizer.eos] if ends else []
+    ours = [[*front, *ids, *back] for ids in tokenizer.encode(texts)]
     for text, expected, ids in zip(texts, ours, theirs(texts, truncation=False)["input_ids"], strict=True):
         if ids != expected:
             raise MismatchError(

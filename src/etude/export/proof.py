@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -32,7 +33,10 @@ BATCH = 64
 """Sentences that are proved together."""
 
 Outputs = list[tuple[int, ...]]
-"""Token ids of each sentence's translation, without bos and eos."""
+"""Token ids of each sentence's translation, or of what was added to each text, without bos and eos."""
+
+Next = Callable[[int, Sequence[int]], Float[Tensor, " V"]]
+"""Takes the number of an output and the tokens that it begins with; returns the run's logits of the token after them."""
 
 
 class MismatchError(EtudeError):
@@ -46,7 +50,7 @@ class Examples:
     Attributes:
         task: With the run's weights, in evaluation mode, on the CPU.
         tokenizer: The run's.
-        texts: Sources of translations, or texts that are classified or filled in.
+        texts: Sources of translations, or texts that are classified, filled in or continued.
         references: The wanted translations; empty for other tasks.
     """
 
@@ -204,17 +208,43 @@ def same_translations(
     Raises:
         MismatchError: If one parts elsewhere.
     """
+
+    def following(row: int, begun: Sequence[int]) -> Float[Tensor, " V"]:
+        source = sentences.source([row])
+        target = Padded([[sentences.facts.bos, *begun]], sentences.facts.pad)
+        with torch.no_grad():
+            return cast(Tensor, model(source.tokens, target.tokens, source.mask, target.mask)[0, -1])
+
+    ends = sentences.facts.eos, sentences.limit
+    return {"sentences": len(ours), **same_greedy(ours, theirs, following, *ends, f"{library} translates sentence")}
+
+
+def same_greedy(ours: Outputs, theirs: Outputs, following: Next, eos: int, limit: int, says: str) -> dict[str, int]:
+    """Count equal greedy outputs, and those that part where two tokens are equally probable.
+
+    Args:
+        ours: The run's.
+        theirs: The library's.
+        following: The run's logits.
+        eos: The token that ends an output.
+        limit: The most tokens of an output, eos included.
+        says: How a message begins, up to the number of an output.
+
+    Raises:
+        MismatchError: If one parts elsewhere.
+    """
     ties = 0
     for row, (own, other) in enumerate(zip(ours, theirs, strict=True)):
         if own != other:
-            gap = _gap(model, sentences, row, own, other)
+            first, second = ([*tokens, eos][:limit] for tokens in (own, other))
+            gap = _gap(partial(following, row), first, second)
             if not gap <= 10 * TOLERANCE:
                 raise MismatchError(
-                    f"{library} translates sentence {row + 1} otherwise: {list(other)[:12]}, not {list(own)[:12]} "
+                    f"{says} {row + 1} otherwise: {list(other)[:12]}, not {list(own)[:12]} "
                     f"(logits {gap:.2e} apart where they part); nothing was exported"
                 )
             ties += 1
-    return {"sentences": len(ours), "equal": len(ours) - ties, "ties": ties}
+    return {"equal": len(ours) - ties, "ties": ties}
 
 
 def same_best(
@@ -249,15 +279,10 @@ def _log_probability(model: Seq2Seq, sentences: Sentences, row: int, tokens: Seq
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(labels)[:, None]).sum())
 
 
-def _gap(model: Seq2Seq, sentences: Sentences, row: int, own: Sequence[int], other: Sequence[int]) -> float:
-    """Return how far apart the run's logits are of the first two tokens that differ."""
-    eos, limit = sentences.facts.eos, sentences.limit
-    first, second = ([*tokens, eos][:limit] for tokens in (own, other))
-    place = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
-    if place is None:
-        return float("inf")
-    source = sentences.source([row])
-    target = Padded([[sentences.facts.bos, *first[:place]]], sentences.facts.pad)
-    with torch.no_grad():
-        logits = model(source.tokens, target.tokens, source.mask, target.mask)[0, -1]
-    return float((logits[first[place]] - logits[second[place]]).abs())
+def _gap(following: Callable[[Sequence[int]], Float[Tensor, " V"]], own: Sequence[int], other: Sequence[int]) -> float:
+    """Return how far apart the run's logits are of the first two tokens that differ; infinity where none do."""
+    for place, (first, second) in enumerate(zip(own, other, strict=False)):
+        if first != second:
+            logits = following(own[:place])
+            return float((logits[first] - logits[second]).abs())
+    return float("inf")

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from etude.errors import ConfigurationError
 from etude.models.decoder import CausalLayer, Decoder
 from etude.models.pretrained import ACTIVATIONS
-from etude.models.weights import read_json, read_safetensors
+from etude.models.weights import check_tokenizer, read_json, read_safetensors
 from etude.nn.feed_forward import FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PreNorm
-from etude.pretrained_files import open_pretrained
+from etude.pretrained_files import PretrainedFiles, open_pretrained
 from etude.types import Facts
 
 PREFIX = "transformer."
@@ -59,11 +59,24 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 """What config.json may say; the first is GPT-2's default."""
 
 
+class PretrainedDecoder(Decoder):
+    """A decoder with the weights of a pretrained model.
+
+    Args:
+        files: Where the weights come from.
+        **parts: As `Decoder` takes them.
+    """
+
+    def __init__(self, files: PretrainedFiles, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.files = files
+
+
 def pretrained_gpt2(facts: Facts, name: str, dropout: float = 0.1) -> Decoder:
     """Build a pretrained GPT-2 and load its weights.
 
     Args:
-        facts: The tokenizer's vocabulary, which must be the weights'.
+        facts: The tokenizer's vocabulary and special ids, which must be the weights'.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
         dropout: As in `Decoder`; attention probabilities are not dropped out.
 
@@ -74,14 +87,11 @@ def pretrained_gpt2(facts: Facts, name: str, dropout: float = 0.1) -> Decoder:
     """
     files = open_pretrained(name)
     config = _checked(read_json(files), name)
-    if facts.vocabulary != config["vocab_size"]:
-        raise ConfigurationError(
-            f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: "
-            f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
-        )
+    check_tokenizer(facts, config, name)
     activation = ACTIVATIONS[config.get("activation_function", "gelu_new")]
-    decoder = Decoder(
-        facts,
+    decoder = PretrainedDecoder(
+        files,
+        facts=facts,
         width=config["n_embd"],
         heads=config["n_head"],
         layers=config["n_layer"],
@@ -137,20 +147,35 @@ def to_gpt2(decoder: Decoder) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: If GPT-2 cannot hold the decoder.
     """
-    layers = [part for layer in decoder.layers for part in (layer.attention_residual, layer.feed_forward)]
-    kinds = {type(part) for part in (decoder.positions, decoder.norm, *layers)}
-    foreign = kinds - {Learned, PreNorm, nn.LayerNorm, FeedForward}
-    if foreign:
+    _check_parts(decoder)
+    state, names = decoder.state_dict(), gpt2_names(decoder)
+    different = ", ".join(sorted(state.keys() ^ names.keys()))
+    if different:
         raise ConfigurationError(
-            f"GPT-2 has Learned positions, PreNorm, LayerNorm and FeedForward; this decoder has "
-            f"{', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
-            "model/residual=pre_norm model/norm=layer model/feed_forward=gelu"
+            f"GPT-2 and this decoder do not have the same tensors: {different}; "
+            "train with model/norm=layer model/feed_forward=gelu"
         )
-    state = decoder.state_dict()
     return {
         PREFIX + theirs: _turned(ours, state[ours]).clone(memory_format=torch.contiguous_format)
-        for ours, theirs in gpt2_names(decoder).items()
+        for ours, theirs in names.items()
     }
+
+
+def _check_parts(decoder: Decoder) -> None:
+    """Refuse parts that GPT-2 has not, and say which choices give its own."""
+    layers = cast(list[CausalLayer], list(decoder.layers))
+    parts: dict[str, tuple[type[nn.Module], set[type[nn.Module]]]] = {
+        "model/positions=learned": (Learned, {type(decoder.positions)}),
+        "model/residual=pre_norm": (PreNorm, {type(layer.attention_residual) for layer in layers}),
+        "model/norm=layer": (nn.LayerNorm, {type(layer.attention_residual.norm) for layer in layers}),
+        "model/feed_forward=gelu": (FeedForward, {type(layer.feed_forward) for layer in layers}),
+    }
+    foreign = {choice: kinds - {known} for choice, (known, kinds) in parts.items() if kinds != {known}}
+    if foreign:
+        names = ", ".join(sorted(kind.__name__ for kinds in foreign.values() for kind in kinds))
+        raise ConfigurationError(
+            f"GPT-2, the only decoder of transformers that is written, has no {names}; train with {' '.join(foreign)}"
+        )
 
 
 def gpt2_config(decoder: Decoder, facts: Facts) -> dict[str, Any]:
@@ -204,7 +229,8 @@ def _activation_name(feed_forward: FeedForward) -> str:
         if torch.equal(feed_forward.activation(probe), known(probe)):
             return name
     raise ConfigurationError(
-        f"only the activations {', '.join(ACTIVATIONS)} can be written, not {feed_forward.activation}"
+        f"only the activations {', '.join(ACTIVATIONS)} can be written, not {feed_forward.activation}; "
+        "train with model/feed_forward=gelu"
     )
 
 

@@ -112,7 +112,7 @@ class CausalLM(Task):
         return {"text": begun, "continued": whole}
 
     @torch.no_grad()
-    def continuations(self, prompts: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+    def continuations(self, prompts: Sequence[Sequence[int]], decoding: Search | None = None) -> list[list[Hypothesis]]:
         """Return for each text its continuations, the one to take first; they begin with the text itself.
 
         `decoding.max_length` and `decoding.min_length` are those of what is added. A score is the model's for the text
@@ -121,19 +121,21 @@ class CausalLM(Task):
 
         Args:
             prompts: Ids of each text, without special ones.
+            decoding: How they are continued; None: as the task's `decoding` does.
         """
-        if not self.decoding.min_length:
-            return self._search(prompts)
+        decoding = self.decoding if decoding is None else decoding
+        if not decoding.min_length:
+            return self._search(prompts, decoding)
         # A search counts a text as predicted, so the fewest tokens are one number for texts of one length only.
         found: dict[int, list[Hypothesis]] = {}
         for size in {len(prompt) for prompt in prompts}:
             places = [place for place, prompt in enumerate(prompts) if len(prompt) == size]
-            found |= zip(places, self._search([prompts[place] for place in places]), strict=True)
+            found |= zip(places, self._search([prompts[place] for place in places], decoding), strict=True)
         return [found[place] for place in range(len(prompts))]
 
-    def _search(self, prompts: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
+    def _search(self, prompts: Sequence[Sequence[int]], decoding: Search) -> list[list[Hypothesis]]:
         """Continue texts, which are of one length if there is a `min_length`."""
-        sizes, decoding = [len(prompt) for prompt in prompts], self.decoding
+        sizes = [len(prompt) for prompt in prompts]
         longest, shortest = max(sizes, default=0), min(sizes, default=0)
         search = dataclasses.replace(
             decoding,
