@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from etude.errors import ConfigurationError
 from etude.metrics.classification import F1, Accuracy, Matthews
@@ -16,6 +17,10 @@ from etude.metrics.regression import MeanSquaredError, Pearson, Spearman
 LABELS = [0] * 6 + [1] * 4 + [2] * 2
 PREDICTIONS = [0, 0, 0, 0, 1, 2, 1, 1, 1, 0, 2, 1]
 CLASSES = ("a", "b", "c")
+
+
+def same(value: Any) -> Any:
+    return pytest.approx(value, rel=0, abs=1e-12)
 
 
 def f1(predictions: list[int], labels: list[int], positive: int) -> float:
@@ -34,17 +39,21 @@ def matthews(predictions: list[int], labels: list[int]) -> float:
 
 
 def test_classes() -> None:
-    rows = torch.tensor(PREDICTIONS), torch.tensor(LABELS), CLASSES
+    rows = np.array(PREDICTIONS), np.array(LABELS), CLASSES
     each = [f1(PREDICTIONS, LABELS, k) for k in range(3)]
-    assert Accuracy().score(*rows) == pytest.approx(8 / 12)
-    assert F1().score(*rows) == pytest.approx(sum(each) / 3)
-    assert F1(average="weighted").score(*rows) == pytest.approx((6 * each[0] + 4 * each[1] + 2 * each[2]) / 12)
-    assert F1("b").score(*rows) == pytest.approx(each[1])
-    assert Matthews().score(*rows) == pytest.approx(matthews(PREDICTIONS, LABELS))
+    weighted = (6 * each[0] + 4 * each[1] + 2 * each[2]) / 12
+    assert Accuracy().statistics(*rows).whole == same(8 / 12)
+    assert F1().statistics(*rows).whole == same(sum(each) / 3)
+    assert F1(average="weighted").statistics(*rows).whole == same(weighted)
+    assert F1("b").statistics(*rows).whole == same(each[1])
+    assert Matthews().statistics(*rows).whole == same(matthews(PREDICTIONS, LABELS))
 
 
 def test_matthews_of_one_class_is_nothing() -> None:
-    assert Matthews().score(torch.zeros(5, dtype=torch.long), torch.tensor([0, 1, 0, 1, 1]), ("a", "b")) == 0
+    several, one = np.array([0, 1, 0, 1, 1]), np.zeros(5, np.int64)
+    assert Matthews().statistics(one, several, ("a", "b")).whole == 0
+    assert Matthews().statistics(several, one, ("a", "b")).whole == 0
+    assert Matthews().statistics(several, 1 - several, ("a", "b")).whole == -1
 
 
 def test_a_positive_class_must_be_there() -> None:
@@ -55,11 +64,12 @@ def test_a_positive_class_must_be_there() -> None:
 
 
 def test_several_classes() -> None:
-    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 0, 0]], dtype=torch.bool)
-    predictions = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)
-    assert MultilabelF1("micro").score(predictions, labels) == pytest.approx(2 * 4 / (5 + 5))
-    assert MultilabelF1("macro").score(predictions, labels) == pytest.approx((1 + 0 + 1) / 3)
-    assert ExactMatch().score(predictions, labels) == pytest.approx(2 / 4)
+    labels = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 0, 0]], bool)
+    predictions = np.array([[1, 0, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0]], bool)
+    assert MultilabelF1("micro").statistics(predictions, labels).whole == same(2 * 4 / (5 + 5))
+    assert MultilabelF1("macro").statistics(predictions, labels).whole == same((1 + 0 + 1) / 3)
+    assert ExactMatch().statistics(predictions, labels).whole == 2 / 4
+    assert MultilabelF1("micro").statistics(predictions, labels).signature == "nrefs:1|classes:3|average:micro"
 
 
 def pearson(first: list[float], second: list[float]) -> float:
@@ -77,14 +87,24 @@ def test_numbers() -> None:
     source = random.Random(5)
     labels = [source.choice([0.0, 1.0, 2.5, 4.0, 5.0]) for _ in range(40)]
     values = [label + source.gauss(0, 1.5) for label in labels]
-    rows = torch.tensor(values, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
-    assert Pearson().score(*rows) == pytest.approx(pearson(values, labels), abs=1e-7)
-    assert Spearman().score(*rows) == pytest.approx(pearson(ranks(values), ranks(labels)), abs=1e-6)
+    rows = np.array(values), np.array(labels)
+    assert Pearson().statistics(*rows).whole == same(pearson(values, labels))
+    assert Spearman().statistics(*rows).whole == same(pearson(ranks(values), ranks(labels)))
     errors = [(a - b) ** 2 for a, b in zip(values, labels, strict=True)]
-    assert MeanSquaredError().score(*rows) == pytest.approx(sum(errors) / 40)
+    assert MeanSquaredError().statistics(*rows).whole == same(sum(errors) / 40)
+    alone = MeanSquaredError().statistics(*rows).alone
+    assert alone is not None and alone.tolist() == same(errors)
 
 
 def test_correlations_with_a_constant_are_nothing() -> None:
-    constant, other = torch.ones(5, dtype=torch.float64), torch.arange(5, dtype=torch.float64)
-    for metric in (Pearson(), Spearman()):
-        assert metric.score(constant, other) == metric.score(other, constant) == 0
+    other = np.arange(5.0)
+    for constant in (np.ones(5), np.full(5, 0.1)):  # whose mean is another number
+        for metric in (Pearson(), Spearman()):
+            assert metric.statistics(constant, other).whole == metric.statistics(other, constant).whole == 0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-9, 1e150])
+def test_correlations_keep_their_digits_whatever_the_unit_and_the_offset(scale: float) -> None:
+    values, labels = np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.0, 3.0, 3.0, 5.0])
+    assert Pearson().statistics(values * scale, labels).whole == same(pearson(values.tolist(), labels.tolist()))
+    assert Pearson().statistics(values + 2.0**40, labels).whole == same(pearson(values.tolist(), labels.tolist()))

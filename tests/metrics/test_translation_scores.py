@@ -43,6 +43,11 @@ def rows_of(metric: TextMetric, hypotheses: list[str], references: list[list[str
     return metric.statistics(hypotheses, references)[""]
 
 
+def alone(statistics: Statistics) -> list[float]:
+    assert statistics.alone is not None
+    return statistics.alone.tolist()
+
+
 def test_worked_by_hand() -> None:
     """The hypothesis has 4 of 5 words, 2 of 4 pairs, 1 of 3 triples, 0 of 2 quadruples right; it is as long as wanted.
 
@@ -112,13 +117,13 @@ def test_rows_are_scored_one_by_one_and_their_order_does_not_matter_to_the_corpu
     for metric in METRICS:
         straight, shuffled = rows_of(metric, HYPOTHESES, SINGLE), rows_of(metric, hypotheses, references)
         assert shuffled.whole == pytest.approx(straight.whole)
-        assert shuffled.alone.tolist() == [straight.alone[i] for i in order]
-    alone = rows_of(BLEU(), HYPOTHESES, SINGLE).alone
+        assert alone(shuffled) == [alone(straight)[i] for i in order]
     pairs = zip(HYPOTHESES, REFERENCES, strict=True)
-    assert alone.tolist() == [sacrebleu.sentence_bleu(hypothesis, [reference]).score for hypothesis, reference in pairs]
-    assert rows_of(BLEU(), ["Hello there"], [["Hello there"]]).alone == pytest.approx(
-        [100]
-    )  # it has no triple of words
+    assert alone(rows_of(BLEU(), HYPOTHESES, SINGLE)) == [
+        sacrebleu.sentence_bleu(hypothesis, [reference]).score for hypothesis, reference in pairs
+    ]
+    two_words = rows_of(BLEU(), ["Hello there"], [["Hello there"]])  # which make no triple
+    assert alone(two_words) == pytest.approx([100])
 
 
 def test_several_references_and_fewer_for_some_rows() -> None:
@@ -128,7 +133,7 @@ def test_several_references_and_fewer_for_some_rows() -> None:
         score = of(metric, HYPOTHESES, references)
         assert score.value == getattr(sacrebleu.metrics, known)().corpus_score(HYPOTHESES, streams).score
         assert score.signature.startswith("nrefs:var|")
-        assert rows_of(metric, HYPOTHESES, references).alone[1] == pytest.approx(0 if known == "TER" else 100)
+        assert alone(rows_of(metric, HYPOTHESES, references))[1] == pytest.approx(0 if known == "TER" else 100)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=["bleu", "chrf", "ter"])

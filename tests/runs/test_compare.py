@@ -18,8 +18,9 @@ from etude.experiment import comparison
 from etude.experiment.compare import compare
 from etude.metrics.resampling import paired_p_value
 from etude.metrics.texts import text_scores
-from etude.store.folder import COST, DATA, FINISHED, runs_in
+from etude.store.folder import COST, DATA, FACTS, FINISHED, runs_in
 from etude.tasks.translation import STANDARD_METRICS
+from etude.types import Facts
 from tests.runs.conftest import sentence
 from tests.runs.killing import begin
 
@@ -85,6 +86,7 @@ def make(composed: Callable[..., Any], configuration: dict[str, Any], tmp_path: 
         (run / "evaluations").mkdir()
         (run / "evaluations" / "test.json").write_text(json.dumps(evaluation))
         (run / "evaluations" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run / FACTS).write_text(json.dumps(Facts(vocabulary=9, pad=0, bos=1, eos=2).to_json()))
         (run / DATA).write_text(json.dumps({"fingerprint": "abc"}))
         (run / COST).write_text(json.dumps(cost_of(10.0 * wrong)))
         (run / FINISHED).write_text("{}")
@@ -193,3 +195,13 @@ def test_a_run_without_a_cost_is_compared_in_the_rest(make: Make) -> None:
     found: Any = compare(runs, {"format": "json"})
     assert found["groups"][0]["cost"] == {}
     assert found["groups"][1]["cost"]["tokens"] == 5000
+
+
+@pytest.mark.parametrize(("name", "one", "other"), [("label", 0, 1), ("labels", [], [1]), ("references", ["a"], ["b"])])
+def test_rows_of_other_wanted_outputs_are_not_the_same(name: str, one: Any, other: Any) -> None:
+    first, second = (
+        comparison.Judged({}, comparison.ids_and_wanted([{"id": 3, name: wanted, "output": "x"}]))
+        for wanted in (one, other)
+    )
+    assert comparison.differences(first, second) == {"why_not": "the rows are not the same"}
+    assert "score" in comparison.differences(first, first)["why_not"]

@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from etude.configuration.check import check, plain
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.errors import ConfigurationError, DataError
+from etude.experiment import comparison
 from etude.experiment.build import build
+from etude.experiment.compare import compare
 from etude.experiment.evaluate import evaluate
 from etude.experiment.predict import predict
 from etude.experiment.report.page import report
 from etude.experiment.run import fit
+from etude.metrics.resampling import paired_p_value
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.killing import begin
 from tests.runs.test_exact_loss import gradients
@@ -128,6 +132,63 @@ def test_numbers_are_learnt(trained: Callable[[str], Path]) -> None:
     assert distances == sorted(distances, reverse=True)
 
 
+SCORES = {
+    "pairs": {"accuracy": "classes:2", "macro_f1": "classes:2|average:macro"},
+    "several": {
+        "micro_f1": "classes:3|average:micro",
+        "macro_f1": "classes:3|average:macro",
+        "exact_match": "classes:3",
+    },
+    "numbers": {"pearson": "", "spearman": "ties:mean", "mean_squared_error": ""},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_have_intervals_and_say_how_they_are_made(trained: Callable[[str], Path], kind: str) -> None:
+    run = trained(kind)
+    found = scores(run)
+    for name, how in SCORES[kind].items():
+        low, high = found["intervals"][f"test/{name}"]
+        assert low <= found["scores"][f"test/{name}"] <= high and low < high
+        assert found["signatures"][f"test/{name}"] == "|".join(filter(None, ["nrefs:1|bs:1000|seed:12345", how]))
+    rows = [json.loads(line) for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()]
+    (alone,) = ALONE[kind]
+    assert all(row["scores"] == {alone: ALONE[kind][alone](row)} for row in rows)
+    page = report(run).read_text()
+    assert page.count('<dd class="interval">') == len(SCORES[kind])
+
+
+ALONE: dict[str, dict[str, Callable[[dict[str, Any]], Any]]] = {
+    "pairs": {"accuracy": lambda row: row["label"] == row["prediction"]},
+    "several": {"exact_match": lambda row: row["labels"] == row["predictions"]},
+    "numbers": {"mean_squared_error": lambda row: pytest.approx((row["label"] - row["value"]) ** 2, abs=5e-3)},
+}
+"""The scores that a row has by itself."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_runs_are_tested_on_the_same_rows_alike_by_evaluate_and_compare(
+    trained: Callable[[str], Path],
+    folder: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comparison, "paired_p_value", partial(paired_p_value, trials=500))
+    run, young = trained(kind), folder / "runs" / f"young-{kind}"
+    fit(begin(young, composed(folder, kind, *LEARNING, "budget=2step", "validate.every=2step")))
+    against = evaluate([run, young], {})[str(young)]["against"]
+    assert set(against["p"]) == set(SCORES[kind])
+    assert all(p < 0.05 for p in against["p"].values())
+    shown = capsys.readouterr().err
+    assert "p=" in shown and "[" in shown
+    found: Any = compare([run, young], {"format": "json", "metric": list(SCORES[kind])})
+    said = found["groups"][1]["against_first"]
+    assert said["p"] == {name: {"1": p} for name, p in against["p"].items()}
+    assert said["difference"] == pytest.approx(against["difference"])
+    assert evaluate([run, run], {})[str(run)]["against"]["p"] == dict.fromkeys(SCORES[kind], 1.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_report_shows_the_details(trained: Callable[[str], Path], kind: str) -> None:
     run = trained(kind)
@@ -172,12 +233,15 @@ def test_pairs_are_answered_as_they_were_judged(trained: Callable[[str], Path], 
 def test_a_broken_line_gets_an_answer_that_says_so(
     trained: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines = ["{", "[1]", '{"text": "sun"}', '{"text": "sun", "pair": 3}', '{"text": "sun", "pair": "sun"}']
-    found = [json.loads(line) for line in answers(trained("pairs"), lines, format="jsonl")]
-    errors = ["this is not JSON", "this is not an object in JSON", *["there is no text under 'pair'"] * 2, None]
-    assert [one.get("error") for one in found] == errors
-    assert "label" in found[-1] and found[3]["pair"] == 3
-    assert "4 of 5 lines could not be read; their answers say why" in caplog.text
+    half = r'{"text": "\ud83d", "pair": "sun"}'
+    good = r'{"text": "sun", "pair": "sun \ud83c\udf1e", "error": "\udf1e"}'  # a record's own keys are its own affair
+    lines = ["{", "[1]", '{"text": "sun"}', '{"text": "sun", "pair": 3}', half, good]
+    found = [json.loads(line.encode()) for line in answers(trained("pairs"), lines, format="jsonl")]
+    errors = ["this is not JSON", "this is not an object in JSON", *["there is no text under 'pair'"] * 2]
+    errors += ["the text under 'text' has half of a surrogate pair", "\udf1e"]
+    assert [one["error"] for one in found] == errors
+    assert "label" in found[-1] and found[-1]["pair"] == "sun \U0001f31e" and found[3]["pair"] == 3
+    assert "5 of 6 lines could not be read; their answers say why" in caplog.text
     with pytest.raises(DataError, match="the line 'sun moon' has no tab, but this run reads pairs"):
         answers(trained("pairs"), ["sun moon"])
 

@@ -16,6 +16,7 @@ from etude.configuration.check import check, plain
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.experiment.build import build
+from etude.experiment.compare import compare
 from etude.experiment.evaluate import evaluate
 from etude.experiment.predict import predict
 from etude.experiment.run import train
@@ -130,6 +131,20 @@ def test_the_threshold_that_val_chose_is_the_one_of_every_split(run: Path) -> No
     assert evaluated(run) == rows
 
 
+def test_two_runs_are_tested_on_the_same_questions_alike_by_evaluate_and_compare(run: Path, file: Path) -> None:
+    folder = run.parent.parent.parent
+    overrides = words(file, folder, "budget=2step", "validate.every=2step", "run.name=young", "callbacks=none")
+    young = train(composed(*overrides), overrides)
+    assert young is not None
+    against = evaluate([run, young], {})[str(young)]["against"]
+    assert {"f1", "exact_match", "f1_no_answer"} <= set(against["p"])
+    assert against["p"]["f1"] < 0.01
+    found: Any = compare([run, young], {"format": "json", "metric": ["f1", "f1_no_answer"]})
+    said = found["groups"][1]["against_first"]
+    assert said["p"] == {name: {"1": against["p"][name]} for name in ("f1", "f1_no_answer")}
+    assert evaluate([run, run], {})[str(run)]["against"]["p"]["f1"] == 1
+
+
 def test_predict_answers_as_the_evaluation_does_whatever_the_batch_and_the_order(run: Path) -> None:
     asked = [{key: row[key] for key in ("id", "question", "context")} for row in questions(40)]
     lines = [json.dumps(row).encode() for row in asked]
@@ -144,15 +159,28 @@ def test_predict_answers_as_the_evaluation_does_whatever_the_batch_and_the_order
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
+def test_a_line_is_a_record_with_or_without_saying_so_and_keeps_its_keys(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"n": n, "question": row["question"], "context": row["context"]} for n, row in enumerate(questions(4))]
+    lines = [json.dumps(row).encode() for row in asked]
+    found = predicted(run, lines)
+    assert found == predicted(run, lines, format="jsonl")
+    assert [{key: row[key] for key in asked[0]} for row in found] == asked
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"who\n")))
+    assert main(["predict", str(run), "format=json"]) == 78
+    assert "a QuestionAnswering reads no lines of text; write format=jsonl" in capsys.readouterr().err
+
+
 BROKEN = [
-    (b'{"question": "a"', "no JSON: "),
-    (b"[]", "no JSON object; write "),
-    (b"", "no JSON: "),
-    (b'{"question": "who"}', "context is missing"),
-    (b'{"question": 3, "context": "b"}', "question is no text"),
+    (b'{"question": "a"', "this is not JSON"),
+    (b"[]", "this is not an object in JSON"),
+    (b"", "this is not JSON"),
+    (b'{"question": "who"}', "there is no text under 'context'"),
+    (b'{"question": 3, "context": "b"}', "there is no text under 'question'"),
     (b'{"question": " ", "context": "b"}', "question is empty"),
-    (b'{"question": "a", "context": "\\ud83d"}', "half of a surrogate pair"),
-    (b"[" * 100_000, "no JSON: "),
+    (b'{"question": "a", "context": "\\ud83d"}', "the text under 'context' has half of a surrogate pair"),
+    (b"[" * 100_000, "this is not JSON"),
 ]
 
 
@@ -163,9 +191,10 @@ def test_a_broken_line_gets_its_own_line_back_and_is_counted(
     lines = [line for broken, _ in BROKEN for line in (broken, good)]
     with caplog.at_level("WARNING"):
         found = predicted(run, lines, batch__examples=3)
-    for (_, says), row in zip(BROKEN, found[::2], strict=True):
-        assert row["error"].startswith(says) or says in row["error"]
-    assert all(set(row) == {"answer", "start", "end", "score", "null_score", "answers"} for row in found[1::2])
+    assert [row["error"] for row in found[::2]] == [says for _, says in BROKEN]
+    assert found[8] == {"question": 3, "context": "b", "error": BROKEN[4][1]}
+    keys = {"question", "context", "answer", "start", "end", "score", "null_score", "answers"}
+    assert all(set(row) == keys for row in found[1::2])
     assert "8 of 16 lines could not be read; their answers say why" in caplog.text
     assert "8 of 16 lines had bytes that are no UTF-8" in caplog.text
     blank = predicted(run, [json.dumps({"question": "who", "context": "\u200b\u00ad."}).encode()])

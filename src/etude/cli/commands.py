@@ -82,7 +82,7 @@ COMMANDS: dict[str, Command] = {
         folders=True,
     ),
     "predict": Command(
-        "read texts from standard input; writes a line for each line",
+        "read texts, or records in JSON, from standard input; writes a line for each line",
         "etude.experiment.predict:predict",
         "last < texts.txt",
     ),

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from etude.errors import ConfigurationError, StorageError
 from etude.experiment.build import make
-from etude.experiment.comparison import Judged
+from etude.experiment.comparison import Judged, ids_and_wanted
 from etude.experiment.stored import stored_configuration
-from etude.metrics.resampling import scored
-from etude.metrics.score import Score, Statistics
-from etude.metrics.texts import text_scores
-from etude.store.folder import COST, DATA, shown_values
+from etude.metrics.resampling import all_scored
+from etude.metrics.score import Score
+from etude.store.folder import COST, DATA, FACTS, shown_values
+from etude.tasks.base import Task
 from etude.tasks.sums import Row
-from etude.tasks.translation import STANDARD_METRICS
+from etude.types import Facts
 
 ASIDE = ("seed", "run", "paths", "logger", "log", "trainer.progress_bar", "trainer.watts_per_core")
 """Keys, with all below them, that make no other experiment of a run."""
@@ -82,9 +80,8 @@ class ComparedRun:
     @property
     def judged_on(self) -> Any:
         """What makes scores comparable: the rows' ids and wanted outputs; of rows that hold none, all of the run's data."""
-        if self.rows and all("references" in row or "label" in row for row in self.rows):
-            return [(row["id"], row.get("references", row.get("label"))) for row in self.rows]
-        return self.data
+        rows = ids_and_wanted(self.rows)
+        return rows if rows and all(wanted is not None for _, wanted in rows) else self.data
 
     def judged(self, names: Collection[str]) -> Judged:
         """Return what a paired test needs of the scores of these names, computed anew from the rows.
@@ -100,27 +97,21 @@ class ComparedRun:
                     f"{self.folder}: the rows of its evaluation give {recorded} {found.value:g}, not {value:g} as was "
                     f"recorded; evaluate it again: etude evaluate {self.folder}"
                 )
-        return Judged(results, [(row["id"], row.get("references", row.get("label"))) for row in self.rows])
+        return Judged(results, ids_and_wanted(self.rows))
 
     def _results(self, names: Collection[str]) -> dict[str, Score]:
-        if self.rows and all("output" in row and "references" in row for row in self.rows):
-            outputs, references = ([row[name] for row in self.rows] for name in ("output", "references"))
-            metrics = make(self.task).keywords.get("metrics") or STANDARD_METRICS  # type: ignore[attr-defined]
-            asked = {
-                key: one for key, one in metrics.items() if any(f"{name}_".startswith(f"{key}_") for name in names)
-            }
-            return {name: score for name, score in text_scores(asked, outputs, references).items() if name in names}
-        if "accuracy" in names and self.rows and all("prediction" in row and "label" in row for row in self.rows):
-            return {"accuracy": scored(_hits([row["prediction"] == row["label"] for row in self.rows]))}
-        return {}
-
-
-def _hits(right: list[bool]) -> Statistics:
-    """Return the statistics of an accuracy: hits and rows."""
-    hits = np.array(right, np.float64)
-    return Statistics(
-        np.stack([hits, np.ones_like(hits)], axis=1), lambda sums: float(sums[0] / sums[1]), hits, "nrefs:1"
-    )
+        if not self.rows:
+            return {}
+        made: Any = make(self.task)  # the class of the task, and those of its arguments that its node has
+        kind: type[Task] = made.func
+        metrics = made.keywords.get("metrics")
+        asked = {
+            key: metric
+            for key, metric in (kind.STANDARD if metrics is None else metrics).items()
+            if any(f"{name}_".startswith(f"{key}_") for name in names)
+        }
+        found = kind.statistics(self.rows, asked, Facts.from_json(_read(self.folder / FACTS)))
+        return all_scored({name: one for name, one in found.items() if name in names})
 
 
 def _is_aside(key: str) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etude.metrics.resampling import SEED, TRIALS, paired_p_value
 from etude.metrics.score import Score, Statistics
 from etude.tasks.base import Task
+from etude.tasks.sums import Row
+
+WANTED = ("references", "label", "labels")
+"""What a row may hold of what was wanted of it."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +21,21 @@ class Judged:
 
     Attributes:
         results: The scores.
-        rows: Id and references of each row.
+        rows: Id and wanted output of each row.
     """
 
     results: Mapping[str, Score]
-    rows: list[Any]
+    rows: list[tuple[int, Any]]
 
     @classmethod
     def of(cls, task: Task) -> Judged:
         """Keep what the last evaluation of a task left."""
-        return cls(task.results, [(row["id"], row.get("references")) for row in task.rows])
+        return cls(task.results, ids_and_wanted(task.rows))
+
+
+def ids_and_wanted(rows: Sequence[Row]) -> list[tuple[int, Any]]:
+    """Return the id of each row and what was wanted of it; None if the row does not hold that."""
+    return [(row["id"], next((row[name] for name in WANTED if name in row), None)) for row in rows]
 
 
 def differences(first: Judged, other: Judged) -> dict[str, Any]:

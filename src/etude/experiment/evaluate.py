@@ -175,15 +175,23 @@ def described(results: Mapping[str, Score], name: str) -> dict[str, dict[str, An
 
 
 def _with_scores(rows: Sequence[Row], results: Mapping[str, Score]) -> list[Row]:
-    """Return the rows with the scores of each alone, to two digits."""
-    alone = {name: one.statistics.alone.tolist() for name, one in results.items() if one.statistics is not None}
+    """Return the rows with the scores of each alone, as far as there are any, to two digits, or four of those below one."""
+    alone = {
+        name: one.statistics.alone.tolist()
+        for name, one in results.items()
+        if one.statistics is not None and one.statistics.alone is not None
+    }
     if not alone:
         return list(rows)
     by_row = zip(*alone.values(), strict=True)
     return [
         {
             **row,
-            "scores": {name: round(value, 2) for name, value in zip(alone, values, strict=True) if not isnan(value)},
+            "scores": {
+                name: round(value, 2 if abs(value) >= 1 else 4)
+                for name, value in zip(alone, values, strict=True)
+                if not isnan(value)
+            },
         }
         for row, values in zip(rows, by_row, strict=True)
     ]

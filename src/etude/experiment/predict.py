@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 from etude.errors import ConfigurationError
 from etude.experiment.evaluate import OVERRIDABLE
-from etude.experiment.records import answered_records, answering
+from etude.experiment.records import answered_records, answering, as_line
 from etude.experiment.restored import load_members, load_run
 from etude.experiment.stored import stored_configuration
 from etude.tasks.base import Task
@@ -62,20 +62,20 @@ def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextI
         run: The run's folder.
         overrides: Dotted keys and values: `checkpoint`, `ensemble` (other runs that join this one), `format` (`text`: the
             first answer; `json`: an object with the text and all answers; `jsonl`: each line is an object, and the answer
-            that object with more keys), and keys below `evaluate.OVERRIDABLE`.
+            that object with more keys; by default what the task reads), and keys below `evaluate.OVERRIDABLE`.
         lines: Texts, or with `jsonl` objects, in UTF-8, one a line. Bytes that are no UTF-8 are replaced, and the lines counted.
         out: Where the answers go.
     """
     own = {key: overrides[key] for key in OWN if key in overrides}
     changes = {key: value for key, value in overrides.items() if key not in OWN}
-    answer = _format(own.get("format", "text"))
+    asked = _format(own["format"]) if "format" in own else None
     values = stored_configuration(run, changes, OVERRIDABLE)
     which = str(own.get("checkpoint", "best"))
     task, tokenizer = load_run(run, values, which)
     members = load_members(own.get("ensemble"), run, Path(values["paths"]["outputs"]), which)
     if members:
         task.join(list(members.values()))
-    spoiled = Spoiled()
+    answer, spoiled = asked or _format(task.FORMAT), Spoiled()
     for chunk in _chunks(lines, int(values["batch"]["examples"] or CHUNK) if "batch.examples" in changes else CHUNK):
         out.writelines(f"{line}\n" for line in answer(chunk, task, tokenizer, spoiled))
         out.flush()
@@ -109,28 +109,23 @@ def _answered_texts(
     answers = dict(zip(order, found, strict=True))
     for index, (text, broken) in enumerate(chunk):
         answer = answers[index]
-        stopped = not answer.outputs[0].finished
-        spoiled.add(broken, cut=answer.cut, stopped=stopped, refused=answer.refused)
+        spoiled.add(broken, cut=answer.cut, stopped=not answer.outputs[0].finished)
         yield written(text, answer)
 
 
 def _answered_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled) -> Iterator[str]:
     answers = answered_records([line for line, _ in chunk], answering(task), tokenizer)
     for answer, (_, broken) in zip(answers, chunk, strict=True):
-        spoiled.add(broken, cut=answer.cut, refused="error" in answer.values)
-        yield json.dumps(answer.values, ensure_ascii=False)
+        spoiled.add(broken, cut=answer.cut, refused=answer.refused)
+        yield as_line(answer.values)
 
 
 def _plain(_text: str, prediction: Prediction) -> str:
     """Return the first answer without line breaks of any kind, so that line n answers line n."""
-    if prediction.record is not None:
-        return json.dumps(prediction.record)
     return " ".join(prediction.outputs[0].text.splitlines())
 
 
 def _json(text: str, prediction: Prediction) -> str:
-    if prediction.record is not None:
-        return json.dumps(prediction.record)
     return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from etude.errors import ConfigurationError
 from etude.tasks.base import Task
 from etude.tasks.prediction import AnswersRecords, RecordAnswer
 from etude.tokenization.tokenizer import Tokenizer
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: an escape in JSON may be one, and no text has it."""
 
 
 def answering(task: Task) -> AnswersRecords:
@@ -39,12 +44,16 @@ def answered_records(lines: Sequence[str], task: AnswersRecords, tokenizer: Toke
     good.sort(key=lambda index: sum(len(parsed[index][0][field]) for field in task.fields))
     found = task.answer_records([parsed[index][0] for index in good], tokenizer) if good else []
     answers = dict(zip(good, found, strict=True))
-    return [
-        RecordAnswer({**record, "error": error})
-        if error is not None
-        else RecordAnswer({**record, **answers[index].values}, answers[index].cut)
-        for index, (record, error) in enumerate(parsed)
-    ]
+    merged = []
+    for index, (record, error) in enumerate(parsed):
+        answer = answers[index] if error is None else RecordAnswer.refusal(error)
+        merged.append(replace(answer, values={**record, **answer.values}))
+    return merged
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line. Half of a surrogate pair, which UTF-8 cannot write, stays the escape that it came as."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _parsed(line: str, fields: Sequence[str]) -> tuple[dict[str, Any], str | None]:
@@ -55,5 +64,9 @@ def _parsed(line: str, fields: Sequence[str]) -> tuple[dict[str, Any], str | Non
         return {}, "this is not JSON"
     if not isinstance(record, dict):
         return {}, "this is not an object in JSON"
-    missing = [field for field in fields if not isinstance(record.get(field), str)]
-    return record, f"there is no text under {missing[0]!r}" if missing else None
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            return record, f"there is no text under {field!r}"
+        if _HALF.search(record[field]):
+            return record, f"the text under {field!r} has half of a surrogate pair"
+    return record, None

@@ -1,1 +1,1 @@
-"""What is reported: scores of texts by sacrebleu and rouge-score, of classes by torchmetrics, of language models."""
+"""What is reported: scores of texts by sacrebleu and rouge-score, of classes, of numbers, of language models."""

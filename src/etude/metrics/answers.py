@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float64
 
-from etude.metrics.score import Statistics
+from etude.metrics.score import Statistics, mean_of_rows
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -64,7 +63,11 @@ class _AnswerMetric(ABC):
         values = np.array([self.value(output, row) for output, row in zip(outputs, references, strict=True)])
         answerable = np.array([any(row) for row in references])
         chosen = {"": np.ones(len(values), bool), "has_answer": answerable, "no_answer": ~answerable}
-        return {part: _mean(values, rows) for part, rows in chosen.items() if rows.any()}
+        return {
+            part: mean_of_rows(values, "nrefs:var|squad:2.0", (0, 100), rows)
+            for part, rows in chosen.items()
+            if rows.any()
+        }
 
     def value(self, output: str, references: Sequence[str]) -> float:
         """Return the value of an answer, from 0 to 100."""
@@ -86,20 +89,6 @@ class F1(_AnswerMetric):
     """The mean F1 of words, in percent."""
 
     _compare = staticmethod(f1)
-
-
-def _mean(values: Float64[np.ndarray, " N"], rows: np.ndarray) -> Statistics:
-    """Return the statistics of a mean over some of the rows; the others have no value alone."""
-    return Statistics(
-        np.stack([np.where(rows, values, 0.0), rows], axis=1),
-        _average,
-        np.where(rows, values, np.nan),
-        "nrefs:var|squad:2.0",
-    )
-
-
-def _average(total: Float64[np.ndarray, " 2"]) -> float:
-    return float(total[0] / total[1]) if total[1] else 0.0
 
 
 def best_null_threshold(differences: Sequence[float], answered: Sequence[float], silent: Sequence[float]) -> float:

@@ -1,24 +1,21 @@
-"""Classification scores by torchmetrics, over all rows of a split at once.
+"""Scores of predicted classes, over all rows of a split at once.
 
-Axes: N rows, C classes. Rows whose label is `IGNORED` do not count.
+Axes: N rows, C classes, K counts of a row. Rows whose label is `IGNORED` do not count.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
-from jaxtyping import Int
-from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_matthews_corrcoef,
-)
+import numpy as np
+from jaxtyping import Bool, Float64, Int
 
 from etude.errors import ConfigurationError
+from etude.metrics.counts import class_counts, f1_of_each, summed_counts
+from etude.metrics.score import Statistics, Summed, mean_of_rows
 from etude.types import IGNORED
 
 
@@ -35,8 +32,10 @@ class ClassMetric(ABC):
         """
 
     @abstractmethod
-    def score(self, predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: Sequence[str]) -> float:
-        """Return the score of all rows.
+    def statistics(
+        self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
+    ) -> Statistics:
+        """Return what the score of all rows is computed from.
 
         Args:
             predictions: Ids of the predicted classes.
@@ -48,9 +47,12 @@ class ClassMetric(ABC):
 class Accuracy(ClassMetric):
     """The share of rows whose class was predicted, from 0 to 1."""
 
-    def score(self, predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: Sequence[str]) -> float:
-        """Return the score of all rows."""
-        return accuracy(predictions, labels, len(classes))
+    def statistics(
+        self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
+    ) -> Statistics:
+        """Return, for each row, whether its class was predicted."""
+        hits = (predictions == labels).astype(np.float64)
+        return mean_of_rows(hits, _signature(classes), (0, 1), labels != IGNORED)
 
 
 class F1(ClassMetric):
@@ -58,7 +60,8 @@ class F1(ClassMetric):
 
     Args:
         positive: The class whose F1 it is; None: a mean over classes.
-        average: That mean: of all classes alike (`macro`), or by their number of rows (`weighted`).
+        average: That mean: of all classes alike that occur or are predicted (`macro`), or by their number of rows
+            (`weighted`).
     """
 
     def __init__(self, positive: str | None = None, average: Literal["macro", "weighted"] = "macro") -> None:
@@ -76,12 +79,18 @@ class F1(ClassMetric):
                 f"task.metrics: positive={self.positive} is no class of the data, which has {', '.join(classes[:8])}"
             )
 
-    def score(self, predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: Sequence[str]) -> float:
-        """Return the score of all rows."""
-        if self.positive is None:
-            return _f1(predictions, labels, len(classes), self.average)
-        each = multiclass_f1_score(predictions, labels, len(classes), average="none", ignore_index=IGNORED)
-        return float(each[list(classes).index(self.positive)])
+    def statistics(
+        self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
+    ) -> Statistics:
+        """Return, for each row and class, whether it is rightly given, given and true."""
+        given, true = _one_hot(predictions, labels, len(classes))
+        if self.positive is not None:
+            column = [list(classes).index(self.positive)]
+            rows = class_counts(given[:, column], true[:, column])
+            return Summed(rows, _only_f1, None, _signature(classes, f"positive:{self.positive}"), (0, 1))
+        means: dict[str, Callable[[np.ndarray], float]] = {"macro": _macro_f1, "weighted": _weighted_f1}
+        signature = _signature(classes, f"average:{self.average}")
+        return Summed(class_counts(given, true), means[self.average], None, signature, (0, 1))
 
 
 class Matthews(ClassMetric):
@@ -90,33 +99,43 @@ class Matthews(ClassMetric):
     It is 0 where all rows have one class, or all were given one.
     """
 
-    def score(self, predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: Sequence[str]) -> float:
-        """Return the score of all rows."""
-        real = labels != IGNORED
-        if min(len(found[real].unique()) for found in (predictions, labels)) < 2:
-            return 0.0  # torchmetrics has another value there
-        return float(multiclass_matthews_corrcoef(predictions, labels, len(classes), ignore_index=IGNORED))
+    def statistics(
+        self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
+    ) -> Statistics:
+        """Return, for each row and class, whether it is rightly given, given and true."""
+        rows = class_counts(*_one_hot(predictions, labels, len(classes)))
+        return Summed(rows, _matthews, None, _signature(classes), (-1, 1))
 
 
-def accuracy(predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: int) -> float:
-    """Return the share of rows whose class was predicted, from 0 to 1."""
-    return float(multiclass_accuracy(predictions, labels, classes, average="micro", ignore_index=IGNORED))
+def _one_hot(
+    predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: int
+) -> tuple[Bool[np.ndarray, "N C"], Bool[np.ndarray, "N C"]]:
+    """Return which class each row was given, and which it has; no class at all for a row that does not count."""
+    numbers, real = np.arange(classes), (labels != IGNORED)[:, None]
+    return (predictions[:, None] == numbers) & real, (labels[:, None] == numbers) & real
 
 
-def macro_f1(predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: int) -> float:
-    """Return the unweighted mean over classes of F1, the harmonic mean of precision and recall, from 0 to 1.
-
-    Classes that neither occur nor are predicted are left out of the mean.
-    """
-    return _f1(predictions, labels, classes, "macro")
+def _signature(classes: Sequence[str], *how: str) -> str:
+    return "|".join(["nrefs:1", f"classes:{len(classes)}", *how])
 
 
-def confusion(predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: int) -> Int[Tensor, "C C"]:
-    """Return how many rows of each class (first axis) were given each class (second axis)."""
-    return multiclass_confusion_matrix(predictions, labels, classes, ignore_index=IGNORED)
+def _only_f1(total: Float64[np.ndarray, " 3"]) -> float:
+    return float(f1_of_each(summed_counts(total))[0])
 
 
-def _f1(
-    predictions: Int[Tensor, " N"], labels: Int[Tensor, " N"], classes: int, average: Literal["macro", "weighted"]
-) -> float:
-    return float(multiclass_f1_score(predictions, labels, classes, average=average, ignore_index=IGNORED))
+def _macro_f1(total: Float64[np.ndarray, " K"]) -> float:
+    counts = summed_counts(total)
+    present = counts[1:].sum(axis=0) > 0
+    return float(f1_of_each(counts)[present].mean()) if present.any() else 0.0
+
+
+def _weighted_f1(total: Float64[np.ndarray, " K"]) -> float:
+    counts = summed_counts(total)
+    return float(f1_of_each(counts) @ counts[2] / max(counts[2].sum(), 1))
+
+
+def _matthews(total: Float64[np.ndarray, " K"]) -> float:
+    right, given, true = summed_counts(total)
+    count = true.sum()
+    spread = float(count**2 - given @ given) * float(count**2 - true @ true)
+    return float(right.sum() * count - given @ true) / math.sqrt(spread) if spread else 0.0

@@ -7,6 +7,8 @@ to sacrebleu's, which sums in single precision, to six digits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from etude.metrics.score import Score, Statistics
@@ -33,26 +35,33 @@ def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
     """
     if bootstrap < 2:
         return Score(statistics.whole, statistics.signature, statistics=statistics)
-    references, _, rest = statistics.signature.partition("|")
-    signature = f"{references}|bs:{bootstrap}|seed:{SEED}|{rest}"
+    references, *rest = statistics.signature.split("|")
+    signature = "|".join([references, f"bs:{bootstrap}", f"seed:{SEED}", *rest])
     return Score(statistics.whole, signature, *interval(statistics, bootstrap), statistics=statistics)
+
+
+def all_scored(statistics: Mapping[str, Statistics], bootstrap: int = 0) -> dict[str, Score]:
+    """Return what `scored` returns, by the same names."""
+    return {name: scored(one, bootstrap) for name, one in statistics.items()}
 
 
 def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
     """Return the ends of the 95 % confidence interval by bootstrap resampling (Koehn 2004).
 
     As in sacrebleu it is centred at the mean of the resamplings, and half as wide as the middle 95 % of them.
+    It ends where the score's bounds do.
     """
     generator = np.random.default_rng(SEED)
     count = len(statistics.rows)
     scores = np.empty(resamplings)
     for number in range(resamplings):
         times = np.bincount(generator.choice(count, count), minlength=count)
-        scores[number] = statistics.score(times @ statistics.rows)
+        scores[number] = statistics.resampled(times)
     scores.sort()
     cut = resamplings // 40
     middle, half = scores.mean(), (scores[resamplings - 1 - cut] - scores[cut]) / 2
-    return float(middle - half), float(middle + half)
+    least, largest = statistics.bounds
+    return float(max(middle - half, least)), float(min(middle + half, largest))
 
 
 def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) -> float:
@@ -73,8 +82,6 @@ def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) 
     extreme = 0
     for start in range(0, trials, TRIALS_AT_ONCE):
         size = min(TRIALS_AT_ONCE, trials - start)
-        kept = generator.integers(2, size=(size, count), dtype=bool).astype(np.float64)
-        one = kept @ first.rows + (1 - kept) @ second.rows
-        other = (1 - kept) @ first.rows + kept @ second.rows
-        extreme += sum(abs(first.score(a) - first.score(b)) >= observed for a, b in zip(one, other, strict=True))
+        kept = generator.integers(2, size=(size, count), dtype=bool)
+        extreme += sum(abs(one - other) >= observed for one, other in first.exchanged(second, kept))
     return (extreme + 1) / (trials + 1)

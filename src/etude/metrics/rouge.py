@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from rouge_score.rouge_scorer import RougeScorer
 
-from etude.metrics.score import Statistics
+from etude.metrics.score import Statistics, mean_of_rows
 
 TYPES = {"1": "rouge1", "2": "rouge2", "l": "rougeL", "lsum": "rougeLsum"}
 """rouge-score's names of the parts."""
@@ -45,19 +45,13 @@ class ROUGE:
         values = np.array([self._row(output, row) for output, row in zip(outputs, references, strict=True)])
         counts = {len(row) for row in references}
         signature = f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{self._how}"
-        ones = np.ones(len(values))
         return {
-            part: Statistics(np.stack([column, ones], axis=1), _average, column, signature)
-            for part, column in zip(self.PARTS, values.T, strict=True)
+            part: mean_of_rows(column, signature, (0, 100)) for part, column in zip(self.PARTS, values.T, strict=True)
         }
 
     def _row(self, output: str, references: Sequence[str]) -> Float64[np.ndarray, " P"]:
         found = [self._scorer.score(reference, output) for reference in references]
         return self._choice(np.array([[100 * one[name].fmeasure for name in TYPES.values()] for one in found]))
-
-
-def _average(total: Float64[np.ndarray, " 2"]) -> float:
-    return float(total[0] / total[1])
 
 
 def _best(values: Float64[np.ndarray, "R P"]) -> Float64[np.ndarray, " P"]:

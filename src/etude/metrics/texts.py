@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from etude.errors import DataError
-from etude.metrics.resampling import scored
+from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score, Statistics
 
 
@@ -45,6 +45,22 @@ def text_scores(
         bootstrap: Resamplings of the rows for 95 % confidence intervals; 0: no intervals.
 
     Raises:
+        DataError: As `text_statistics`.
+    """
+    return all_scored(text_statistics(metrics, outputs, references), bootstrap)
+
+
+def text_statistics(
+    metrics: Mapping[str, TextMetric], outputs: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, Statistics]:
+    """Return what the scores of a corpus by all metrics are computed from, by the names of the scores.
+
+    Args:
+        metrics: By the name of their scores.
+        outputs: A text for each row.
+        references: One wanted text or more for each row.
+
+    Raises:
         DataError: If there is no row, a row has no reference, or outputs and references are not equally many.
     """
     if not outputs or len(outputs) != len(references):
@@ -56,7 +72,7 @@ def text_scores(
     if bare is not None:
         raise DataError(f"row {bare} has no reference to be scored against")
     return {
-        f"{name}_{part}" if part else name: scored(statistics, bootstrap)
+        f"{name}_{part}" if part else name: statistics
         for name, metric in metrics.items()
         for part, statistics in metric.statistics(outputs, references).items()
     }

@@ -20,7 +20,7 @@ import sacrebleu.metrics
 from sacrebleu.metrics.base import Metric
 
 from etude.errors import ConfigurationError
-from etude.metrics.score import Statistics
+from etude.metrics.score import Statistics, Summed
 
 
 class BLEU:
@@ -111,7 +111,7 @@ def _statistics(
         return float(metric._compute_score_from_stats(total).score)
 
     alone = np.array([(of_a_row or metric)._compute_score_from_stats(row).score for row in rows], np.float64)
-    return Statistics(rows, score, alone, str(metric.get_signature()))
+    return Summed(rows, score, alone, str(metric.get_signature()))
 
 
 def _one_line(text: str) -> str:

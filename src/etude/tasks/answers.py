@@ -1,10 +1,9 @@
-"""From the best spans of windows to the answer of a question; and questions from lines that somebody writes."""
+"""From the best spans of windows to the answer of a question."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etude.tasks.sums import Row
@@ -55,27 +54,3 @@ def chosen(row: Row, threshold: float) -> dict[str, Any]:
     if not answers or null_difference(row) > threshold:
         return {"text": "", "start": None, "end": None, "score": row["null_score"]}
     return dict(answers[0])
-
-
-def read_question(line: str) -> Mapping[str, Any] | str:
-    """Read a line of JSON with `question`, `context` and perhaps `id`.
-
-    Returns:
-        The texts by these names, or what is wrong with the line.
-    """
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"no JSON: {error}"
-    if not isinstance(values, Mapping):
-        return 'no JSON object; write {"question": "…", "context": "…"}'
-    for key in ("question", "context"):
-        text = values.get(key)
-        if not isinstance(text, str) or not text.strip():
-            return f"{key} is {'empty' if isinstance(text, str) else 'no text' if key in values else 'missing'}"
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return f"{key} is no text: it has half of a surrogate pair"
-    named = {"id": values["id"]} if "id" in values else {}
-    return {**named, "question": values["question"].strip(), "context": values["context"]}

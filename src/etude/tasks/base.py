@@ -1,7 +1,7 @@
 """What every task shares: the exact loss of a step, its seeds, its learning rate, and sums that become averages once.
 
 A task says how a batch becomes a loss (`loss`), how a batch is judged (`judge`) and how judged rows become scores
-(`scores`). It never divides: `training_step` is the one place where a loss is divided.
+(`statistics`, or `scores`). It never divides: `training_step` is the one place where a loss is divided.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import lightning
 import numpy as np
@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
 from etude.finetune.base import Finetune
-from etude.metrics.score import Score
+from etude.metrics.resampling import all_scored
+from etude.metrics.score import Score, Statistics
 from etude.optim.course import Course, follow
 from etude.optim.groups import courses_of, parameter_groups
 from etude.seeding import seed_micro_batch
@@ -50,6 +51,7 @@ class Task(lightning.LightningModule):
     Attributes:
         timetable: What the task knows of the run.
         guard: What is done about losses and gradients that are not finite.
+        metrics: What `scores` are made of, by their names.
         courses: How parameters train, by name; all others that are not frozen train from the start at the full rate.
         bootstrap: Resamplings for the confidence intervals of scores; 0: none.
         sample_count: Rows that an evaluation leaves in `samples`.
@@ -69,6 +71,12 @@ class Task(lightning.LightningModule):
     METRICS: ClassVar[tuple[str, ...]]
     BATCH: ClassVar[str]
 
+    STANDARD: ClassVar[Mapping[str, Any]] = {}
+    """The metrics where a configuration names none, by the names of their scores."""
+
+    FORMAT: ClassVar[Literal["text", "jsonl"]] = "text"
+    """What `etude predict` reads unless it is told: lines of text, or records, for a task that reads nothing else."""
+
     def __init__(
         self,
         facts: Facts,
@@ -85,6 +93,7 @@ class Task(lightning.LightningModule):
         self.gradient_clip = gradient_clip
         self.timetable = Timetable(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
         self.guard: Guard = Stop()
+        self.metrics: Mapping[str, Any] = self.STANDARD
         self.courses: Mapping[str, Course] = {}
         self.bootstrap = 0
         self.sample_count = 0
@@ -112,18 +121,35 @@ class Task(lightning.LightningModule):
         """Return loss and count as `loss` does, and a row for each example: its `id` (-1: a filler), and what `scores` needs."""
 
     @abstractmethod
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return scores of all the rows of a split, by name."""
-
-    @abstractmethod
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return a row as texts that a person can read."""
 
-    @abstractmethod
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return one line of output for each text, whatever its neighbours are."""
-
     # What a task may say
+
+    def scores(self, rows: list[Row]) -> dict[str, Score]:
+        """Return scores of all the rows of a split, by name: those of `statistics`, where a task has no others."""
+        return all_scored(self.statistics(rows, self.metrics, self.facts), self.bootstrap)
+
+    @classmethod
+    def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, Any], facts: Facts) -> dict[str, Statistics]:
+        """Return what scores of rows are computed from, by the names of the scores.
+
+        No model is asked, so that runs can be compared by the rows that their evaluations left.
+
+        Args:
+            rows: Of a split, as `concluded` returned them.
+            metrics: Those of the task, or some of them, by the names of their scores.
+            facts: What the task knew of the data.
+        """
+        return {}
+
+    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+        """Return one line of output for each text, whatever its neighbours are.
+
+        Raises:
+            ConfigurationError: If the task reads no lines of text but records (see `AnswersRecords`).
+        """
+        raise ConfigurationError(f"a {type(self).__name__} reads no lines of text; write format=jsonl (command line)")
 
     def concluded(self, rows: list[Row], split: str) -> list[Row]:
         """Return the rows that are scored and kept, of all that `judge` returned for a split, in the order of the data."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
@@ -20,7 +21,7 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.losses.targets import weighted_cross_entropy
 from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
 from etude.metrics.classification import F1, Accuracy, ClassMetric
-from etude.metrics.score import Score
+from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling, first_token, mean_of_real
@@ -57,6 +58,7 @@ class Classification(Pooled):
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1")
     """With `STANDARD_METRICS`; others given take the place of all but the loss."""
 
+    STANDARD: ClassVar[Mapping[str, ClassMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "ClassificationBatch"
 
     def __init__(
@@ -107,11 +109,11 @@ class Classification(Pooled):
         ]
         return loss_sum, (batch.labels != IGNORED).sum(), rows
 
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return the scores of the metrics over all rows."""
-        labels, predictions = (torch.tensor([row[name] for row in rows]) for name in ("label", "prediction"))
-        classes = self.facts.classes
-        return {name: Score(metric.score(predictions, labels, classes)) for name, metric in self.metrics.items()}
+    @classmethod
+    def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, ClassMetric], facts: Facts) -> dict[str, Statistics]:
+        """Return what the scores are computed from, by their names."""
+        labels, predictions = (np.array([row[name] for row in rows], np.int64) for name in ("label", "prediction"))
+        return {name: metric.statistics(predictions, labels, facts.classes) for name, metric in metrics.items()}
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return the texts, label, prediction and probability."""

@@ -1,6 +1,6 @@
 """Classification of texts, or of pairs of texts, into any number of classes at once.
 
-Axes: B examples, C classes.
+Axes: B examples, N rows, C classes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from etude.errors import ConfigurationError
 from etude.losses.targets import binary_cross_entropy
 from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
-from etude.metrics.score import Score
+from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
@@ -52,6 +53,7 @@ class Multilabel(Pooled):
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/micro_f1", "val/macro_f1", "val/exact_match")
     """With `STANDARD_METRICS`; others given take the place of all but the loss."""
 
+    STANDARD: ClassVar[Mapping[str, MultilabelMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "MultilabelBatch"
 
     def __init__(
@@ -93,16 +95,13 @@ class Multilabel(Pooled):
         ]
         return loss_sum, count, rows
 
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return the scores of the metrics over all rows."""
-        predictions, labels = (self._grid(rows, name) for name in ("predictions", "labels"))
-        return {name: Score(metric.score(predictions, labels)) for name, metric in self.metrics.items()}
-
-    def _grid(self, rows: Sequence[Row], name: str) -> Bool[Tensor, "N C"]:
-        grid = torch.zeros(len(rows), len(self.facts.classes), dtype=torch.bool)
-        for line, row in zip(grid, rows, strict=True):
-            line[row[name]] = True
-        return grid
+    @classmethod
+    def statistics(
+        cls, rows: Sequence[Row], metrics: Mapping[str, MultilabelMetric], facts: Facts
+    ) -> dict[str, Statistics]:
+        """Return what the scores are computed from, by their names."""
+        predictions, labels = (_grid(rows, name, len(facts.classes)) for name in ("predictions", "labels"))
+        return {name: metric.statistics(predictions, labels) for name, metric in metrics.items()}
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return the texts, the right classes and the predicted ones."""
@@ -113,7 +112,8 @@ class Multilabel(Pooled):
 
     def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
         """Return right and wrong decisions about each class, and the rows with the most confident wrong one."""
-        predictions, labels = (self._grid(rows, name) for name in ("predictions", "labels"))
+        grids = (_grid(rows, name, len(self.facts.classes)) for name in ("predictions", "labels"))
+        predictions, labels = map(torch.from_numpy, grids)
         counts = ((predictions & labels), (predictions & ~labels), (~predictions & labels))
         found, wrong, missed = (count.sum(dim=0).tolist() for count in counts)
         decisions = {
@@ -138,3 +138,11 @@ class Multilabel(Pooled):
             line = ", ".join(labels) + "\t" + ", ".join(f"{each[name]:.4f}" for name in labels)
             found.append((line, {"labels": labels, "probabilities": each}))
         return found
+
+
+def _grid(rows: Sequence[Row], name: str, classes: int) -> Bool[np.ndarray, "N C"]:
+    """Return which classes each row names."""
+    grid = np.zeros((len(rows), classes), bool)
+    for line, row in zip(grid, rows, strict=True):
+        line[row[name]] = True
+    return grid

@@ -32,14 +32,10 @@ class Prediction:
     Attributes:
         outputs: At least one, the one to take first.
         cut: Whether the text had more tokens than the model reads, and lost a part of them.
-        record: What is written as JSON instead, where a line has more to it than a text.
-        refused: Whether the line is not of the form that the task reads, as its answer then says.
     """
 
     outputs: tuple[Output, ...]
     cut: bool = False
-    record: Mapping[str, Any] | None = None
-    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,17 @@ class RecordAnswer:
     Attributes:
         values: By name.
         cut: Whether a text of the record had more tokens than the model reads, and lost its end.
+        refused: Whether the record cannot be answered; then `error` among the values says why.
     """
 
     values: dict[str, Any]
     cut: bool = False
+    refused: bool = False
+
+    @classmethod
+    def refusal(cls, why: str) -> RecordAnswer:
+        """Return the answer to a record that cannot be answered."""
+        return cls({"error": why}, refused=True)
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, Protocol, cast
+from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,13 +20,13 @@ from torch.optim import Optimizer
 
 from etude.decoding.spans import best_spans
 from etude.metrics.answers import F1, ExactMatch, best_null_threshold
-from etude.metrics.score import Score
-from etude.metrics.texts import TextMetric, text_scores
+from etude.metrics.score import Score, Statistics
+from etude.metrics.texts import TextMetric, text_statistics
 from etude.models.flops import encoder_flops
 from etude.models.text_encoder import TextEncoder
-from etude.tasks.answers import answers_of, chosen, null_difference, read_question
+from etude.tasks.answers import answers_of, chosen, null_difference
 from etude.tasks.base import Schedule, Task
-from etude.tasks.prediction import Output, Prediction
+from etude.tasks.prediction import RecordAnswer
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.windows import Windows
@@ -73,7 +73,9 @@ class QuestionAnswering(Task):
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/exact_match", "val/f1")
     """With `STANDARD_METRICS`; others given take the place of all but the loss."""
 
+    STANDARD: ClassVar[Mapping[str, TextMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "QuestionBatch"
+    FORMAT: ClassVar[Literal["text", "jsonl"]] = "jsonl"
     model: TextEncoder
     null_threshold: Tensor
 
@@ -189,9 +191,14 @@ class QuestionAnswering(Task):
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
         """Return the scores of the metrics over all questions, and the threshold, if there is one."""
-        outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
-        found = text_scores(self.metrics, outputs, references, self.bootstrap)
+        found = super().scores(rows)
         return found | ({"null_threshold": Score(self.threshold)} if math.isfinite(self.threshold) else {})
+
+    @classmethod
+    def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, TextMetric], facts: Facts) -> dict[str, Statistics]:
+        """Return what the scores of the metrics are computed from, by their names."""
+        outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
+        return text_statistics(metrics, outputs, references)
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return question, wanted answers and answer."""
@@ -203,35 +210,34 @@ class QuestionAnswering(Task):
 
     # Questions that somebody writes
 
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return the answer to each line of JSON with `question` and `context`; an empty one if there is none."""
-        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The texts that are asked with."""
+        return "question", "context"
 
-    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
-        """Return the answers to each line of JSON, as `predict_texts` does, with characters and scores of all that are kept.
+    def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
+        """Return the answer to each question, an empty one if there is none, with its characters and all that are kept.
 
-        A line of another form gets a record with the key `error` back.
+        A question or a passage of nothing but white space is refused.
         """
-        read = [read_question(text) for text in texts]
-        asked = [one for one in read if not isinstance(one, str)]
-        answered = iter(self._answered(asked, tokenizer))
-        return [_refused(one) if isinstance(one, str) else next(answered) for one in read]
+        blank = [next((field for field in self.fields if not record[field].strip()), None) for record in records]
+        asked = [record for record, field in zip(records, blank, strict=True) if field is None]
+        answered = iter(self._answered(asked, tokenizer) if asked else ())
+        return [next(answered) if field is None else RecordAnswer.refusal(f"{field} is empty") for field in blank]
 
-    def _answered(self, asked: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Prediction]:
-        ids = tokenizer.encode([one["question"] for one in asked])
+    def _answered(self, asked: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
+        questions = [one["question"].strip() for one in asked]
+        ids = tokenizer.encode(questions)
         passages = tokenizer.encode_with_offsets([one["context"] for one in asked])
         found = self._read_windows(ids, [tokens for tokens, _ in passages])
-        predictions = []
-        for one, tokens, (_, pairs), rows in zip(asked, ids, passages, found, strict=True):
+        answers = []
+        for text, one, tokens, (_, pairs), rows in zip(questions, asked, ids, passages, found, strict=True):
             offsets = np.array(pairs, np.int64).reshape(-1, 2)
-            row = answers_of(Question("", one["question"], one["context"], offsets), rows, self.n_best)
+            row = answers_of(Question("", text, one["context"], offsets), rows, self.n_best)
             answer = chosen(row, self.threshold)
-            named = {"id": one["id"]} if "id" in one else {}
-            answer = {"answer": answer["text"], **{key: answer[key] for key in ("start", "end", "score")}}
-            outputs = (Output(answer["answer"], answer["score"]),)
-            cut = len(tokens) > self.windows.max_question
-            predictions.append(Prediction(outputs, cut, {**named, **answer, **row}))
-        return predictions
+            values = {"answer": answer["text"], **{key: answer[key] for key in ("start", "end", "score")}, **row}
+            answers.append(RecordAnswer(values, len(tokens) > self.windows.max_question))
+        return answers
 
     @torch.no_grad()
     def _read_windows(self, questions: Sequence[list[int]], passages: Sequence[list[int]]) -> list[list[Row]]:
@@ -271,7 +277,3 @@ def _best_threshold(rows: Sequence[Row]) -> float:
     answered = [metric.value(chosen(row, math.inf)["text"], row["references"]) for row in rows]
     silent = [metric.value("", row["references"]) for row in rows]
     return best_null_threshold([null_difference(row) for row in rows], answered, silent)
-
-
-def _refused(why: str) -> Prediction:
-    return Prediction((Output(""),), record={"error": why}, refused=True)

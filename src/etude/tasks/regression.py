@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.losses.targets import squared_error
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
-from etude.metrics.score import Score
+from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
@@ -50,6 +50,7 @@ class Regression(Pooled):
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/pearson", "val/spearman", "val/mean_squared_error")
     """With `STANDARD_METRICS`; others given take the place of all but the loss."""
 
+    STANDARD: ClassVar[Mapping[str, NumberMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "RegressionBatch"
 
     def __init__(
@@ -87,10 +88,13 @@ class Regression(Pooled):
         rows = [{"id": example, "label": label, "value": value} for example, label, value in zip(*columns, strict=True)]
         return *self._error(outputs, batch), rows
 
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return the scores of the metrics over all rows."""
-        values, labels = (torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("value", "label"))
-        return {name: Score(metric.score(values, labels)) for name, metric in self.metrics.items()}
+    @classmethod
+    def statistics(
+        cls, rows: Sequence[Row], metrics: Mapping[str, NumberMetric], facts: Facts
+    ) -> dict[str, Statistics]:
+        """Return what the scores are computed from, by their names."""
+        values, labels = (np.array([row[name] for row in rows], np.float64) for name in ("value", "label"))
+        return {name: metric.statistics(values, labels) for name, metric in metrics.items()}
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return the texts, the right number and the predicted one."""

@@ -23,8 +23,8 @@ from etude.decoding.search import Search
 from etude.errors import ConfigurationError
 from etude.losses.consistency import Consistency
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.score import Score
-from etude.metrics.texts import TextMetric, text_scores
+from etude.metrics.score import Statistics
+from etude.metrics.texts import TextMetric, text_statistics
 from etude.metrics.translation import BLEU, TER, ChrF
 from etude.models.flops import seq2seq_flops
 from etude.models.seq2seq import Seq2Seq
@@ -65,6 +65,7 @@ class Translation(Task):
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/bleu_lowercase", "val/chrf", "val/ter")
     """With `STANDARD_METRICS`; others given take the place of all but the loss."""
 
+    STANDARD: ClassVar[Mapping[str, TextMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "TranslationBatch"
     model: Seq2Seq
 
@@ -193,10 +194,11 @@ class Translation(Task):
         real = labels != IGNORED
         return -mean_log_probability(members)[real].sum(), real.sum()
 
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return the scores of the metrics over all rows."""
+    @classmethod
+    def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, TextMetric], facts: Facts) -> dict[str, Statistics]:
+        """Return what the scores are computed from, by their names."""
         outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
-        return text_scores(self.metrics, outputs, references, self.bootstrap)
+        return text_statistics(metrics, outputs, references)
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return source, reference and output."""
