@@ -57,16 +57,16 @@ def model_of(experiment: Experiment) -> nn.Module:
     return model
 
 
-def scores_of(experiment: Experiment, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+def scores_of(experiment: Experiment, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return what etude's metrics say of a model's outputs."""
     task = experiment.task
     if isinstance(task, Regression):
-        values = outputs.squeeze(1).double()
-        return {name: metric.score(values, labels.double()) for name, metric in task.metrics.items()}
+        columns = outputs.squeeze(1).astype(np.float64), labels.astype(np.float64)
+        return {name: metric.statistics(*columns).whole for name, metric in task.metrics.items()}
     if not isinstance(task, Classification):
         raise TypeError(f"{type(task).__name__} has no BertForSequenceClassification here")
-    guesses = outputs.argmax(dim=1)
-    return {name: metric.score(guesses, labels, task.facts.classes) for name, metric in task.metrics.items()}
+    guesses, classes = outputs.argmax(axis=1), task.facts.classes
+    return {name: metric.statistics(guesses, labels, classes).whole for name, metric in task.metrics.items()}
 
 
 def trained(experiment: Experiment, splits: dict[str, list[Example]], seed: int) -> dict[str, float]:
@@ -82,7 +82,7 @@ def trained(experiment: Experiment, splits: dict[str, list[Example]], seed: int)
         }
 
     def judged(prediction: Any) -> dict[str, float]:
-        return scores_of(experiment, torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids))
+        return scores_of(experiment, prediction.predictions, prediction.label_ids)
 
     transformers.set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,18 +97,25 @@ def trained(experiment: Experiment, splits: dict[str, list[Example]], seed: int)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         found = trainer.evaluate(splits["test"])
-    return {name: found[f"eval_{name}"] for name in experiment.task.metrics}  # type: ignore[union-attr]
+    return {name: found[f"eval_{name}"] for name in experiment.root.task["metrics"]}
 
 
 def arguments(experiment: Experiment, folder: str, seed: int) -> transformers.TrainingArguments:
     """Return what the experiment says, in the Trainer's words."""
     root, optimizer = experiment.root, experiment.root.optimizer
     clock = experiment.data.clock
+
+    def in_steps(duration: Duration) -> int:
+        steps = clock.steps(duration)
+        if steps is None:
+            raise ValueError("the Trainer counts in steps: a budget in seconds has no number of epochs")
+        return steps
+
     return transformers.TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=root.batch.examples,
         per_device_eval_batch_size=64,
-        num_train_epochs=clock.steps(root.budget) / clock.steps_per_epoch,
+        num_train_epochs=in_steps(root.budget) / clock.steps_per_epoch,
         learning_rate=optimizer["lr"],
         adam_beta1=optimizer["betas"][0],
         adam_beta2=optimizer["betas"][1],
@@ -117,7 +124,7 @@ def arguments(experiment: Experiment, folder: str, seed: int) -> transformers.Tr
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         lr_scheduler_type="linear",
-        warmup_steps=clock.steps(Duration.parse(root.scheduler["warmup"])),
+        warmup_steps=in_steps(Duration.parse(root.scheduler["warmup"])),
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,

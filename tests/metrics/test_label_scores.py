@@ -20,7 +20,7 @@ CLASSES = ("a", "b", "c")
 
 
 def same(value: Any) -> Any:
-    return pytest.approx(value, rel=0, abs=1e-12)
+    return pytest.approx(value, rel=0, abs=1e-6)
 
 
 def f1(predictions: list[int], labels: list[int], positive: int) -> float:

@@ -29,7 +29,7 @@ from etude.metrics.score import Statistics
 
 CLASSES = ("a", "b", "c")
 SINGLE = 2e-6
-"""torchmetrics counts classes and ranks in single precision."""
+"""torchmetrics divides counts and ranks in single precision."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 Make = Callable[[np.ndarray, np.ndarray], Statistics]
@@ -116,7 +116,7 @@ def test_the_interval_holds_the_value_narrows_with_more_rows_and_stays_in_bounds
     assert widths[1] / widths[0] == pytest.approx(1 / 4, rel=0.5)
     predictions, labels = system(kind, 30, 0.0, 1)
     best = make(predictions, labels)
-    assert interval(best, 100) == pytest.approx((best.whole, best.whole), abs=1e-12)
+    assert interval(best, 100) == pytest.approx((best.whole, best.whole), abs=SINGLE)
     predictions[0] = predictions[1] if (predictions[0] != predictions[1]).any() else predictions[2]
     almost = make(predictions, labels)
     low, high = interval(almost, 200)

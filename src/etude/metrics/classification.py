@@ -1,21 +1,23 @@
-"""Scores of predicted classes, over all rows of a split at once.
+"""Scores of predicted classes by torchmetrics, over all rows of a split at once.
 
-Axes: N rows, C classes, K counts of a row. Rows whose label is `IGNORED` do not count.
+Axes: N rows, M rows of a sample. Rows whose label is `IGNORED` do not count.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_matthews_corrcoef
 
 from etude.errors import ConfigurationError
-from etude.metrics.counts import class_counts, f1_of_each, summed_counts
-from etude.metrics.score import Statistics, Summed, mean_of_rows
+from etude.metrics.score import Recomputed, Statistics, mean_of_rows
 from etude.types import IGNORED
 
 
@@ -82,15 +84,18 @@ class F1(ClassMetric):
     def statistics(
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
-        """Return, for each row and class, whether it is rightly given, given and true."""
-        given, true = _one_hot(predictions, labels, len(classes))
-        if self.positive is not None:
-            column = [list(classes).index(self.positive)]
-            rows = class_counts(given[:, column], true[:, column])
-            return Summed(rows, _only_f1, None, _signature(classes, f"positive:{self.positive}"), (0, 1))
-        means: dict[str, Callable[[np.ndarray], float]] = {"macro": _macro_f1, "weighted": _weighted_f1}
-        signature = _signature(classes, f"average:{self.average}")
-        return Summed(class_counts(given, true), means[self.average], None, signature, (0, 1))
+        """Return the predicted class and the right one of each row."""
+        how = f"average:{self.average}" if self.positive is None else f"positive:{self.positive}"
+        return Recomputed(
+            _pairs(predictions, labels), partial(self._of, classes), None, _signature(classes, how), (0, 1)
+        )
+
+    def _of(self, classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
+        average: Literal["macro", "weighted", "none"] = self.average if self.positive is None else "none"
+        found = multiclass_f1_score(
+            *_columns(rows), len(classes), average=average, ignore_index=IGNORED, validate_args=False
+        )
+        return float(found if self.positive is None else found[list(classes).index(self.positive)])
 
 
 class Matthews(ClassMetric):
@@ -102,40 +107,25 @@ class Matthews(ClassMetric):
     def statistics(
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
-        """Return, for each row and class, whether it is rightly given, given and true."""
-        rows = class_counts(*_one_hot(predictions, labels, len(classes)))
-        return Summed(rows, _matthews, None, _signature(classes), (-1, 1))
+        """Return the predicted class and the right one of each row."""
+        return Recomputed(_pairs(predictions, labels), partial(_matthews, classes), None, _signature(classes), (-1, 1))
 
 
-def _one_hot(
-    predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: int
-) -> tuple[Bool[np.ndarray, "N C"], Bool[np.ndarray, "N C"]]:
-    """Return which class each row was given, and which it has; no class at all for a row that does not count."""
-    numbers, real = np.arange(classes), (labels != IGNORED)[:, None]
-    return (predictions[:, None] == numbers) & real, (labels[:, None] == numbers) & real
+def _matthews(classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
+    counted = rows[rows[:, 1] != IGNORED]
+    if not (counted != counted[:1]).any(axis=0).all():
+        return 0.0  # torchmetrics has another value there
+    return float(multiclass_matthews_corrcoef(*_columns(counted), len(classes), validate_args=False))
+
+
+def _pairs(predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N 2"]:
+    return np.stack([predictions, labels], axis=1)
+
+
+def _columns(rows: Int[np.ndarray, "M 2"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    predictions, labels = torch.from_numpy(np.ascontiguousarray(rows.T))
+    return predictions, labels
 
 
 def _signature(classes: Sequence[str], *how: str) -> str:
     return "|".join(["nrefs:1", f"classes:{len(classes)}", *how])
-
-
-def _only_f1(total: Float64[np.ndarray, " 3"]) -> float:
-    return float(f1_of_each(summed_counts(total))[0])
-
-
-def _macro_f1(total: Float64[np.ndarray, " K"]) -> float:
-    counts = summed_counts(total)
-    present = counts[1:].sum(axis=0) > 0
-    return float(f1_of_each(counts)[present].mean()) if present.any() else 0.0
-
-
-def _weighted_f1(total: Float64[np.ndarray, " K"]) -> float:
-    counts = summed_counts(total)
-    return float(f1_of_each(counts) @ counts[2] / max(counts[2].sum(), 1))
-
-
-def _matthews(total: Float64[np.ndarray, " K"]) -> float:
-    right, given, true = summed_counts(total)
-    count = true.sum()
-    spread = float(count**2 - given @ given) * float(count**2 - true @ true)
-    return float(right.sum() * count - given @ true) / math.sqrt(spread) if spread else 0.0

@@ -1,6 +1,6 @@
-"""Scores of several classes at once, over all rows of a split.
+"""Scores of several classes at once by torchmetrics, over all rows of a split.
 
-Axes: N rows, C classes, K counts of a row.
+Axes: N rows, C classes, M rows of a sample.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64
+import torch
+from jaxtyping import Bool, Int
+from torchmetrics.functional.classification import multilabel_f1_score
 
-from etude.metrics.counts import class_counts, f1_of_each, summed_counts
-from etude.metrics.score import Statistics, Summed, mean_of_rows
+from etude.metrics.score import Recomputed, Statistics, mean_of_rows
 
 
 class MultilabelMetric(ABC):
@@ -41,11 +42,14 @@ class MultilabelF1(MultilabelMetric):
         self.average = average
 
     def statistics(self, predictions: Bool[np.ndarray, "N C"], labels: Bool[np.ndarray, "N C"]) -> Statistics:
-        """Return, for each row, how many classes are rightly given, given and true: in all, or of each class."""
-        rows = class_counts(predictions, labels)
-        if self.average == "micro":
-            rows = rows.reshape(len(labels), 3, labels.shape[1]).sum(axis=2)
-        return Summed(rows, _mean_f1, None, _signature(labels, f"average:{self.average}"), (0, 1))
+        """Return for each row which classes it was given, then which it has."""
+        rows = np.concatenate([predictions, labels], axis=1).astype(np.int64)
+        return Recomputed(rows, self._of, None, _signature(labels, f"average:{self.average}"), (0, 1))
+
+    def _of(self, rows: Int[np.ndarray, "M 2*C"]) -> float:
+        predictions, labels = torch.from_numpy(rows).chunk(2, dim=1)
+        found = multilabel_f1_score(predictions, labels, labels.shape[1], average=self.average, validate_args=False)
+        return float(found)
 
 
 class ExactMatch(MultilabelMetric):
@@ -59,7 +63,3 @@ class ExactMatch(MultilabelMetric):
 
 def _signature(labels: Bool[np.ndarray, "N C"], *how: str) -> str:
     return "|".join(["nrefs:1", f"classes:{labels.shape[1]}", *how])
-
-
-def _mean_f1(total: Float64[np.ndarray, " K"]) -> float:
-    return float(f1_of_each(summed_counts(total)).mean())

@@ -22,8 +22,8 @@ TRIALS = 10_000
 TRIALS_AT_ONCE = 64
 """A multiple of 32: sacrebleu draws all bits at once, 32 from each random word."""
 
-ROUNDING = 1e-9
-"""Differences of scores up to here are equal."""
+ROUNDING = 1e-6
+"""Differences of scores up to here are equal: torchmetrics divides in single precision."""
 
 
 def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
@@ -60,8 +60,8 @@ def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
     scores.sort()
     cut = resamplings // 40
     middle, half = scores.mean(), (scores[resamplings - 1 - cut] - scores[cut]) / 2
-    least, largest = statistics.bounds
-    return float(max(middle - half, least)), float(min(middle + half, largest))
+    low, high = np.clip((middle - half, middle + half), *statistics.bounds)
+    return float(low), float(high)
 
 
 def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Real
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Statistics(ABC):
         bounds: The least and the largest score that there can be, where an interval ends at the latest.
     """
 
-    rows: Float64[np.ndarray, "N K"]
+    rows: Real[np.ndarray, "N K"]
     score: Callable[[np.ndarray], float]
     alone: Float64[np.ndarray, " N"] | None
     signature: str
