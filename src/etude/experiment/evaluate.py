@@ -39,6 +39,9 @@ OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics",
 OWN = ("split", "checkpoint", "ensemble", *FILES)
 """What an evaluation is asked besides."""
 
+OPTIONAL = ("files", "left_out_or_changed", "details", "ensemble")
+"""What an evaluation says only where there is something to say."""
+
 
 def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate the best checkpoint of each run, and compare the runs with the first one.
@@ -109,29 +112,22 @@ def evaluate_checkpoint(
     task.bootstrap = BOOTSTRAP
     trainer = _score_and_calibrate(run, experiment, chosen, callbacks)
     name = files.name if files else chosen
-    details = {} if files else task.details(task.rows, chosen)
     changed = data.prepared.dropped.get(chosen, {})
     scores = {
         "split": name,
         "checkpoint": checkpoint.name,
         "examples": len(task.rows),
-        **({"files": files.paths()} if files else {}),
-        **({"left_out_or_changed": changed} if changed else {}),
+        "files": files.paths() if files else {},
+        "left_out_or_changed": changed,
         **described(task.results, name),
-        **({"details": details} if details else {}),
+        "details": {} if files else task.details(task.rows, chosen),
+        "ensemble": [str(member) for member in members or ()],
     }
-    if members:
-        scores["ensemble"] = [str(member) for member in members]
+    scores = {key: value for key, value in scores.items() if value or key not in OPTIONAL}
     if trainer.is_global_zero:
-        for reason, count in changed.items() if files else ():
-            _log.warning("%s: %d lines %s", name, count, reason)
-        _write(
-            run / "evaluations",
-            f"{name}-ensemble" if members else name,
-            scores,
-            _with_scores(task.rows, task.results),
-        )
-        _say_stopped(task.rows)
+        rows = _with_scores(task.rows, task.results)
+        _write(run / "evaluations", f"{name}-ensemble" if members else name, scores, rows)
+        _say_changed(name, changed if files else {}, task.rows)
     return scores
 
 
@@ -197,7 +193,10 @@ def _with_scores(rows: Sequence[Row], results: Mapping[str, Score]) -> list[Row]
     ]
 
 
-def _say_stopped(rows: Sequence[Row]) -> None:
+def _say_changed(name: str, changed: Mapping[str, int], rows: Sequence[Row]) -> None:
+    """Say which lines were not read as they are, and which outputs were not ended."""
+    for reason, count in changed.items():
+        _log.warning("%s: %d lines %s", name, count, reason)
     stopped = sum(row.get("finished") is False for row in rows)
     if stopped:
         advice = "a larger decoding.max_length lets them go on, up to twice their source"
