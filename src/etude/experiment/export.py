@@ -16,17 +16,20 @@ from etude.experiment.build import build
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.stored import stored_configuration
 from etude.export.ctranslate import CTranslate2
-from etude.export.hugging_face import HuggingFaceTranslation
+from etude.export.hugging_face import HuggingFaceTranslation, HuggingFaceWrappedTranslation
+from etude.export.hugging_face_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
 from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.onnx_graphs import OnnxTranslation
 from etude.export.proof import Examples, Format
 from etude.finetune.lora import merge
-from etude.models.huggingface import WrappedEncoder
+from etude.models.huggingface_encoder import WrappedEncoder
+from etude.models.huggingface_whole import WrappedModel
 from etude.store.durable import make_folder, storage_errors, sync_folder
 from etude.store.folder import write_json
 from etude.store.saver import read_weights
 from etude.tasks.base import Task
+from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.translation import Translation
@@ -41,7 +44,7 @@ OVERRIDABLE = ("decoding", "paths", "trainer", "limit")
 """What an export may change of a run's configuration."""
 
 FORMATS: dict[str, tuple[type[Task], ...]] = {
-    "huggingface": (Translation, Classification, MaskedLM),
+    "huggingface": (Translation, Classification, MaskedLM, CausalLM),
     "ctranslate2": (Translation,),
     "onnx": (Translation,),
 }
@@ -102,13 +105,22 @@ def _format(to: str, task: Task, quantization: Any) -> Format:
         fitting = [name for name, tasks in FORMATS.items() if isinstance(task, tasks)]
         advice = f"write to={' or to='.join(fitting)}" if fitting else "no format takes this task"
         raise ConfigurationError(f"to={to} exports {kinds}, and this run is {type(task).__name__}; {advice}")
-    if to == "ctranslate2":
-        return CTranslate2(quantization)
-    if to == "onnx":
-        return OnnxTranslation()
+    if to == "huggingface":
+        return _hugging_face(task)
+    if isinstance(task.model, WrappedModel):
+        raise ConfigurationError(
+            f"to={to} exports etude's own models, and this run's is a {type(task.model).__name__}; write to=huggingface"
+        )
+    return CTranslate2(quantization) if to == "ctranslate2" else OnnxTranslation()
+
+
+def _hugging_face(task: Task) -> Format:
+    wrapped = isinstance(task.model, WrappedModel | WrappedEncoder)
     if isinstance(task, Translation):
-        return HuggingFaceTranslation()
-    return HuggingFaceWrapped() if isinstance(task.model, WrappedEncoder) else HuggingFaceEncoder()
+        return HuggingFaceWrappedTranslation() if wrapped else HuggingFaceTranslation()
+    if isinstance(task, CausalLM):
+        return HuggingFaceWrappedDecoder() if wrapped else HuggingFaceDecoder()
+    return HuggingFaceWrapped() if wrapped else HuggingFaceEncoder()
 
 
 def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Callable[[int], Examples]]:

@@ -41,23 +41,24 @@ def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weight
     )
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool, ends: bool = True) -> None:
     """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
 
     Args:
         folder: Where.
         tokenizer: The run's.
         max_length: The most tokens that the model takes.
-        starts: Whether a text starts with bos; it ends with eos in any case.
+        starts: Whether a text starts with bos.
+        ends: Whether it ends with eos.
     """
     source = tokenizer.of("source")
     tokenizer.save(folder)
     if source is not tokenizer:
-        write_tokenizer(folder / SOURCE, source, max_length, starts)
+        write_tokenizer(folder / SOURCE, source, max_length, starts, ends)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = tokenizer.special
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{special.bos} $A {special.eos}" if starts else f"$A {special.eos}",
+        single=" ".join([*([special.bos] if starts else []), "$A", *([special.eos] if ends else [])]),
         special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
     )
     backend.save(str(folder / "tokenizer.json"))
@@ -82,8 +83,12 @@ def activation_name(activation: Activation) -> str:
     raise ConfigurationError(f"only the activations {', '.join(ACTIVATIONS)} can be exported, not {activation}")
 
 
-def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool) -> dict[str, int]:
+def prove_tokenizer(
+    folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool, ends: bool = True
+) -> dict[str, int]:
     """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
+
+    Takes what `write_tokenizer` does.
 
     Raises:
         MismatchError: If a text gets other ids, or comes back otherwise.
@@ -91,8 +96,8 @@ def prove_tokenizer(folder: Path, tokenizer: Tokenizer, texts: list[str], starts
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder)
-    front = [tokenizer.bos] if starts else []
-    ours = [[*front, *ids, tokenizer.eos] for ids in tokenizer.encode(texts)]
+    front, back = [tokenizer.bos] if starts else [], [tokenizer.eos] if ends else []
+    ours = [[*front, *ids, *back] for ids in tokenizer.encode(texts)]
     for text, expected, ids in zip(texts, ours, theirs(texts, truncation=False)["input_ids"], strict=True):
         if ids != expected:
             raise MismatchError(

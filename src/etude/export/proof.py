@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from etude.decoding.hypothesis import Step
 from etude.decoding.search import Beam
 from etude.errors import EtudeError
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.seq2seq import Seq2Seq
 from etude.tasks.base import Task
 from etude.tasks.translation import Translation
@@ -155,7 +156,7 @@ class Sentences:
         found = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
         return [hypotheses[0].tokens for hypotheses in found]
 
-    def native(self, model: Seq2Seq, beams: int) -> tuple[Outputs, float]:
+    def native(self, model: EncoderDecoder, beams: int) -> tuple[Outputs, float]:
         """Return the run's own translations, and the seconds they took."""
 
         def one_batch(batch: Padded) -> Outputs:
@@ -169,6 +170,11 @@ class Sentences:
 def translation(examples: Examples) -> Translation:
     """Return the task of the examples, which is known to translate."""
     return cast(Translation, examples.task)
+
+
+def native_translator(task: Translation) -> Seq2Seq:
+    """Return the model of a translation, which is known to be etude's own."""
+    return cast(Seq2Seq, task.model)
 
 
 def proven_beams(task: Translation) -> int:
@@ -197,7 +203,7 @@ def largest_difference(
 
 
 def same_translations(
-    model: Seq2Seq, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str
+    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str
 ) -> dict[str, int]:
     """Count equal greedy translations, and those that part where two tokens are equally probable.
 
@@ -218,7 +224,7 @@ def same_translations(
 
 
 def same_best(
-    model: Seq2Seq, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
+    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
 ) -> dict[str, Any]:
     """Count equal beam-searched translations, and others that are as probable.
 
@@ -239,7 +245,7 @@ def same_best(
     return {"beams": beams, "length_penalty": 0.0, **counts}
 
 
-def _log_probability(model: Seq2Seq, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
+def _log_probability(model: EncoderDecoder, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
     """Return the run's log-probability of a translation, and of eos after it unless it was cut."""
     facts = sentences.facts
     labels = [*tokens, facts.eos][: sentences.limit]
@@ -249,7 +255,7 @@ def _log_probability(model: Seq2Seq, sentences: Sentences, row: int, tokens: Seq
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(labels)[:, None]).sum())
 
 
-def _gap(model: Seq2Seq, sentences: Sentences, row: int, own: Sequence[int], other: Sequence[int]) -> float:
+def _gap(model: EncoderDecoder, sentences: Sentences, row: int, own: Sequence[int], other: Sequence[int]) -> float:
     """Return how far apart the run's logits are of the first two tokens that differ."""
     eos, limit = sentences.facts.eos, sentences.limit
     first, second = ([*tokens, eos][:limit] for tokens in (own, other))
