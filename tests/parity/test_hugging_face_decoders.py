@@ -229,7 +229,7 @@ def test_a_fused_layer_of_another_library_is_one_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "opt"])
 def test_dropout_is_the_one_asked_for_and_that_of_the_seed(tmp_path: Path, kind: str) -> None:
-    made(kind, tmp_path, layerdrop=0.9)
+    made(kind, tmp_path)
     plain = loaded(tmp_path, dropout=0.0).train()
     assert torch.equal(plain.hidden(TOKENS, MASK), plain.eval().hidden(TOKENS, MASK))
     ours, draws = loaded(tmp_path, dropout=0.5).train(), []
@@ -237,6 +237,12 @@ def test_dropout_is_the_one_asked_for_and_that_of_the_seed(tmp_path: Path, kind:
         torch.manual_seed(seed)
         draws.append(ours.hidden(TOKENS, MASK))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_layers_are_never_dropped(tmp_path: Path) -> None:
+    made("opt", tmp_path, layerdrop=0.9, dropout=0.0)
+    ours = loaded(tmp_path)
+    assert torch.equal(ours.train().hidden(TOKENS, MASK), ours.eval().hidden(TOKENS, MASK))
 
 
 def test_rows_of_embeddings_that_no_token_has_are_cut_off(tmp_path: Path) -> None:
