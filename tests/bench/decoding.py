@@ -39,6 +39,7 @@ from etude.experiment.restored import load_run
 from etude.experiment.stored import stored_configuration
 from etude.export.hugging_face import seq2seq_config, sines_first
 from etude.export.hugging_face_files import load_peer, write_model
+from etude.export.proof import native_translator
 from etude.models.bart import to_bart
 from etude.nn.positions import Sinusoidal
 from etude.nn.residual import PostNorm
@@ -121,7 +122,7 @@ def ours(task: Translation, sentences: Sentences) -> Callable[[np.ndarray], list
 
 def by_hand(task: Translation, sentences: Sentences) -> Callable[[np.ndarray], list[list[int]]]:
     """Return the search by hand, with etude's weights."""
-    facts, model = task.facts, task.model
+    facts, model = task.facts, native_translator(task)
     hand = HandTranslation(
         facts.vocabulary,
         width=model.width,
@@ -186,9 +187,10 @@ def generate(task: Translation, peer: Any, sentences: Sentences) -> Callable[[np
 
 def peer_of(task: Translation) -> torch.nn.Module:
     """Return the transformers model with a task's weights."""
-    family, weights = to_bart(task.model)
-    if isinstance(task.model.positions, Sinusoidal):
-        weights = sines_first(weights, task.model.width)
+    model = native_translator(task)
+    family, weights = to_bart(model)
+    if isinstance(model.positions, Sinusoidal):
+        weights = sines_first(weights, model.width)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), family.model_type, seq2seq_config(task), weights)
         return load_peer(Path(folder), "AutoModelForSeq2SeqLM")

@@ -113,7 +113,7 @@ CASES = [
     # combinations that cannot work
     ("train model.heads=5", ["model.heads = 5", "does not divide model.width = 128", "(command line)"]),
     ("train model.width=190", ["model.heads = 4", "model.width = 190", "conf/experiment/translation/demo.yaml:"]),
-    (f"train {USER} experiment=other_model", ["models.encoder.Encoder does not fit the task", "Seq2Seq"]),
+    (f"train {USER} experiment=other_model", ["models.encoder.Encoder does not fit the task", "EncoderDecoder"]),
     (f"train {USER} experiment=other_data", ["TranslationBatch", "ClassificationBatch"]),
     ("train model=encoder", ["model.encoder_layers is not a key of Encoder", "model.layers"]),
     ("train decoding=null", ["decoding is null", "decoding=greedy"]),

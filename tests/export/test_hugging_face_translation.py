@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from etude.errors import ConfigurationError
 from etude.export.hugging_face import HuggingFaceTranslation
-from etude.export.proof import Examples, MismatchError, Sentences, translation
+from etude.export.proof import Examples, MismatchError, Sentences, native_translator, translation
 from etude.models.pretrained_seq2seq import pretrained_seq2seq
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm
@@ -94,6 +94,6 @@ def test_a_missing_weight_is_found(examples: Callable[..., Examples], tmp_path: 
 
 def test_parts_that_no_class_has_are_refused(examples: Callable[..., Examples], tmp_path: Path) -> None:
     given = examples()
-    translation(given).model.decoder[1].gate = torch.nn.Linear(2, 3)
+    native_translator(translation(given)).decoder[1].gate = torch.nn.Linear(2, 3)
     with pytest.raises(ConfigurationError, match=r"no place for decoder.1.gate.weight"):
         KIND.write(given, tmp_path)

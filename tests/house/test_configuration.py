@@ -56,8 +56,11 @@ OWN_DATA = {
     "data=documents": ["experiment=causal_lm/demo", "data.train=a"],
     "data=one_text": ["experiment=causal_lm/demo", "data.root=texts", "data.file=book.txt"],
 }
-NEEDED = {"masked_lm/text": ["data.train=a"], "causal_lm/adapt": ["model.name=a"]}
-"""What an experiment on one's own files or weights cannot do without."""
+NEEDED = {
+    "masked_lm/text": ["data.train=a"],
+    **{f"{task}/adapt": ["model.name=a"] for task in ("causal_lm", "translation", "summarization")},
+}
+"""What an experiment on one's own files, or from somebody's weights, cannot do without."""
 
 
 def composed(*overrides: str) -> Composition:

@@ -17,7 +17,7 @@ from etude.errors import ConfigurationError, DataError, EtudeError
 from etude.models.any_pretrained import pretrained
 from etude.models.bart import Bart
 from etude.models.encoder_families import ENCODER_FAMILIES
-from etude.models.huggingface import WrappedEncoder
+from etude.models.huggingface_encoder import WrappedEncoder
 from etude.models.pretrained import PretrainedEncoder, pretrained_encoder, to_bert
 from etude.models.text_encoder import TextEncoder
 from etude.nn.positions import TooLongError
@@ -145,7 +145,7 @@ def test_config_json_decides(tmp_path: Path) -> None:
     assert isinstance(pretrained(PAD_FIRST, str(tmp_path / "distilbert")), PretrainedEncoder)
     with pytest.raises(ConfigurationError, match=r"model_type = 'albert'.*set model=huggingface"):
         pretrained(PAD_FIRST, str(tmp_path / "albert"))
-    with pytest.raises(ConfigurationError, match=r"'marian', which has a decoder.*set model=pretrained"):
+    with pytest.raises(ConfigurationError, match=r"'marian', which has a decoder.*another model.name"):
         WrappedEncoder(PAD_FIRST, str(tmp_path / "marian"))
 
 

@@ -95,6 +95,7 @@ def test_an_exported_causal_language_model_is_trained_on(
     folder = export(run, {"to": "huggingface", "sentences": 2})
     words = [
         "experiment=causal_lm/adapt",
+        "model=gpt2",
         f"model.name={folder}",
         *(word for word in SMALL if not word.startswith("model.")),
         "data=documents",

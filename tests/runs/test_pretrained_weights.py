@@ -146,7 +146,7 @@ def test_a_model_of_another_kind_is_refused_when_its_files_are_read(
     values["task"] = {"_target_": "etude.tasks.translation.Translation"}
     values["decoding"] = {"_target_": "etude.decoding.search.Greedy"}
     values["model"]["name"] = str(folder)
-    with pytest.raises(ConfigurationError, match=r"Translation takes a Seq2Seq, and the model is a PretrainedEncoder"):
+    with pytest.raises(ConfigurationError, match=r"Translation takes .*EncoderDecoder, .* a PretrainedEncoder;"):
         build_task(values, Facts(*vocabulary_of(folder)))
 
 

@@ -80,8 +80,9 @@ def test_lengths_are_those_of_what_is_added() -> None:
         added = len(first.tokens) - len(prompt)
         assert added < 9 if first.finished else added == 9
     eager = build(Sample(max_length=9, min_length=7))
+    decoder = cast(Decoder, eager.model)
     with torch.no_grad():  # the end is all but certain where it may come
-        eager.model.embedding.weight[FACTS.eos] = 99 * cast(torch.nn.LayerNorm, eager.model.norm).bias
+        decoder.embedding.weight[FACTS.eos] = 99 * cast(torch.nn.LayerNorm, decoder.norm).bias
     for prompt, (first,) in zip(prompts, eager.continuations(prompts), strict=True):
         assert len(first.tokens) - len(prompt) == 7
 

@@ -94,6 +94,13 @@ def test_a_decoder_starts_from_what_config_json_says(tmp_path: Path) -> None:
         Pretrained(str(tmp_path)).build(iter(()))
 
 
+def test_a_text_starts_with_what_config_json_says_where_the_tokenizer_says_nothing(folder: Path) -> None:
+    (folder / "config.json").write_text('{"bos_token_id": 0}')
+    assert Pretrained(str(folder)).build(iter([])).bos == 1
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    assert Pretrained(str(folder)).build(iter([])).bos == 0
+
+
 def test_marians_sentencepiece_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "source.spm").write_bytes(b"")
     with pytest.raises(DataError, match=r"source.spm and target.spm and no tokenizer.json"):

@@ -27,7 +27,7 @@ TRUSTED = (
 """What a `_target_` may name without being listed under `trust:`."""
 
 INJECTED: Mapping[str, frozenset[str]] = {
-    "model": frozenset({"facts"}),
+    "model": frozenset({"facts", "wanted"}),
     "task": frozenset({"facts", "model", "optimizer", "scheduler", "decoding", "clock"}),
     "data": frozenset({"tokenizer", "seed", "batch", "limit", "cache", "micro_batches", "workers", "rank", "world"}),
     "logger": frozenset({"run_folder", "run_id", "tags", "notes", "name", "config", "save_dir"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -81,30 +82,39 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
 def build_task(nodes: dict[str, Any], facts: Facts) -> Task:
     """Build the model for the facts, the task around it, and what the fine-tuning puts into it."""
     parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
-    model, make_task = make(nodes["model"])(facts=facts), make(nodes["task"])
-    refuse_other_models(make_task, model)
+    make_task = make(nodes["task"])
+    model = build_model(nodes["model"], facts, make_task)
     task: Task = make_task(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
     if nodes.get("finetune"):
         task.adjust(make(nodes["finetune"])())
     return task
 
 
-def refuse_other_models(make_task: Callable[..., Task], model: nn.Module) -> None:
-    """Hold a model against the annotation of the task: what a pretrained one is, only its files tell.
+def build_model(node: Mapping[str, Any], facts: Facts, make_task: Callable[..., Task]) -> nn.Module:
+    """Build a model of the kind that a task takes: one that may be of several kinds is told which.
 
     Raises:
-        ConfigurationError: If it is not of the task's kind.
+        ConfigurationError: If it is of another kind: what a pretrained model is, only its files tell.
     """
-    kind = getattr(make_task, "func", make_task)
-    try:
-        wanted = get_type_hints(kind.__init__).get("model")
-    except NameError:  # an annotation that only type checkers can read
-        return
-    if isinstance(wanted, type) and not isinstance(model, wanted):
+    make_model, task = make(node), getattr(make_task, "func", make_task)
+    wanted = wanted_model(task)
+    told = {"wanted": wanted} if "wanted" in inspect.signature(make_model).parameters else {}
+    model: nn.Module = make_model(facts=facts, **told)
+    if not isinstance(model, wanted):
         raise ConfigurationError(
-            f"{kind.__name__} takes a {wanted.__name__}, and the model is a {type(model).__name__}; set another model.name, "
-            "model=… or task=…"
+            f"{task.__name__} takes a model of the kind {wanted.__name__}, and this one is a {type(model).__name__}; set "
+            "another model.name, model=… or task=…"
         )
+    return model
+
+
+def wanted_model(task: Callable[..., Task]) -> type[nn.Module]:
+    """Return the class of models that a task takes, by its annotation; where that says nothing, any."""
+    try:
+        wanted = get_type_hints(task.__init__).get("model")
+    except NameError:  # an annotation that only type checkers can read
+        return nn.Module
+    return wanted if isinstance(wanted, type) and issubclass(wanted, nn.Module) else nn.Module
 
 
 def make(node: Mapping[str, Any]) -> Callable[..., Any]:

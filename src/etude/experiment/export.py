@@ -16,14 +16,15 @@ from etude.experiment.build import build
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.stored import stored_configuration
 from etude.export.ctranslate import CTranslate2
-from etude.export.hugging_face import HuggingFaceTranslation
-from etude.export.hugging_face_decoder import HuggingFaceDecoder
+from etude.export.hugging_face import HuggingFaceTranslation, HuggingFaceWrappedTranslation
+from etude.export.hugging_face_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
 from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.onnx_graphs import OnnxTranslation
 from etude.export.proof import Examples, Format
 from etude.finetune.lora import merge
-from etude.models.huggingface import WrappedEncoder
+from etude.models.huggingface_encoder import WrappedEncoder
+from etude.models.huggingface_whole import WrappedModel
 from etude.store.durable import make_folder, storage_errors, sync_folder
 from etude.store.folder import write_json
 from etude.store.saver import read_weights
@@ -104,15 +105,22 @@ def _format(to: str, task: Task, quantization: Any) -> Format:
         fitting = [name for name, tasks in FORMATS.items() if isinstance(task, tasks)]
         advice = f"write to={' or to='.join(fitting)}" if fitting else "no format takes this task"
         raise ConfigurationError(f"to={to} exports {kinds}, and this run is {type(task).__name__}; {advice}")
-    if to == "ctranslate2":
-        return CTranslate2(quantization)
-    if to == "onnx":
-        return OnnxTranslation()
+    if to == "huggingface":
+        return _hugging_face(task)
+    if isinstance(task.model, WrappedModel):
+        raise ConfigurationError(
+            f"to={to} exports etude's own models, and this run's is a {type(task.model).__name__}; write to=huggingface"
+        )
+    return CTranslate2(quantization) if to == "ctranslate2" else OnnxTranslation()
+
+
+def _hugging_face(task: Task) -> Format:
+    wrapped = isinstance(task.model, WrappedModel | WrappedEncoder)
     if isinstance(task, Translation):
-        return HuggingFaceTranslation()
+        return HuggingFaceWrappedTranslation() if wrapped else HuggingFaceTranslation()
     if isinstance(task, CausalLM):
-        return HuggingFaceDecoder()
-    return HuggingFaceWrapped() if isinstance(task.model, WrappedEncoder) else HuggingFaceEncoder()
+        return HuggingFaceWrappedDecoder() if wrapped else HuggingFaceDecoder()
+    return HuggingFaceWrapped() if wrapped else HuggingFaceEncoder()
 
 
 def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Callable[[int], Examples]]:

@@ -19,6 +19,7 @@ from etude.export.proof import (
     Outputs,
     Padded,
     Sentences,
+    native_translator,
     proven_beams,
     same_best,
     same_translations,
@@ -69,17 +70,18 @@ class CTranslate2:
     def specification(self, examples: Examples) -> Any:
         """Return CTranslate2's description of the model, with its weights."""
         task = translation(examples)
-        family, weights = to_bart(task.model)
+        model = native_translator(task)
+        family, weights = to_bart(model)
         config = seq2seq_config(task)
         activation = getattr(self.library.specs.Activation, ACTIVATIONS[config["activation_function"]])
         specification = self.library.specs.TransformerSpec.from_config(
-            (len(task.model.encoder), len(task.model.decoder)),
-            task.model.heads,
+            (len(model.encoder), len(model.decoder)),
+            model.heads,
             pre_norm=family.residual is PreNorm,
             activation=activation,
             layernorm_embedding=family.embedding_norm,
         )
-        scale = task.model.width**0.5 if config["scale_embedding"] else 1.0
+        scale = model.width**0.5 if config["scale_embedding"] else 1.0
         for side in SIDES:
             _fill_stack(getattr(specification, side), side, weights, family, scale)
         specification.decoder.projection.weight = weights[SHARED]

@@ -1,4 +1,4 @@
-"""Translation models for transformers: MarianMTModel for PostNorm, PegasusForConditionalGeneration for PreNorm.
+"""Translation models for transformers: MarianMTModel for PostNorm, Pegasus for PreNorm, wrapped ones as what they were.
 
 Axes: D model width.
 """
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from etude.export.hugging_face_decoder import save_whole
 from etude.export.hugging_face_files import (
     activation_name,
     load_peer,
@@ -28,6 +29,7 @@ from etude.export.proof import (
     Padded,
     Sentences,
     largest_difference,
+    native_translator,
     proven_beams,
     same_best,
     same_translations,
@@ -35,7 +37,8 @@ from etude.export.proof import (
     until_eos,
 )
 from etude.models.bart import Bart, to_bart
-from etude.models.seq2seq import Seq2Seq
+from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.huggingface_whole import WrappedModel
 from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.positions import Sinusoidal
 from etude.tasks.translation import Translation
@@ -50,14 +53,15 @@ class HuggingFaceTranslation:
     def write(self, examples: Examples, folder: Path) -> None:
         """Write the model into an empty folder."""
         task = translation(examples)
-        family, weights = to_bart(task.model)
-        if isinstance(task.model.positions, Sinusoidal):
-            weights = sines_first(weights, task.model.width)
+        model = native_translator(task)
+        family, weights = to_bart(model)
+        if isinstance(model.positions, Sinusoidal):
+            weights = sines_first(weights, model.width)
         config = seq2seq_config(task) | {"architectures": [family.architecture]}
         write_model(folder, family.model_type, config, weights)
-        facts, longest = task.facts, task.model.max_length
+        facts, longest = task.facts, model.max_length
         write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
-        write_tokenizer(folder, examples.tokenizer, task.model.max_length, starts=False)
+        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
@@ -77,9 +81,21 @@ class HuggingFaceTranslation:
         }
 
 
+class HuggingFaceWrappedTranslation(HuggingFaceTranslation):
+    """A wrapped model's own `save_pretrained`, and the tokenizer's files; proved as native ones are."""
+
+    def write(self, examples: Examples, folder: Path) -> None:
+        """Write the model into an empty folder."""
+        task = translation(examples)
+        facts, longest = task.facts, task.model.max_length
+        save_whole(cast(WrappedModel, task.model), folder)
+        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
+        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
+
+
 def seq2seq_config(task: Translation) -> dict[str, Any]:
     """Return the arguments of a config of the family."""
-    model, facts = task.model, task.facts
+    model, facts = native_translator(task), task.facts
     layers = [*model.encoder, *model.decoder]
     inner = layers[0].feed_forward.inner.out_features
     return {
@@ -119,7 +135,7 @@ def _reordered(name: str, tensor: Tensor, order: Int[Tensor, " D"]) -> Tensor:
     return tensor
 
 
-def logits_difference(peer: torch.nn.Module, model: Seq2Seq, sentences: Sentences) -> float:
+def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: Sentences) -> float:
     """Return the largest difference of logits at the references, batches padded."""
     largest = 0.0
     for rows in sentences.batches():

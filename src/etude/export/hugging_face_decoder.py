@@ -1,4 +1,4 @@
-"""Causal language models for transformers: GPT2LMHeadModel.
+"""Causal language models for transformers: etude's own as GPT2LMHeadModel, wrapped ones as what they were.
 
 Axes: V vocabulary.
 """
@@ -23,8 +23,10 @@ from etude.export.hugging_face_files import (
     write_tokenizer,
 )
 from etude.export.proof import BATCH, Examples, Padded, largest_difference, same_greedy, until_eos
+from etude.models.decoder import Decoder
 from etude.models.gpt2 import gpt2_config, to_gpt2
-from etude.models.huggingface import quiet
+from etude.models.huggingface_files import quiet
+from etude.models.huggingface_whole import WrappedModel
 from etude.tasks.causal_lm import CausalLM
 
 LOGITS = 2**26
@@ -53,11 +55,12 @@ class HuggingFaceDecoder:
             ConfigurationError: If GPT-2 has not the decoder's parts.
         """
         task = causal_lm(examples)
-        weights, config = to_gpt2(task.model), gpt2_config(task.model, task.facts)
+        decoder = cast(Decoder, task.model)
+        weights, config = to_gpt2(decoder), gpt2_config(decoder, task.facts)
         write_model(folder, config.pop("model_type"), config, weights)
         # GPT-2 cannot go on where its positions end, as a run's decoder does: half of them are left for the prompt.
-        write_generation(folder, task.facts, task.decoding, max(task.model.max_length // 2, 1))
-        write_tokenizer(folder, examples.tokenizer, task.model.max_length, starts=True, ends=False)
+        write_generation(folder, task.facts, task.decoding, max(decoder.max_length // 2, 1))
+        write_tokenizer(folder, examples.tokenizer, decoder.max_length, starts=True, ends=False)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare ids, logits on padded batches, and what transformers' `generate` adds to beginnings of texts."""
@@ -74,6 +77,23 @@ class HuggingFaceDecoder:
             }
 
 
+class HuggingFaceWrappedDecoder(HuggingFaceDecoder):
+    """Its own `save_pretrained`, and the tokenizer's files; proved as native decoders are."""
+
+    def write(self, examples: Examples, folder: Path) -> None:
+        """Write the model into an empty folder."""
+        task = causal_lm(examples)
+        save_whole(cast(WrappedModel, task.model), folder)
+        write_generation(folder, task.facts, task.decoding, max(task.model.max_length // 2, 1))
+        write_tokenizer(folder, examples.tokenizer, task.model.max_length, starts=True, ends=False)
+
+
+def save_whole(model: WrappedModel, folder: Path) -> None:
+    """Write config.json and model.safetensors of a wrapped model."""
+    with quiet():
+        model.whole().save_pretrained(folder)
+
+
 def causal_lm(examples: Examples) -> CausalLM:
     """Return the task of the examples, which is known to be a causal language model."""
     return cast(CausalLM, examples.task)
@@ -85,7 +105,7 @@ def logits_difference(peer: torch.nn.Module, task: CausalLM, rows: Sequence[Sequ
     Raises:
         MismatchError: If it is too large.
     """
-    cells = task.model.vocabulary * max(map(len, rows))
+    cells = len(task.model.output_weight) * max(map(len, rows))
     size, largest = max(1, min(BATCH, LOGITS // cells)), 0.0
     for start in range(0, len(rows), size):
         batch = Padded(rows[start : start + size], task.facts.pad)

@@ -127,6 +127,8 @@ def prove_tokenizer(
 ) -> dict[str, int]:
     """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
 
+    Takes what `write_tokenizer` does.
+
     Raises:
         MismatchError: If a text gets other ids, or comes back otherwise.
     """

@@ -14,7 +14,8 @@ from etude.errors import ConfigurationError
 from etude.export.hugging_face_encoder import HuggingFaceEncoder, encoder_of
 from etude.export.hugging_face_files import write_tokenizer
 from etude.export.proof import Examples
-from etude.models.huggingface import WrappedEncoder, WrappedHead, quiet
+from etude.models.huggingface_encoder import WrappedEncoder, WrappedHead
+from etude.models.huggingface_files import quiet
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM

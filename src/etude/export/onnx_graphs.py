@@ -27,6 +27,7 @@ from etude.export.proof import (
     Padded,
     Sentences,
     largest_difference,
+    native_translator,
     same_translations,
     translation,
 )
@@ -157,7 +158,7 @@ class OnnxTranslation:
 
     def write(self, examples: Examples, folder: Path) -> None:
         """Write both graphs into an empty folder."""
-        model = _with_tables(translation(examples).model)
+        model = _with_tables(native_translator(translation(examples)))
         rows, source, past = (torch.export.Dim(name) for name in ("rows", "source", "past"))
         heads = (len(model.decoder), 2, model.heads, model.width // model.heads)
         tokens, mask = torch.ones(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool)

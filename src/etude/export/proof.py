@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from etude.decoding.hypothesis import Step
 from etude.decoding.search import Beam
 from etude.errors import EtudeError
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.seq2seq import Seq2Seq
 from etude.tasks.base import Task
 from etude.tasks.translation import Translation
@@ -159,7 +160,7 @@ class Sentences:
         found = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
         return [hypotheses[0].tokens for hypotheses in found]
 
-    def native(self, model: Seq2Seq, beams: int) -> tuple[Outputs, float]:
+    def native(self, model: EncoderDecoder, beams: int) -> tuple[Outputs, float]:
         """Return the run's own translations, and the seconds they took."""
 
         def one_batch(batch: Padded) -> Outputs:
@@ -173,6 +174,11 @@ class Sentences:
 def translation(examples: Examples) -> Translation:
     """Return the task of the examples, which is known to translate."""
     return cast(Translation, examples.task)
+
+
+def native_translator(task: Translation) -> Seq2Seq:
+    """Return the model of a translation, which is known to be etude's own."""
+    return cast(Seq2Seq, task.model)
 
 
 def proven_beams(task: Translation) -> int:
@@ -201,7 +207,7 @@ def largest_difference(
 
 
 def same_translations(
-    model: Seq2Seq, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str
+    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str
 ) -> dict[str, int]:
     """Count equal greedy translations, and those that part where two tokens are equally probable.
 
@@ -248,7 +254,7 @@ def same_greedy(ours: Outputs, theirs: Outputs, following: Next, eos: int, limit
 
 
 def same_best(
-    model: Seq2Seq, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
+    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
 ) -> dict[str, Any]:
     """Count equal beam-searched translations, and others that are as probable.
 
@@ -269,7 +275,7 @@ def same_best(
     return {"beams": beams, "length_penalty": 0.0, **counts}
 
 
-def _log_probability(model: Seq2Seq, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
+def _log_probability(model: EncoderDecoder, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
     """Return the run's log-probability of a translation, and of eos after it unless it was cut."""
     facts = sentences.facts
     labels = [*tokens, facts.eos][: sentences.limit]

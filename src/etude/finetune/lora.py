@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.errors import ConfigurationError
 from etude.finetune.base import MODEL, Finetune, head
 from etude.finetune.selection import at_once
+from etude.nn.attention import SelfAttention
 from etude.nn.dropout import Dropout
 from etude.optim.course import Course
 
@@ -23,7 +24,10 @@ ADAPTERS = (".lora_a", ".lora_b")
 """Ends of the names of what is added."""
 
 FUSED = {"query_key_value": ("query", "key", "value")}
-"""Linear layers that are several in one: what their rows are, in equal parts."""
+"""Linear layers of etude's self-attention that are several in one: what their rows are, in equal parts.
+
+Other libraries give such names to layers whose rows are in another order: those are taken as one layer.
+"""
 
 
 class LoRALinear(nn.Linear):
@@ -115,7 +119,7 @@ class LoRA(Finetune):
         """
         model, met = task.get_submodule(MODEL), set()
         for name, linear in _linear_layers(model):
-            parts = _parts(name)
+            parts = _parts(model, name)
             adapted = [index for index, part in enumerate(parts) if part in self.modules]
             met |= {parts[index] for index in adapted}
             if adapted:
@@ -124,7 +128,7 @@ class LoRA(Finetune):
                 model.set_submodule(name, layer)
         unmet = [name for name in self.modules if name not in met]
         if unmet:
-            known = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(name))
+            known = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(model, name))
             raise ConfigurationError(
                 f"finetune.modules: {unmet[0]} is no linear layer of {type(model).__name__}; it has {', '.join(known)}"
             )
@@ -153,6 +157,6 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     return iter([(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)])
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    last = name.rpartition(".")[2]
-    return FUSED.get(last, (last,))
+def _parts(model: nn.Module, name: str) -> tuple[str, ...]:
+    owner, _, last = name.rpartition(".")
+    return FUSED.get(last, (last,)) if isinstance(model.get_submodule(owner), SelfAttention) else (last,)

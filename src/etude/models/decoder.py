@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from etude.models.text_decoder import TextDecoder
 from etude.nn.attention import SelfAttention
 from etude.nn.dropout import Dropout
 from etude.nn.encoder_layer import EncoderLayer
@@ -59,7 +60,7 @@ class CausalLayer(EncoderLayer):
         return self.feed_forward_residual(x, self.feed_forward)
 
 
-class Decoder(nn.Module):
+class Decoder(TextDecoder):
     """Embeddings, layers in which a token attends to itself and those before it, and logits by the embedding's matrix.
 
     With `Learned` positions and `PreNorm` it is GPT-2 (Radford et al. 2019). Linear layers and norms see real tokens only.
@@ -134,6 +135,11 @@ class Decoder(nn.Module):
     def output_weight(self) -> Float[Tensor, "V D"]:
         """The matrix from states to logits: the embedding's (Press and Wolf 2017)."""
         return self.embedding.weight
+
+    @property
+    def output_bias(self) -> None:
+        """Nothing is added to the logits."""
+        return None
 
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.seq2seq import Seq2Seq
+from etude.models.text_decoder import TextDecoder
 from etude.models.text_encoder import TextEncoder
 from etude.nn.flops import Counts, Flops
 
@@ -23,13 +25,15 @@ def encoder_flops(model: TextEncoder, tokens: Counts, states: Counts) -> Flops |
     return _stack_flops(model, tokens, states) if isinstance(model, Encoder) else None
 
 
-def decoder_flops(model: Decoder, tokens: Counts) -> Flops:
-    """Count a decoder and the projection to logits.
+def decoder_flops(model: TextDecoder, tokens: Counts) -> Flops | None:
+    """Count a decoder and the projection to logits; None: its layers are another library's.
 
     Args:
         model: The decoder.
         tokens: [N] real tokens of each row, of one document or of several.
     """
+    if not isinstance(model, Decoder):
+        return None
     flops = _stack_flops(model, tokens, tokens)
     flops.multiply(model.output_weight, tokens)
     return flops
@@ -48,14 +52,16 @@ def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts) -> Fl
     return flops
 
 
-def seq2seq_flops(model: Seq2Seq, source: Counts, target: Counts) -> Flops:
-    """Count encoder, decoder and the projection to logits.
+def seq2seq_flops(model: EncoderDecoder, source: Counts, target: Counts) -> Flops | None:
+    """Count encoder, decoder and the projection to logits; None: its layers are another library's.
 
     Args:
         model: The model.
         source: [N] real tokens of each source.
         target: [N] real tokens of each target.
     """
+    if not isinstance(model, Seq2Seq):
+        return None
     flops = Flops(len(source))
     embeddings, *layers = model.stages
     for part in embeddings:

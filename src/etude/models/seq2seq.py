@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.memory import Cache, Memory
 from etude.nn.attention import CrossAttention, SelfAttention
 from etude.nn.dropout import Dropout
@@ -84,7 +85,7 @@ class DecoderLayer(nn.Module):
         return self.feed_forward_residual(x, self.feed_forward)
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(EncoderDecoder):
     """Encoder and decoder, which share the positions.
 
     Linear layers and norms see real tokens only; the decoder's attention sees padded rows.

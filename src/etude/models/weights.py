@@ -15,8 +15,8 @@ from etude.errors import ConfigurationError, DataError
 from etude.pretrained_files import PretrainedFiles
 from etude.types import Facts
 
-SPECIAL = ("pad", "bos", "eos")
-"""Special ids that config.json may name, as `pad_token_id`."""
+SPECIAL = {"pad": "pad_token_id", "bos": "bos_token_id", "eos": "eos_token_id"}
+"""Special ids, and what config.json calls them."""
 
 INDEX = "model.safetensors.index.json"
 """Says which file has which tensor, where there are several."""
@@ -24,8 +24,12 @@ INDEX = "model.safetensors.index.json"
 _log = logging.getLogger(__name__)
 
 
-def check_tokenizer(facts: Facts, config: Mapping[str, Any], name: str) -> None:
+def check_tokenizer(
+    facts: Facts, config: Mapping[str, Any], name: str, special_ids: Mapping[str, str] = SPECIAL
+) -> None:
     """Hold the tokenizer against what config.json says of its own.
+
+    Takes what `check_special_ids` does.
 
     Raises:
         ConfigurationError: If the number of ids or a special id differs.
@@ -35,18 +39,26 @@ def check_tokenizer(facts: Facts, config: Mapping[str, Any], name: str) -> None:
         raise ConfigurationError(
             f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: {advice}"
         )
-    check_special_ids(facts, config, name)
+    check_special_ids(facts, config, name, special_ids)
 
 
-def check_special_ids(facts: Facts, config: Mapping[str, Any], name: str) -> None:
+def check_special_ids(
+    facts: Facts, config: Mapping[str, Any], name: str, special_ids: Mapping[str, str] = SPECIAL
+) -> None:
     """Hold the tokenizer's special ids against those that config.json names.
+
+    Args:
+        facts: Of the tokenizer.
+        config: What config.json says; of an id it may name several.
+        name: What the user called the model.
+        special_ids: The ids that must agree, and what config.json calls them.
 
     Raises:
         ConfigurationError: If one differs.
     """
-    for special in SPECIAL:
-        ours, theirs = getattr(facts, special), config.get(f"{special}_token_id")
-        if theirs is not None and ours != theirs:
+    for special, key in special_ids.items():
+        ours, theirs = getattr(facts, special), config.get(key)
+        if theirs is not None and ours not in (theirs if isinstance(theirs, list) else [theirs]):
             raise ConfigurationError(
                 f"the tokenizer's {special} is id {ours}, that of the weights of {name} is {theirs} (config.json): it is "
                 f"not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"

@@ -5,16 +5,16 @@ Axes: H heads, Q tokens that attend, L tokens attended to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
-from etude.models.decoder import Decoder
+from etude.models.text_decoder import TextDecoder
 from etude.models.text_encoder import TextEncoder
 from etude.nn.attention import record_attention
 from etude.tokenization.tokenizer import Tokenizer
@@ -114,7 +114,9 @@ def encoder_attention(
 
 
 @torch.no_grad()
-def own_attention(model: TextEncoder | Decoder, ids: Sequence[int], segments: Sequence[int] | None = None) -> Attention:
+def own_attention(
+    model: TextEncoder | TextDecoder, ids: Sequence[int], segments: Sequence[int] | None = None
+) -> Attention:
     """Return the attention of a text to itself.
 
     Args:
@@ -132,8 +134,18 @@ def own_attention(model: TextEncoder | Decoder, ids: Sequence[int], segments: Se
             model(tokens, mask)
         else:
             model(tokens, mask, torch.tensor([segments], device=tokens.device))
+    refuse_unseen(model, maps)
+    return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])
+
+
+def refuse_unseen(model: nn.Module, maps: Mapping[str, Tensor]) -> None:
+    """Refuse a model whose attention was computed by another library, and so was not recorded.
+
+    Raises:
+        ConfigurationError: If there are no maps.
+    """
     if not maps:
         raise ConfigurationError(
-            f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained or encoder"
+            f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained, or another "
+            "model that is not model=huggingface"
         )
-    return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])

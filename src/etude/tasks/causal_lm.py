@@ -21,8 +21,8 @@ from etude.errors import ConfigurationError
 from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.language import bits_per_byte, perplexity
 from etude.metrics.score import Score
-from etude.models.decoder import Decoder
 from etude.models.flops import decoder_flops
+from etude.models.text_decoder import TextDecoder
 from etude.seeding import mix
 from etude.tasks.attention import Attention, own_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -49,12 +49,12 @@ class CausalLM(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "CausalLMBatch"
-    model: Decoder
+    model: TextDecoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Decoder,
+        model: TextDecoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         decoding: Search,
@@ -66,23 +66,27 @@ class CausalLM(Task):
     def loss(self, batch: CausalLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the tokens that are to be predicted."""
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents)
-        return label_smoothed_cross_entropy(hidden, self.model.output_weight, batch.labels[batch.mask])
+        return self._loss_of(hidden, batch.labels[batch.mask])
 
-    def training_flops(self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return the operations of training on each row once."""
-        return decoder_flops(self.model, lengths).total
+    def _loss_of(
+        self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        weight, bias = self.model.output_weight, self.model.output_bias
+        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias)
+
+    def training_flops(
+        self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the operations of training on each row once; None: they are not known."""
+        flops = decoder_flops(self.model, lengths)
+        return None if flops is None else flops.total
 
     def judge(self, batch: CausalLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Take the loss of each text, and count its tokens and its bytes."""
         sizes = batch.mask.sum(dim=1).tolist()
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents).split(sizes)
         labels = batch.labels[batch.mask].split(sizes)
-        losses = torch.stack(
-            [
-                label_smoothed_cross_entropy(states, self.model.output_weight, wanted)[0]
-                for states, wanted in zip(hidden, labels, strict=True)
-            ]
-        )
+        losses = torch.stack([self._loss_of(states, wanted)[0] for states, wanted in zip(hidden, labels, strict=True)])
         columns = (batch.ids, (batch.labels != IGNORED).sum(dim=1), losses.double(), batch.text_bytes)
         rows = [
             {"id": example, "tokens": tokens, "loss": loss, "bytes": text_bytes, "opening": ids[:OPENING].tolist()}

@@ -26,11 +26,11 @@ from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Statistics
 from etude.metrics.texts import TextMetric, text_statistics
 from etude.metrics.translation import BLEU, TER, ChrF
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.flops import seq2seq_flops
-from etude.models.seq2seq import Seq2Seq
 from etude.nn.attention import record_attention
 from etude.seeding import mix
-from etude.tasks.attention import Attention, AttentionMap, readable
+from etude.tasks.attention import Attention, AttentionMap, readable, refuse_unseen
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.sums import Row
@@ -67,12 +67,12 @@ class Translation(Task):
 
     STANDARD: ClassVar[Mapping[str, TextMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "TranslationBatch"
-    model: Seq2Seq
+    model: EncoderDecoder
 
     def __init__(
         self,
         facts: Facts,
-        model: Seq2Seq,
+        model: EncoderDecoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         decoding: Search,
@@ -103,10 +103,16 @@ class Translation(Task):
             hidden, self.model.output_weight, labels, smoothing, bias=self.model.output_bias
         )
 
-    def training_flops(self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return the operations of training on each pair once; with a consistency loss it goes through the model twice."""
+    def training_flops(
+        self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the operations of training on each pair once: twice through the model with a consistency loss.
+
+        None: they are not known.
+        """
         source, target = lengths.T
-        return seq2seq_flops(self.model, source, target).total * (1 if self.consistency is None else 2)
+        flops = seq2seq_flops(self.model, source, target)
+        return None if flops is None else flops.total * (1 if self.consistency is None else 2)
 
     def join(self, others: Sequence[Task]) -> None:
         """Translate from now on with the mean of the probabilities of several models.
@@ -122,9 +128,9 @@ class Translation(Task):
             self.others.append(other.model)
 
     @property
-    def models(self) -> list[Seq2Seq]:
+    def models(self) -> list[EncoderDecoder]:
         """The model, and those that joined it."""
-        return [self.model, *(cast(Seq2Seq, model) for model in self.others)]
+        return [self.model, *(cast(EncoderDecoder, model) for model in self.others)]
 
     def _loss_of_two_passes(
         self, batch: TranslationBatch, consistency: Consistency
@@ -250,6 +256,7 @@ class Translation(Task):
         tgt = torch.tensor([inputs], device=self.device)
         with record_attention(self.model) as maps:
             self.model(src, tgt, src_mask, torch.ones_like(tgt, dtype=torch.bool))
+        refuse_unseen(self.model, maps)
         shown = []
         for name, weights in maps.items():
             cross, own = name.endswith(".cross_attention"), inputs if name.startswith("decoder.") else source

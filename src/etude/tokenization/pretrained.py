@@ -20,8 +20,9 @@ from etude.tokenization.tokenizer import SpecialTokens, Tokenizer
 class Pretrained:
     """Reads the `tokenizer.json` of a pretrained model; its padding and truncation are switched off.
 
-    Where config.json says which token a decoder starts from, that is the tokenizer's bos. The two sentencepiece models
-    of MarianMT's own folders are not read; what `etude export to=huggingface` writes is.
+    Where config.json says which token a decoder starts from, that is the tokenizer's bos; where the tokenizer names no
+    token that starts a text, it is the bos of config.json. The two sentencepiece models of MarianMT's own folders are not
+    read; what `etude export to=huggingface` writes is.
 
     Attributes:
         name: A folder, a pinned package, or a repository of the Hugging Face hub.
@@ -33,7 +34,7 @@ class Pretrained:
     def key(self) -> str:
         """The content of the tokenizer's file as a hash."""
         files = open_pretrained(self.name)
-        start = _decoder_start(files)
+        start = _start(files)
         ending = "" if start is None else f" {start}"
         return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
@@ -51,7 +52,7 @@ class Pretrained:
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
         special = _special_tokens(files)
-        start = _decoder_start(files)
+        start = _start(files)
         if start is not None:
             token = backend.id_to_token(start)
             if token is None:
@@ -76,18 +77,20 @@ def _tokenizer_json(files: PretrainedFiles) -> bytes:
     return files.read("tokenizer.json")
 
 
-def _decoder_start(files: PretrainedFiles) -> int | None:
-    """Return the id that a pretrained decoder starts from, where there is a decoder."""
-    start = _object(files, "config.json").get("decoder_start_token_id") if files.has("config.json") else None
+def _start(files: PretrainedFiles) -> int | None:
+    """Return the id that config.json lets a decoder start from, or a text, where the tokenizer does not name its start."""
+    if not files.has("config.json"):
+        return None
+    config = _object(files, "config.json")
+    start = config.get("decoder_start_token_id")
+    if start is None and not {"bos_token", "cls_token"} & _named(files).keys():
+        start = config.get("bos_token_id")
     return start if isinstance(start, int) else None
 
 
 def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
     """Find the special tokens; BERT's [CLS] and [SEP] start and end a sequence where nothing else does."""
-    named: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        if files.has(file):
-            named |= _token_texts(_object(files, file))
+    named = _named(files)
     bos = named.get("bos_token") or named.get("cls_token") or named.get("eos_token") or named.get("pad_token")
     eos = named.get("eos_token") or named.get("sep_token")
     if bos is None or eos is None:
@@ -102,6 +105,15 @@ def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
         unknown=named.get("unk_token") or eos,
         mask=named.get("mask_token"),
     )
+
+
+def _named(files: PretrainedFiles) -> dict[str, str]:
+    """Return the special tokens that the tokenizer's files name, such as `bos_token`."""
+    named: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if files.has(file):
+            named |= _token_texts(_object(files, file))
+    return named
 
 
 def _object(files: PretrainedFiles, file: str) -> dict[str, Any]:
