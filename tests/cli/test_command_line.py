@@ -122,7 +122,7 @@ def test_no_member_starts_before_every_configuration_is_checked(calls: Calls) ->
 
 
 def test_glob_looks_into_the_folders_of_a_group(calls: Calls) -> None:
-    assert main(["train", "-m", "experiment=glob(*/multi*)", "seed=1,2", "paths.outputs=runs"]) == 0
+    assert main(["train", "-m", "experiment=glob(*/multi30k)", "seed=1,2", "paths.outputs=runs"]) == 0
     names = [(config.run.experiment, config.seed) for config, _ in calls]
     assert names == [("translation/multi30k", 1), ("translation/multi30k", 2)]
 
