@@ -33,8 +33,8 @@ from etude.nn.attention import record_attention
 outputs = Path(tempfile.mkdtemp())
 overrides = [
     "experiment=translation/demo",
-    "budget=4epoch",
-    "validate.every=2epoch",
+    "budget=2epoch",
+    "validate.every=1epoch",
     "scheduler.warmup=100step",
     "limit.val=64",
     "limit.test=64",

@@ -33,7 +33,8 @@ FINETUNES = {
 """With two layers, parts begin to train after 0, 3, 6 and 9 steps."""
 
 
-@pytest.mark.parametrize("name", [pytest.param("gradual", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gradual", "lora"])
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path, name: str) -> None:
     values = plain(composed("classification", *EXACT, BATCH["classification"], *FINETUNES[name]))
     whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)

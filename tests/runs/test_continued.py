@@ -107,7 +107,9 @@ def only_until(run: Path, step: int) -> None:
             path.unlink()
 
 
-@pytest.mark.parametrize("task", ["translation", "masked_lm", pytest.param("classification", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["translation", *(pytest.param(task, marks=pytest.mark.slow) for task in ("masked_lm", "classification"))]
+)
 def test_continued_with_other_micro_batches_and_workers(
     composed: Callable[..., Any], tmp_path: Path, task: str
 ) -> None:

@@ -28,8 +28,8 @@ def beginning(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Pat
     return begin_run
 
 
-SLOW = ("classification", "causal_lm")
-"""In the slow tests all are killed fifty times; here two of them are killed at a few points."""
+SLOW = ("classification", "causal_lm", "masked_lm")
+"""In the slow tests all are killed fifty times; here one of them is killed at a few points."""
 
 
 @pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.slow if task in SLOW else ()) for task in TASKS])

@@ -166,7 +166,9 @@ ALONE: dict[str, dict[str, Callable[[dict[str, Any]], Any]]] = {
 """The scores that a row has by itself."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["numbers", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pairs", "several"))]
+)
 def test_two_runs_are_tested_on_the_same_rows_alike_by_evaluate_and_compare(
     trained: Callable[[str], Path],
     folder: Path,

@@ -236,6 +236,7 @@ def test_the_loss_is_the_mean_of_both_ends_at_what_may_be_chosen(file: Path, tmp
     assert scores.shape[-1] == 2
 
 
+@pytest.mark.slow
 def test_killed_it_is_the_same_run(file: Path, tmp_path: Path) -> None:
     exact = [word for word in EXACT if not word.startswith("trainer.")]
     values = plain(composed(*words(file, tmp_path, *exact, "validate.metric=val/f1", "validate.mode=max")))

@@ -125,7 +125,7 @@ def composed(words_of: Callable[..., list[str]]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("finetune", ["full", "lora"])
+@pytest.mark.parametrize("finetune", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: str, finetune: str) -> None:
     modules = {"llama": "[q_proj,v_proj]", "t5": "[q,v]"}[kind]
     adapters = ["finetune.rank=2", f"finetune.modules={modules}"] if finetune == "lora" else []
@@ -173,6 +173,7 @@ def test_a_native_decoder_is_exported_as_gpt2(
         export(run, {"to": "onnx"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SIZES)
 def test_from_the_command_line(
     words_of: Callable[..., list[str]],
