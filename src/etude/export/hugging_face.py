@@ -53,15 +53,19 @@ class HuggingFaceTranslation:
     def write(self, examples: Examples, folder: Path) -> None:
         """Write the model into an empty folder."""
         task = translation(examples)
+        facts, longest = task.facts, task.model.max_length
+        self.write_weights(task, folder)
+        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
+        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
+
+    def write_weights(self, task: Translation, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
         model = native_translator(task)
         family, weights = to_bart(model)
         if isinstance(model.positions, Sinusoidal):
             weights = sines_first(weights, model.width)
         config = seq2seq_config(task) | {"architectures": [family.architecture]}
         write_model(folder, family.model_type, config, weights)
-        facts, longest = task.facts, model.max_length
-        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
-        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
@@ -84,13 +88,9 @@ class HuggingFaceTranslation:
 class HuggingFaceWrappedTranslation(HuggingFaceTranslation):
     """A wrapped model's own `save_pretrained`, and the tokenizer's files; proved as native ones are."""
 
-    def write(self, examples: Examples, folder: Path) -> None:
-        """Write the model into an empty folder."""
-        task = translation(examples)
-        facts, longest = task.facts, task.model.max_length
+    def write_weights(self, task: Translation, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
         save_whole(cast(WrappedModel, task.model), folder)
-        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
-        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
 
 
 def seq2seq_config(task: Translation) -> dict[str, Any]:

@@ -55,12 +55,17 @@ class HuggingFaceDecoder:
             ConfigurationError: If GPT-2 has not the decoder's parts.
         """
         task = causal_lm(examples)
+        positions = task.model.max_length
+        self.write_weights(task, folder)
+        # transformers cannot go on where positions end, as a run's decoder does: half of them are left for the prompt.
+        write_generation(folder, task.facts, task.decoding, max(positions // 2, 1))
+        write_tokenizer(folder, examples.tokenizer, positions, starts=True, ends=False)
+
+    def write_weights(self, task: CausalLM, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
         decoder = cast(Decoder, task.model)
         weights, config = to_gpt2(decoder), gpt2_config(decoder, task.facts)
         write_model(folder, config.pop("model_type"), config, weights)
-        # GPT-2 cannot go on where its positions end, as a run's decoder does: half of them are left for the prompt.
-        write_generation(folder, task.facts, task.decoding, max(decoder.max_length // 2, 1))
-        write_tokenizer(folder, examples.tokenizer, decoder.max_length, starts=True, ends=False)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare ids, logits on padded batches, and what transformers' `generate` adds to beginnings of texts."""
@@ -80,12 +85,9 @@ class HuggingFaceDecoder:
 class HuggingFaceWrappedDecoder(HuggingFaceDecoder):
     """Its own `save_pretrained`, and the tokenizer's files; proved as native decoders are."""
 
-    def write(self, examples: Examples, folder: Path) -> None:
-        """Write the model into an empty folder."""
-        task = causal_lm(examples)
+    def write_weights(self, task: CausalLM, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
         save_whole(cast(WrappedModel, task.model), folder)
-        write_generation(folder, task.facts, task.decoding, max(task.model.max_length // 2, 1))
-        write_tokenizer(folder, examples.tokenizer, task.model.max_length, starts=True, ends=False)
 
 
 def save_whole(model: WrappedModel, folder: Path) -> None:
