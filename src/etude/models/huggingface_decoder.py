@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from etude.errors import ConfigurationError
-from etude.models.huggingface_whole import WrappedModel, copied, first_list
+from etude.models.huggingface_files import first_list
+from etude.models.huggingface_whole import WrappedModel, copied
 from etude.models.text_decoder import TextDecoder
 from etude.nn.packing import Layout
 from etude.nn.positions import check_length

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from etude.errors import ConfigurationError
-from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, load, most_tokens
+from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
 from etude.models.text_encoder import MaskedLMHead, TextEncoder
 from etude.models.weights import SPECIAL, check_names, read_json, say_left_out
 from etude.nn.positions import check_length
@@ -71,9 +71,7 @@ class WrappedEncoder(TextEncoder):
         The layers are the first list of modules that is as long as config.json says, or the first at all: ALBERT's one
         group of shared layers is one stage.
         """
-        lists = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)]
-        depth = self.model.config.num_hidden_layers
-        path, layers = next(((name, module) for name, module in lists if len(module) == depth), lists[0])
+        path = first_list(self.model, self.model.config.num_hidden_layers)
         below, above = list[nn.Module](), list[nn.Module]()
         owner: nn.Module = self.model
         for part in path.split("."):
@@ -83,7 +81,7 @@ class WrappedEncoder(TextEncoder):
                     (below if index < names.index(part) or "embed" in name else above).append(child)
             below.append(nn.ParameterList(owner.parameters(recurse=False)))
             owner = owner.get_submodule(part)
-        *lower, last = layers
+        *lower, last = owner.children()
         return [tuple(below), *((layer,) for layer in lower), (last, *above)]
 
     @property

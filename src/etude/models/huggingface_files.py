@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging as library_logging
 
 from etude.errors import ConfigurationError
@@ -182,6 +182,12 @@ def most_tokens(config: Any, asked: int | None, positions: int | None, name: str
         if known:
             return min(known)
     raise ConfigurationError(f"config.json of {name} does not say how long a text may be; set model.max_length=512")
+
+
+def first_list(model: nn.Module, depth: int | None = None) -> str:
+    """Return the name of the first list of modules with so many, or, where none has, of the first at all."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return next((name for name, module in lists if len(module) == depth), lists[0][0])
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from etude.errors import ConfigurationError
 from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.huggingface_whole import WrappedModel, copied, first_list
+from etude.models.huggingface_files import first_list
+from etude.models.huggingface_whole import WrappedModel, copied
 from etude.nn.packing import Layout
 from etude.nn.positions import check_length
 from etude.types import Facts

@@ -216,12 +216,6 @@ def _indivisible(name: str) -> ConfigurationError:
     )
 
 
-def first_list(model: nn.Module, depth: int | None = None) -> str:
-    """Return the name of the first list of modules with so many, or, where none has, of the first at all."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    return next((name for name, module in lists if len(module) == depth), lists[0][0])
-
-
 def cache_name(model: nn.Module, name: str) -> str:
     """Return the argument by which a model takes its cache, which later versions of transformers call otherwise.
 
