@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -63,7 +64,9 @@ NEEDED = {
 """What an experiment on one's own files, or from somebody's weights, cannot do without."""
 
 
+@functools.cache
 def composed(*overrides: str) -> Composition:
+    """A composition, which tests look at and do not change."""
     composition = COMPOSER.compose(COMPOSER.normalized(overrides))
     check(composition.config, composition.overrides, composition.sources)
     return composition

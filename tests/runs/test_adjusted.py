@@ -45,7 +45,8 @@ def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path,
     assert_same(end(killed), end(whole))
 
 
-@pytest.mark.parametrize("name", ["gradual", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gradual", "lora"])
 def test_two_ranks_train_what_one_does(overrides: Overrides, tmp_path: Path, name: str) -> None:
     folders = []
     for devices in (1, 2):

@@ -43,7 +43,7 @@ def continue_from_every_step(run: Path, steps: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.slow if task == "causal_lm" else ()) for task in TASKS]
+    "task", [pytest.param(task, marks=pytest.mark.slow if task in ("causal_lm", "masked_lm") else ()) for task in TASKS]
 )
 def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """All steps of two epochs; each task takes every third one."""

@@ -89,6 +89,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (state.st_mtime_ns, state.st_size) for path, state in found.items()}
 
 
+@pytest.mark.slow
 def test_replay_does_the_work_of_two_ranks(overrides: Overrides, tmp_path: Path) -> None:
     """Their slices and dropout, one after the other."""
     words = overrides(

@@ -38,7 +38,11 @@ def finished(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("task", "more"),
-    [("masked_lm", ()), ("classification", FINAL), pytest.param("translation", (), marks=pytest.mark.slow)],
+    [
+        ("masked_lm", ()),
+        pytest.param("classification", FINAL, marks=pytest.mark.slow),
+        pytest.param("translation", (), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_stopped_wherever_a_signal_comes(beginning: Begin, tmp_path: Path, task: str, more: tuple[str, ...]) -> None:

@@ -33,6 +33,7 @@ def trained(composed: Callable[..., Any]) -> Callable[..., Path]:
     return run
 
 
+@pytest.mark.slow
 def test_two_vocabularies_from_training_to_export(trained: Callable[..., Path], small_data: Path) -> None:
     run = trained(
         "translation",

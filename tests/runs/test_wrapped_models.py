@@ -149,6 +149,7 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
         inspect(run, {"text": "sun moon"})
 
 
+@pytest.mark.slow
 def test_what_was_exported_trains_again(composed: Callable[..., Any], tmp_path: Path) -> None:
     run = train(composed("t5"), [])
     assert run is not None
