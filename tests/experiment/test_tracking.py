@@ -383,8 +383,9 @@ log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
         code = subprocess.call([sys.executable, "-c", script], stdout=out, stderr=log, env=environment, timeout=120)
         ended = time.time()
         out.seek(0), log.seek(0)
-        *started, times = out.read().splitlines()
-        left = Left(code, log.read())
+        lines, left = out.read().splitlines(), Left(code, log.read())
+    assert lines, left
+    *started, times = lines
     for process in started:
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)

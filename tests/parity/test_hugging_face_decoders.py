@@ -18,6 +18,7 @@ from etude.finetune.base import from_the_top
 from etude.finetune.lora import LoRA
 from etude.finetune.selection import BitFit, TopLayers
 from etude.models.decoder import Decoder
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.huggingface import huggingface
 from etude.models.huggingface_decoder import WrappedDecoder
 from etude.models.text_decoder import TextDecoder
@@ -56,7 +57,9 @@ LAYERED = [kind for kind in KINDS if kind != "mamba"]
 def made(kind: str, folder: Path, std: float = 0.3, vocabulary: int = VOCABULARY, **changes: Any) -> Any:
     """A model of random weights, saved by transformers itself."""
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = transformers.AutoConfig.for_model(kind, vocab_size=vocabulary, **ids, **{**KINDS[kind], **changes})
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=vocabulary, **ids, **{**KINDS.get(kind, COMMON), **changes}
+    )
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
@@ -260,21 +263,13 @@ def test_rows_of_embeddings_that_no_token_has_are_cut_off(tmp_path: Path) -> Non
 
 
 def test_a_model_that_reads_what_it_shall_predict_is_refused(tmp_path: Path) -> None:
-    KINDS["bert"] = COMMON
-    try:
-        made("bert", tmp_path)
-    finally:
-        del KINDS["bert"]
+    made("bert", tmp_path)
     with pytest.raises(ConfigurationError, match="reads the tokens behind the one that it predicts"):
         loaded(tmp_path)
 
 
 def test_logits_that_are_no_product_are_refused(tmp_path: Path) -> None:
-    KINDS["gemma2"] = {**COMMON, "num_key_value_heads": 1, "head_dim": 8, "final_logit_softcapping": 0.5}
-    try:
-        made("gemma2", tmp_path)
-    finally:
-        del KINDS["gemma2"]
+    made("gemma2", tmp_path, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5)
     with pytest.raises(ConfigurationError, match="are not the products of states and an output matrix") as caught:
         loaded(tmp_path)
     assert "\n" not in str(caught.value)
@@ -298,6 +293,4 @@ def test_the_task_decides_as_what_a_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the task takes a Decoder, and model=huggingface makes a TextEncoder"):
         huggingface(FACTS, Decoder, str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"'llama', which is no encoder with a decoder"):
-        from etude.models.encoder_decoder import EncoderDecoder
-
         huggingface(FACTS, EncoderDecoder, str(tmp_path))

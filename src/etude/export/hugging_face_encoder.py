@@ -29,7 +29,7 @@ from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.feed_forward import FeedForward
 from etude.nn.residual import PreNorm
 from etude.tasks.base import Task
-from etude.tasks.classification import Classification, mean_of_real
+from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
 
 
@@ -65,7 +65,7 @@ class HuggingFaceEncoder:
                 theirs = logits_of(peer(input_ids=batch.tokens, attention_mask=batch.mask.long()))
                 ours = _logits(task, batch.tokens, batch.mask)
             if isinstance(task, Classification):
-                theirs = task.pool(theirs, batch.mask)
+                theirs = task.pooling.of(theirs, batch.mask)
             else:
                 ours, theirs = ours[batch.mask], theirs[batch.mask]
             largest = max(largest, largest_difference(ours, theirs, "logits"))
@@ -75,8 +75,7 @@ class HuggingFaceEncoder:
             "logits": {"texts": len(rows), "largest_difference": largest},
         }
         if isinstance(task, Classification):
-            mean = task.pool is mean_of_real
-            found["use"] = f"class logits = {'mean over real tokens' if mean else 'first token'} of the token logits"
+            found["use"] = f"class logits = {task.pooling.SAID} of the token logits"
         return found
 
 

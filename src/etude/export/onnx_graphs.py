@@ -8,21 +8,19 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from etude.export.hugging_face_files import write_tokenizer
+from etude.export.onnx_runtime import Sessions
 from etude.export.packages import optional
 from etude.export.proof import (
     Examples,
-    MismatchError,
     Outputs,
     Padded,
     Sentences,
@@ -152,9 +150,8 @@ class OnnxTranslation:
     """
 
     def __init__(self) -> None:
-        for package in ("onnx", "onnxscript"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
             optional(package, "onnx")
-        self.runtime = optional("onnxruntime", "onnx")
 
     def write(self, examples: Examples, folder: Path) -> None:
         """Write both graphs into an empty folder."""
@@ -175,14 +172,14 @@ class OnnxTranslation:
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare logits at the references, position by position, and greedy translations."""
         model, sentences = translation(examples).model, Sentences.of(examples)
-        sessions = self._sessions(folder)
+        sessions = Sessions.load(folder / ENCODER, folder / DECODER)
         largest, batches = 0.0, []
         for rows in _cuts(min(len(sentences.sources), PROVED)):
             source, target = sentences.source(rows), sentences.target(rows)
             batches.append([*source.tokens.shape, target.tokens.shape[1]])
             with torch.no_grad():
                 ours = model(source.tokens, target.tokens, source.mask, target.mask)
-            theirs = _stepped(sessions, source, target.tokens)
+            theirs = sessions.logits(source, target.tokens)
             largest = max(largest, largest_difference(ours[target.mask], theirs[target.mask], "logits"))
 
         def one_batch(batch: Padded) -> Outputs:
@@ -194,72 +191,6 @@ class OnnxTranslation:
             "logits": {"largest_difference": largest, "batches_rows_source_target": batches},
             "greedy": same_translations(model, sentences, own, found, "ONNX Runtime"),
         }
-
-    def _sessions(self, folder: Path) -> Sessions:
-        options = self.runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            encoder, decoder = (
-                self.runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-                for name in (ENCODER, DECODER)
-            )
-        except Exception as error:  # the runtime's errors share no base class
-            raise MismatchError(f"ONNX Runtime cannot load the graphs: {str(error).splitlines()[0]}") from error
-        return Sessions(encoder, decoder)
-
-
-@dataclass(frozen=True)
-class GraphCache:
-    """What the graphs remember of each row, as `etude.decoding` wants it.
-
-    Attributes:
-        memory: Of the source.
-        mask: Its real tokens.
-        past: Keys and values so far.
-    """
-
-    memory: np.ndarray
-    mask: np.ndarray
-    past: np.ndarray
-
-    def select(self, rows: Int[Tensor, " R"]) -> GraphCache:
-        """Return the cache of the given rows."""
-        chosen = rows.numpy()
-        return GraphCache(self.memory[chosen], self.mask[chosen], self.past[chosen])
-
-
-@dataclass(frozen=True)
-class Sessions:
-    """Both graphs in ONNX Runtime.
-
-    Attributes:
-        encoder: Of `encoder.onnx`.
-        decoder: Of `decoder_step.onnx`.
-    """
-
-    encoder: Any
-    decoder: Any
-
-    def start(self, source: Padded) -> GraphCache:
-        """Encode."""
-        mask = source.mask.numpy()
-        (memory,) = self.encoder.run(None, {"tokens": source.tokens.numpy(), "mask": mask})
-        return GraphCache(memory, mask, memory[:, :0])
-
-    def step(self, tokens: Int[Tensor, " B"], cache: GraphCache) -> tuple[Float[Tensor, "B V"], GraphCache]:
-        """Decode one position further."""
-        inputs = {"tokens": tokens.numpy(), "memory": cache.memory, "memory_mask": cache.mask, "past": cache.past}
-        logits, present = self.decoder.run(None, inputs)
-        return torch.from_numpy(logits), GraphCache(cache.memory, cache.mask, present)
-
-
-def _stepped(sessions: Sessions, source: Padded, inputs: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-    """Return the logits at given decoder inputs."""
-    cache, columns = sessions.start(source), []
-    for column in inputs.unbind(1):
-        logits, cache = sessions.step(column, cache)
-        columns.append(logits)
-    return torch.stack(columns, dim=1)
 
 
 def _cuts(count: int) -> list[list[int]]:

@@ -144,26 +144,14 @@ class Decoder(TextDecoder):
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L V"]:
-        """Return logits of the token after each token; zeros at padding.
-
-        Args:
-            tokens: Ids.
-            mask: True at real tokens.
-            documents: The document that each cell belongs to, where a row has several: see `DocumentLayout`.
-
-        Raises:
-            TooLongError: If a text has more than `max_length` real tokens.
-        """
+        """Return logits of the token after each token; zeros at padding. As `TextDecoder` says."""
         layout = _layout(mask, documents)
         return layout.pad(F.linear(self.decode(tokens, layout), self.output_weight))
 
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
-
-        Takes and raises what `forward` does.
-        """
+        """Return the last states at the N real tokens, in the order of `tokens[mask]`. As `TextDecoder` says."""
         return self.decode(tokens, _layout(mask, documents))
 
     def decode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
@@ -181,18 +169,7 @@ class Decoder(TextDecoder):
         return Past(tokens, (KeyValues(empty),) * len(self.layers))
 
     def step(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B V"], Past]:
-        """Decode one position further.
-
-        There is no last position: where all `max_length` are taken, the older half of the tokens is forgotten, and the
-        others are read again from position 0 on.
-
-        Args:
-            tokens: The last token of each row, bos at first.
-            past: What the step before returned, or `start`.
-
-        Returns:
-            Logits of the next token, and the past for the next step.
-        """
+        """Decode one position further. As `TextDecoder` says."""
         if past.tokens.shape[1] == self.max_length:
             past = self._halved(past)
         states, past = self._read(tokens, past)

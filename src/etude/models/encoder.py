@@ -112,16 +112,7 @@ class Encoder(TextEncoder):
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L D"]:
-        """Return the last states; zeros at padding.
-
-        Args:
-            tokens: Ids.
-            mask: True at real tokens.
-            segments: Which text of its pair each token belongs to, from 0; None: to the first.
-
-        Raises:
-            TooLongError: If a text has more than `max_length` real tokens.
-        """
+        """Return the last states; zeros at padding. As `TextEncoder` says."""
         layout = Layout.from_mask(mask)
         return layout.pad(self.encode(tokens, layout, segments))
 
@@ -132,9 +123,9 @@ class Encoder(TextEncoder):
         segments: Int[Tensor, "B L"] | None = None,
         at: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Return the last states at real tokens, numbered as in `tokens[mask]`: those `at` the given numbers, or all.
+        """Return the last states at real tokens, all or those `at` the given numbers. As `TextEncoder` says.
 
-        The last layer is computed for these only, behind its attention. Takes and raises what `forward` does.
+        The last layer is computed for these only, behind its attention.
         """
         return self.encode(tokens, Layout.from_mask(mask), segments, at)
 

@@ -217,10 +217,7 @@ class Seq2Seq(EncoderDecoder):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "N D"]:
-        """Return the decoder's last states at the N real target positions, in the order of `tgt[tgt_mask]`.
-
-        Takes and raises what `forward` does.
-        """
+        """Return the decoder's last states at the N real target positions. As `EncoderDecoder` says."""
         source, target = Layout.from_mask(src_mask), Layout.from_mask(tgt_mask)
         x, y = self.embed_both(src, tgt, source, target)
         memory = self.remember(x, source)
@@ -258,15 +255,7 @@ class Seq2Seq(EncoderDecoder):
         return Memory(torch.unflatten(projected, 2, heads), source.key_mask)
 
     def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> Memory:
-        """Return what the decoder attends to of the source.
-
-        Args:
-            src: Source ids.
-            src_mask: True at real source tokens.
-
-        Raises:
-            TooLongError: If a row has more than `max_length` real tokens.
-        """
+        """Return what the decoder attends to of the source. As `EncoderDecoder` says."""
         source = Layout.from_mask(src_mask)
         return self.remember(self.embed_source(source.pack(src), source.positions), source)
 
@@ -278,18 +267,7 @@ class Seq2Seq(EncoderDecoder):
         return Cache(memory, sentences, sentences, memory, (KeyValues(empty),) * layers, length=0)
 
     def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:
-        """Decode one position further.
-
-        Args:
-            tokens: The last token of each row, bos at first.
-            cache: What the step before returned, or `start`.
-
-        Returns:
-            Logits of the next token, and the cache for the next step.
-
-        Raises:
-            TooLongError: If that is more than `max_length` positions.
-        """
+        """Decode one position further. As `EncoderDecoder` says."""
         layout = Layout.from_mask(torch.ones_like(tokens, dtype=torch.bool).view(len(cache.groups), -1))
         past = tuple(layer.copy() for layer in cache.past)
         x = self.embed_target(tokens, tokens.new_full((1,), cache.length))

@@ -6,7 +6,6 @@ A task says how a batch becomes a loss (`loss`), how a batch is judged (`judge`)
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -14,7 +13,6 @@ from typing import Any, ClassVar, Literal, Protocol, cast
 import lightning
 import numpy as np
 import torch
-import torch.distributed
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,7 +26,7 @@ from etude.optim.groups import courses_of, parameter_groups
 from etude.seeding import seed_micro_batch
 from etude.tasks.guard import Guard, Stop
 from etude.tasks.prediction import Output, Prediction
-from etude.tasks.spikes import Spikes
+from etude.tasks.progress import Progress
 from etude.tasks.sums import Row, Sums, gathered
 from etude.tasks.timetable import Texts, Timetable
 from etude.tokenization.tokenizer import Tokenizer
@@ -103,12 +101,9 @@ class Task(lightning.LightningModule):
         self.last_logged: dict[str, float] = {}
         self._group_courses: list[Course] = []
         self._evaluated: list[Row] = []
-        self._training = Sums()
         self._evaluation = Sums()
         self._gradient_norm = torch.zeros(())
-        self._spikes = Spikes()
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
+        self._progress = Progress()
 
     # What a task must say
 
@@ -215,7 +210,7 @@ class Task(lightning.LightningModule):
         """
         self.seed_randomness(self.current_epoch, index)
         total, count = self.loss(batch)
-        self._training.add(total, count)
+        self._progress.losses.add(total, count)
         self.guard.saw_loss(self.global_step + 1, total)
         return total * (self.timetable.micro_batches * self.trainer.world_size / batch.step_count)
 
@@ -249,11 +244,11 @@ class Task(lightning.LightningModule):
         if not self._scaled:
             self.guard.saw_norm(self.global_step + 1, self._gradient_norm)
         if self.guard.leaves_out():
-            self._training.drop()
+            self._progress.losses.drop()
             for parameter in parameters:
                 parameter.grad = None  # an optimizer passes over such a parameter: no decay, no moments, no count
         else:
-            self._training.settle()
+            self._progress.losses.settle()
 
     @property
     def _scaled(self) -> bool:
@@ -269,11 +264,11 @@ class Task(lightning.LightningModule):
 
     def seconds(self) -> float:
         """Return the seconds of training so far, over all the times that the run was continued."""
-        return self._seconds_before + time.monotonic() - self._started
+        return self._progress.seconds()
 
     def on_fit_start(self) -> None:
         """Start the stopwatch, and tell the guard what it watches."""
-        self._started = time.monotonic()
+        self._progress.start()
         self.guard.begin(self.device, self.texts.examples_of, self.timetable.run, scaled=self._scaled)
 
     def log_training(self, index: int) -> None:
@@ -283,27 +278,16 @@ class Task(lightning.LightningModule):
         """
         if not self.step_ended(index) or self.global_step % self.timetable.log_every:
             return
-        self.last_logged = self._line(self.global_step, self.seconds())
-        for logger in self.trainer.loggers:
-            logger.log_metrics(self.last_logged, self.global_step)
-
-    def _line(self, step: int, seconds: float) -> dict[str, float]:
-        """Return what the record says of the steps since its last line, and begin to count anew."""
-        done, tokens = self._training, self.texts.tokens_at(step)
-        loss_sum, count = done.total(self)
-        norm = float(self._gradient_norm)
+        norm, step = float(self._gradient_norm), self.global_step
         self.guard.check()
-        self._training = Sums(tokens=tokens, seconds=seconds, step=step)
-        line = {"train/loss": loss_sum / count} if count else {}  # nothing, if every step was left out
-        if count and self._spikes.saw(loss_sum / count, done.step + 1, step, self.timetable.run):
-            line["train/spike"] = 1.0
-        return {
-            **line,
+        self.last_logged = {
+            **self._progress.line(self, step, self.texts.tokens_at(step), self.timetable.run),
             "train/gradient_norm": norm,
             "train/learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
-            "speed/tokens_per_second": (tokens - done.tokens) / (seconds - done.seconds),
             **self.guard.values(),
         }
+        for logger in self.trainer.loggers:
+            logger.log_metrics(self.last_logged, step)
 
     @property
     def texts(self) -> Texts:
@@ -352,22 +336,10 @@ class Task(lightning.LightningModule):
         """Add what is counted since the last line of the record, and the seconds. A broken state is never kept as a good one."""
         self.guard.check()
         self.guard.check_weights(self.global_step, self.parameters())
-        loss_sum, count = self._training.total(self)
-        checkpoint["progress"] = {
-            "seconds": self.seconds(),
-            "loss_sum": loss_sum,
-            "count": count,
-            "window": [self._training.tokens, self._training.seconds, self._training.step],
-            "last_losses": list(self._spikes.losses),
-            "guard": self.guard.state_dict(),
-        }
+        checkpoint["progress"] = {**self._progress.state(self), "guard": self.guard.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
         progress = checkpoint["progress"]
-        self._seconds_before = progress["seconds"]
-        self._spikes = Spikes(progress.get("last_losses", ()))
-        self.guard.load_state_dict(progress.get("guard", {}))
-        self._training = Sums(progress["loss_sum"], progress["count"], *progress["window"])
-        if torch.distributed.is_initialized() and self.global_rank > 0:
-            self._training = Sums(0.0, 0, *progress["window"])  # the sums are over ranks: one rank carries them
+        self._progress.load(progress, self.global_rank)
+        self.guard.load_state_dict(progress["guard"])

@@ -24,11 +24,10 @@ from etude.metrics.classification import F1, Accuracy, ClassMetric
 from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
-from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling, first_token, mean_of_real
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled
+from etude.tasks.pooling import PoolingName
 from etude.tasks.sums import Row
 from etude.types import IGNORED, ClassificationBatch, Facts
-
-__all__ = ["STANDARD_METRICS", "Classification", "first_token", "mean_of_real"]
 
 STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": F1()}
 
@@ -67,7 +66,7 @@ class Classification(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: Pooling = "mean",
+        pooling: PoolingName = "mean",
         head_dropout: float = 0.1,
         label_smoothing: float = 0.0,
         gradient_clip: float | None = 1.0,

@@ -20,7 +20,8 @@ from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
 from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
-from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled
+from etude.tasks.pooling import PoolingName
 from etude.tasks.sums import Row
 from etude.types import Facts, MultilabelBatch
 
@@ -62,7 +63,7 @@ class Multilabel(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: Pooling = "mean",
+        pooling: PoolingName = "mean",
         head_dropout: float = 0.1,
         threshold: float = 0.5,
         gradient_clip: float | None = 1.0,

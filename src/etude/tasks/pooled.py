@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +22,12 @@ from etude.models.text_encoder import TextEncoder
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
+from etude.tasks.pooling import POOLINGS, PoolingName
 from etude.tasks.prediction import Output, Prediction, RecordAnswer
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.truncation import lengths_within
 from etude.types import ClassificationBatch, Facts
-
-Pooling = Literal["mean", "first"]
 
 LARGEST_ERRORS = 20
 """The most errors that an evaluation tells the texts of."""
@@ -71,12 +70,12 @@ class Pooled(Task):
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         outputs: int,
-        pooling: Pooling = "mean",
+        pooling: PoolingName = "mean",
         head_dropout: float = 0.1,
         gradient_clip: float | None = 1.0,
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
-        self.pool = {"mean": mean_of_real, "first": first_token}[pooling]
+        self.pooling = POOLINGS[pooling]
         self.dropout = Dropout(head_dropout)
         self.head = nn.Linear(model.width, outputs)
 
@@ -84,10 +83,7 @@ class Pooled(Task):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
         """Return one state for each example."""
-        if self.pool is first_token:  # the last layer is then computed for that token only
-            sizes = mask.sum(dim=1)
-            return self.dropout(self.model.hidden(tokens, mask, segments, at=sizes.cumsum(0) - sizes))
-        return self.dropout(self.pool(self.model(tokens, mask, segments), mask))
+        return self.dropout(self.pooling.encoded(self.model, tokens, mask, segments))
 
     def logits(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
@@ -105,7 +101,7 @@ class Pooled(Task):
     ) -> Int[np.ndarray, " N"] | None:
         """Return the operations of training on each example once; None: the encoder is another library's."""
         ones = np.ones_like(lengths)
-        flops = encoder_flops(self.model, lengths, ones if self.pool is first_token else lengths)
+        flops = encoder_flops(self.model, lengths, self.pooling.states_read(lengths))
         if flops is None:
             return None
         flops.multiply(self.head.weight, ones)
@@ -195,14 +191,3 @@ class Pooled(Task):
     def texts_of(self, row: Row, split: str) -> dict[str, str]:
         """Return the texts of a row as they were read."""
         return {field: self.texts.text(split, field, row["id"]) for field in self.fields}
-
-
-def mean_of_real(states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-    """Return the mean of the states at real tokens."""
-    weights = mask.to(states.dtype)
-    return torch.einsum("bld,bl->bd", states, weights) / weights.sum(dim=1, keepdim=True)
-
-
-def first_token(states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-    """Return the state of the token that starts each text."""
-    return states[:, 0]

@@ -18,7 +18,8 @@ from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Sp
 from etude.metrics.score import Statistics
 from etude.models.text_encoder import TextEncoder
 from etude.tasks.base import Schedule
-from etude.tasks.pooled import LARGEST_ERRORS, Pooled, Pooling
+from etude.tasks.pooled import LARGEST_ERRORS, Pooled
+from etude.tasks.pooling import PoolingName
 from etude.tasks.sums import Row
 from etude.types import Facts, RegressionBatch
 
@@ -59,7 +60,7 @@ class Regression(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: Pooling = "mean",
+        pooling: PoolingName = "mean",
         head_dropout: float = 0.1,
         gradient_clip: float | None = 1.0,
         metrics: Mapping[str, NumberMetric] | None = None,

@@ -1,0 +1,100 @@
+"""Pooling: one state for each text, from the encoder's states at its tokens.
+
+Axes: B texts, L positions, D model width or outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from etude.models.text_encoder import TextEncoder
+
+PoolingName = Literal["mean", "first"]
+
+
+class Pooling(ABC):
+    """How an encoder's states become one.
+
+    Attributes:
+        SAID: How a person says it.
+    """
+
+    SAID: ClassVar[str]
+
+    @abstractmethod
+    def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """Return the pooled states; the mask is True at real tokens."""
+
+    @abstractmethod
+    def encoded(
+        self,
+        encoder: TextEncoder,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None,
+    ) -> Float[Tensor, "B D"]:
+        """Return the pooled states of texts, computing of the last layer what they are made of."""
+
+    @abstractmethod
+    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return how many states of each text, of so many tokens, are read."""
+
+
+class Mean(Pooling):
+    """The mean of the states of real tokens."""
+
+    SAID: ClassVar[str] = "mean over real tokens"
+
+    def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """Return the means."""
+        weights = mask.to(states.dtype)
+        return torch.einsum("bld,bl->bd", states, weights) / weights.sum(dim=1, keepdim=True)
+
+    def encoded(
+        self,
+        encoder: TextEncoder,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None,
+    ) -> Float[Tensor, "B D"]:
+        """Return the means of all states."""
+        return self.of(encoder(tokens, mask, segments), mask)
+
+    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return the lengths: all are read."""
+        return lengths
+
+
+class First(Pooling):
+    """The state of the token that starts each text, as in BERT: the last layer is computed for that token only."""
+
+    SAID: ClassVar[str] = "first token"
+
+    def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """Return the first states."""
+        return states[:, 0]
+
+    def encoded(
+        self,
+        encoder: TextEncoder,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None,
+    ) -> Float[Tensor, "B D"]:
+        """Return the first states."""
+        lengths = mask.sum(dim=1)
+        return encoder.hidden(tokens, mask, segments, at=lengths.cumsum(0) - lengths)
+
+    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Return ones."""
+        return np.ones_like(lengths)
+
+
+POOLINGS: Mapping[PoolingName, Pooling] = {"mean": Mean(), "first": First()}
