@@ -336,10 +336,10 @@ class Task(lightning.LightningModule):
         """Add what is counted since the last line of the record, and the seconds. A broken state is never kept as a good one."""
         self.guard.check()
         self.guard.check_weights(self.global_step, self.parameters())
-        checkpoint["progress"] = {**self._progress.state(self), "guard": self.guard.state_dict()}
+        checkpoint["progress"] = {**self._progress.state_dict(self), "guard": self.guard.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added."""
         progress = checkpoint["progress"]
-        self._progress.load(progress, self.global_rank)
+        self._progress.load_state_dict(progress, self.global_rank)
         self.guard.load_state_dict(progress["guard"])

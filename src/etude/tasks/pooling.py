@@ -20,7 +20,7 @@ PoolingName = Literal["mean", "first"]
 
 
 class Pooling(ABC):
-    """How an encoder's states become one.
+    """How an encoder's states become one. All states are read, where a pooling says nothing else.
 
     Attributes:
         SAID: How a person says it.
@@ -32,7 +32,6 @@ class Pooling(ABC):
     def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         """Return the pooled states; the mask is True at real tokens."""
 
-    @abstractmethod
     def encoded(
         self,
         encoder: TextEncoder,
@@ -40,11 +39,12 @@ class Pooling(ABC):
         mask: Bool[Tensor, "B L"],
         segments: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B D"]:
-        """Return the pooled states of texts, computing of the last layer what they are made of."""
+        """Return the pooled states of texts, which are what an encoder takes."""
+        return self.of(encoder(tokens, mask, segments), mask)
 
-    @abstractmethod
     def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Return how many states of each text, of so many tokens, are read."""
+        return lengths
 
 
 class Mean(Pooling):
@@ -56,20 +56,6 @@ class Mean(Pooling):
         """Return the means."""
         weights = mask.to(states.dtype)
         return torch.einsum("bld,bl->bd", states, weights) / weights.sum(dim=1, keepdim=True)
-
-    def encoded(
-        self,
-        encoder: TextEncoder,
-        tokens: Int[Tensor, "B L"],
-        mask: Bool[Tensor, "B L"],
-        segments: Int[Tensor, "B L"] | None,
-    ) -> Float[Tensor, "B D"]:
-        """Return the means of all states."""
-        return self.of(encoder(tokens, mask, segments), mask)
-
-    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return the lengths: all are read."""
-        return lengths
 
 
 class First(Pooling):

@@ -52,7 +52,7 @@ class Progress:
             line["train/spike"] = 1.0
         return line | {"speed/tokens_per_second": (tokens - done.tokens) / (seconds - done.seconds)}
 
-    def state(self, module: lightning.LightningModule) -> dict[str, Any]:
+    def state_dict(self, module: lightning.LightningModule) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
         loss_sum, count = self.losses.total(module)
         return {
@@ -63,8 +63,8 @@ class Progress:
             "last_losses": list(self._spikes.losses),
         }
 
-    def load(self, state: Mapping[str, Any], rank: int) -> None:
-        """Take back what `state` returned. Its sums are over ranks: one rank carries them."""
+    def load_state_dict(self, state: Mapping[str, Any], rank: int) -> None:
+        """Take back what `state_dict` returned. Its sums are over ranks: one rank carries them."""
         carries = rank == 0 or not torch.distributed.is_initialized()
         sums = (state["loss_sum"], state["count"]) if carries else (0.0, 0)
         self.losses = Sums(*sums, *state["window"])
