@@ -84,6 +84,26 @@ def test_weights_of_half_precision_are_computed_in_single() -> None:
     assert attention_weights(query.double(), key.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_trained_in_single(half: torch.dtype, autocast: bool) -> None:
+    """On a CPU: outputs and gradients are the exact ones, rounded once."""
+    given = [x.to(half).requires_grad_() for x in tensors()]
+    exact = [x.detach().float().requires_grad_() for x in given]
+    with torch.autocast("cpu", half, enabled=autocast):
+        states = attend(*given, key_mask())
+    upstream = torch.randn(B, H, Q, K, generator=torch.Generator().manual_seed(2)).to(half)
+    states.backward(upstream)
+    expected = attend(*exact, key_mask())
+    expected.backward(upstream.float())
+    assert states.dtype == half
+    assert torch.equal(states, expected.to(half))
+    for one, other in zip(given, exact, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad.to(half))
+
+
 def test_gradcheck() -> None:
     layout = Layout.from_mask(torch.tensor([[True, True, True], [True, False, False]]))
     attention = SelfAttention(6, 2, causal=True).double()
