@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from etude.data.encode import Encoding
 from etude.data.labels import ClassLabels
-from etude.data.prepare import Prepared, prepare
+from etude.data.prepare import Prepared, followed, prepare
 from etude.data.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import BPE, Bytes
@@ -202,6 +203,17 @@ def test_settings_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], messa
 def _in_a_process(cache: Path, answers: Any) -> None:
     result = prepared(toy(train=["b", "a", "b"]), cache, label_field="label", tokenizer=BPE(61))
     answers.put((result.fingerprint, decoded(result)))
+
+
+def test_a_long_reading_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [Row({"text": text}, "here") for text in TEXTS]
+    with caplog.at_level(logging.INFO, logger="etude"):
+        assert list(followed(rows, "train", every=0.0)) == rows
+        told = [record.getMessage() for record in caplog.records]
+        assert told == [f"reading train: {number} rows" for number in range(1, 6)]
+        caplog.clear()
+        assert list(followed(rows, "train")) == rows
+        assert not caplog.records
 
 
 def test_processes_at_once(tmp_path: Path) -> None:

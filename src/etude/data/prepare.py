@@ -9,8 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ class _TrainingTexts:
     fields: tuple[str, ...]
 
     def __iter__(self) -> Iterator[str]:
-        for row in self.corpus.rows("train"):
+        for row in followed(self.corpus.rows("train"), "for the tokenizer"):
             for field in self.fields:
                 yield row.fields[field]
 
@@ -180,7 +181,13 @@ def _write(
     for split in corpus.splits():
         before = Counter(corpus.dropped)
         examples, counts = encode_split(
-            corpus.rows(split), folder / split, tokenizer, encoding, labels, kept, training=split == "train"
+            followed(corpus.rows(split), split),
+            folder / split,
+            tokenizer,
+            encoding,
+            labels,
+            kept,
+            training=split == "train",
         )
         counts += Counter(corpus.dropped) - before
         if examples == 0:
@@ -190,6 +197,22 @@ def _write(
         dropped[split] = counts
     summary = {"classes": labels.classes if labels else (), "dropped": dropped}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+
+def followed(rows: Iterable[Row], what: str, every: float = 10.0) -> Iterator[Row]:
+    """Yield rows, and log how many they are so far: a large corpus takes minutes.
+
+    Args:
+        rows: Of a corpus.
+        what: They are read for.
+        every: Seconds between two lines of the log.
+    """
+    told = time.monotonic()
+    for number, row in enumerate(rows, 1):
+        yield row
+        if time.monotonic() - told >= every:
+            logger.info("reading %s: %s rows", what, f"{number:,}")
+            told = time.monotonic()
 
 
 def _tell(split: str, examples: int, counts: Counter[str], dropped: Counter[str]) -> None:
