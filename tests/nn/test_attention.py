@@ -91,10 +91,10 @@ def test_half_precision_is_trained_in_single(half: torch.dtype, autocast: bool) 
     given = [x.to(half).requires_grad_() for x in tensors()]
     exact = [x.detach().float().requires_grad_() for x in given]
     with torch.autocast("cpu", half, enabled=autocast):
-        states = attend(*given, key_mask())
+        states = attend(given[0], given[1], given[2], key_mask())
     upstream = torch.randn(B, H, Q, K, generator=torch.Generator().manual_seed(2)).to(half)
     states.backward(upstream)
-    expected = attend(*exact, key_mask())
+    expected = attend(exact[0], exact[1], exact[2], key_mask())
     expected.backward(upstream.float())
     assert states.dtype == half
     assert torch.equal(states, expected.to(half))
