@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from etude.errors import DataError
+from etude.models.decoder import Decoder
+from etude.models.encoder import Encoder
 from etude.nn.positions import Learned, Sinusoidal
+from etude.types import Facts
 
 
 def test_sinusoidal_worked_by_hand() -> None:
@@ -38,6 +41,15 @@ def test_sinusoidal_has_nothing_to_save_or_train() -> None:
     module = Sinusoidal(width=4, max_length=3)
     assert not module.state_dict()
     assert not list(module.parameters())
+
+
+@pytest.mark.parametrize("model", [Encoder, Decoder])
+def test_sinusoids_are_as_large_as_new_embeddings(model: Callable[..., nn.Module]) -> None:
+    """Where nothing multiplies the embeddings, unit sinusoids would drown them: such a model learnt next to nothing."""
+    facts = Facts(vocabulary=1000, pad=0, bos=1, eos=2, mask=3)
+    made = model(facts, width=64, heads=2, layers=1, feed_forward=8, dropout=0.0, max_length=50, positions=Sinusoidal)
+    embeddings, sines = made.get_parameter("embedding.weight"), made.get_buffer("positions.table")
+    assert float(sines.square().mean().sqrt()) == pytest.approx(float(embeddings.detach().std()), rel=0.02)
 
 
 @pytest.mark.parametrize("kind", [Sinusoidal, Learned])

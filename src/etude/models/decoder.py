@@ -101,7 +101,7 @@ class Decoder(TextDecoder):
         super().__init__()
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
         self.embedding = nn.Embedding(facts.vocabulary, width)
-        self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.positions = positions(width=width, heads=heads, max_length=max_length, deviation=DEVIATION)
         self.dropout = Dropout(dropout)
         relative = self.positions.relative
         attention = partial(SelfAttention, width, heads, causal=True, dropout=attention_dropout, relative=relative)

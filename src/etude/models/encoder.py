@@ -26,6 +26,9 @@ from etude.types import Facts
 GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 """Makes BERT's feed-forward layer."""
 
+DEVIATION = 0.02
+"""Of new embeddings."""
+
 
 class Encoder(TextEncoder):
     """Embeddings with a norm, and layers in which every token attends to every real token of its text.
@@ -69,7 +72,7 @@ class Encoder(TextEncoder):
         super().__init__()
         self.width, self.max_length = width, max_length
         self.embedding = nn.Embedding(facts.vocabulary, width)
-        self.positions = positions(width=width, heads=heads, max_length=max_length)
+        self.positions = positions(width=width, heads=heads, max_length=max_length, deviation=DEVIATION)
         self.segments = nn.Embedding(facts.segments, width) if facts.segments > 1 else None
         self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
@@ -101,9 +104,9 @@ class Encoder(TextEncoder):
         return BertHead(self.width, self.embedding.num_embeddings)
 
     def initialise(self) -> None:
-        """Draw new weights: embeddings with standard deviation 0.02, linear layers as Glorot and Bengio 2010."""
+        """Draw new weights: embeddings with a standard deviation of 0.02, linear layers as Glorot and Bengio 2010."""
         for embedding in filter(None, (self.embedding, self.segments)):
-            nn.init.normal_(embedding.weight, std=0.02)
+            nn.init.normal_(embedding.weight, std=DEVIATION)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

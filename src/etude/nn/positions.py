@@ -72,13 +72,17 @@ class Sinusoidal(Absolute):
         width: D.
         max_length: Positions there are.
         heads: Of no account.
+        deviation: Of the embeddings that they are added to. The sines are multiplied by √2 times as much, or else they
+            drown new embeddings of 0.02, and little is learned. None: by nothing, as in the paper, which multiplies the
+            embeddings by √D instead.
     """
 
     table: Float[Tensor, "max_length D"]
 
-    def __init__(self, width: int, max_length: int, heads: int = 1) -> None:
+    def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float | None = None) -> None:
         super().__init__()
-        self.register_buffer("table", sinusoids(width, max_length), persistent=False)
+        amplitude = 1.0 if deviation is None else math.sqrt(2) * deviation
+        self.register_buffer("table", amplitude * sinusoids(width, max_length), persistent=False)
 
     def forward(self, positions: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Return the vector of each position, counted from 0.
@@ -97,9 +101,10 @@ class Learned(Absolute):
         width: D.
         max_length: Positions there are.
         heads: Of no account.
+        deviation: Of no account.
     """
 
-    def __init__(self, width: int, max_length: int, heads: int = 1) -> None:
+    def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float | None = None) -> None:
         super().__init__()
         self.embedding = nn.Embedding(max_length, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -121,13 +126,16 @@ class Rotary(Positions):
         width: D.
         max_length: Positions there are.
         heads: H; D / H, the width that is turned, must be even.
+        deviation: Of no account.
         base: See `Rotation`.
 
     Raises:
         ConfigurationError: If a head's width is odd.
     """
 
-    def __init__(self, width: int, max_length: int, heads: int = 1, base: float = 10_000) -> None:
+    def __init__(
+        self, width: int, max_length: int, heads: int = 1, deviation: float | None = None, base: float = 10_000
+    ) -> None:
         super().__init__(Rotation(width // heads, max_length, base))
         self.max_length = max_length
 
@@ -148,9 +156,10 @@ class ALiBi(Positions):
         width: Of no account.
         max_length: Positions there are. Longer ones than those of training cost nothing and may be wanted later.
         heads: H.
+        deviation: Of no account.
     """
 
-    def __init__(self, width: int, max_length: int, heads: int = 1) -> None:
+    def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float | None = None) -> None:
         super().__init__(LinearBias(heads))
         self.max_length = max_length
 
