@@ -33,6 +33,7 @@ from tests.bench.through_trainer import ThroughTrainer, built
 LENGTH, BLOCKS, RATE, DROPOUT = 128, 32, 1e-3, 0.1
 OVERRIDES = (
     "experiment=masked_lm/demo",
+    "model/positions=learned",
     "tokenizer.vocabulary=16000",
     "model.width=256",
     "model.heads=4",
