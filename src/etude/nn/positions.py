@@ -72,9 +72,8 @@ class Sinusoidal(Absolute):
         width: D.
         max_length: Positions there are.
         heads: Of no account.
-        deviation: Of the embeddings that they are added to. The sines are multiplied by √2 times as much, or else they
-            drown new embeddings of 0.02, and little is learned. None: by nothing, as in the paper, which multiplies the
-            embeddings by √D instead.
+        deviation: Root mean square of the vectors: that of the embeddings they are added to, or else they drown them. None:
+            √½, as in the paper, which multiplies the embeddings by √D.
     """
 
     table: Float[Tensor, "max_length D"]
@@ -95,19 +94,19 @@ class Sinusoidal(Absolute):
 
 
 class Learned(Absolute):
-    """One trained vector for each position (Gehring et al. 2017, section 3.1), with a standard deviation of 0.02.
+    """One trained vector for each position (Gehring et al. 2017, section 3.1).
 
     Args:
         width: D.
         max_length: Positions there are.
         heads: Of no account.
-        deviation: Of no account.
+        deviation: Standard deviation of new ones.
     """
 
-    def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float | None = None) -> None:
+    def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float = 0.02) -> None:
         super().__init__()
         self.embedding = nn.Embedding(max_length, width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=deviation)
 
     def forward(self, positions: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         """Return the vector of each position, counted from 0.
