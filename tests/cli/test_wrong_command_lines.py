@@ -51,6 +51,12 @@ PACKAGES = {
 
 USER = "--config-dir mine"
 CASES = [
+    # the machine
+    ("train trainer.precision=32", ["trainer.precision = 32", "'32-true', 'bf16-mixed'"]),
+    ("train trainer.precision=bf16-mix", ["trainer.precision = 'bf16-mix'", "'bf16-mixed'"]),
+    ("train trainer.accelerator=gpux", ["trainer.accelerator = 'gpux'", "'gpu'"]),
+    ("train trainer.strategy=deepspeed", ["trainer.strategy = 'deepspeed'", "'ddp', 'fsdp'"]),
+    ("train trainer.profiler=cpu", ["trainer.profiler = 'cpu'", "'simple'"]),
     # the command
     ("tarin", ["'tarin'", "etude train"]),
     ("", ["etude --help"]),

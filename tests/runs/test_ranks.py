@@ -53,6 +53,12 @@ def test_two_ranks_train_what_one_does(overrides: Overrides, tmp_path: Path, tas
         assert len(left.ranks) == (devices if devices > 1 else 0)
         folders.append(Path(left.out.strip()))
     assert_close(folders[1], folders[0])
+    again = run(tmp_path / "evaluate", ["evaluate", *map(str, folders)])
+    assert again.code == 0, again.log[-3000:]
+    found = json.loads(again.out)  # one object, from one process
+    for folder in folders:
+        stored = json.loads((folder / "finished.json").read_text())["scores"]
+        assert found[str(folder)]["scores"] == pytest.approx(stored, abs=1e-5)
 
 
 def test_a_sweep_over_devices_goes_on_after_a_failing_member(overrides: Overrides, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from rich.table import Table
 from etude.callbacks.log import LogTraining
 from etude.configuration.check import plain
 from etude.data.module import PlannedData
+from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.cost import training_flops
 from etude.experiment.peaks import matrix_multiply_flops, peak_memory_mb
@@ -47,8 +48,15 @@ def bench(config: DictConfig) -> dict[str, Any]:
     Returns:
         Tokens per second, milliseconds by phase, model FLOPs utilisation (None: what the task costs is not known),
         padding, memory, and the ratio of Lightning's Trainer to a bare loop (1.00: as fast).
+
+    Raises:
+        ConfigurationError: If the experiment is for several processes.
     """
     experiment = build(with_its_model(plain(config)))
+    if experiment.machine.world > 1:
+        raise ConfigurationError(
+            "etude bench measures one process; write trainer.devices=1 trainer.nodes=1 (command line)"
+        )
     task, data = experiment.task, experiment.data
     task.timetable = Timetable(experiment.root.seed, experiment.machine.micro_batches, 1.0, 1e9, False, 10, data.clock)
     state = {name: value.clone() for name, value in task.state_dict().items()}

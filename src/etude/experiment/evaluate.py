@@ -18,7 +18,7 @@ from etude.experiment.comparison import Judged, differences
 from etude.experiment.evaluated_files import FILES, AskedFiles
 from etude.experiment.restored import find_checkpoint, load_members
 from etude.experiment.score_table import show_scores
-from etude.experiment.stored import stored_configuration
+from etude.experiment.stored import for_one_process, stored_configuration
 from etude.metrics.score import Score
 from etude.store.durable import make_folder, storage_errors
 from etude.store.folder import write_json, write_text
@@ -63,7 +63,7 @@ def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, An
     found: dict[str, Any] = {}
     judged: list[Judged] = []
     for run in runs:
-        values = stored_configuration(run, changed, OVERRIDABLE)
+        values = for_one_process(stored_configuration(run, changed, OVERRIDABLE), changed)
         experiment = build(files.instead(values, changed) if files else values, Tokenizer.load(run / "tokenizer"))
         members = load_members(own.get("ensemble"), run, experiment.root.paths.outputs, which)
         checkpoint = find_checkpoint(run, which)

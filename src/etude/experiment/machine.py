@@ -6,15 +6,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 
 from etude.errors import ConfigurationError
+
+AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
+StrategyName = Literal["auto", "ddp", "fsdp"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
+ProfilerName = Literal["simple", "advanced", "pytorch"]
+
+ACCELERATORS: dict[AcceleratorName, tuple[type[Accelerator], ...]] = {
+    "auto": (CUDAAccelerator, MPSAccelerator, CPUAccelerator),
+    "cpu": (CPUAccelerator,),
+    "gpu": (CUDAAccelerator, MPSAccelerator),
+    "mps": (MPSAccelerator,),
+}
+"""What each name stands for: the first of these that the machine has."""
 
 
 @dataclass(frozen=True)
@@ -22,32 +36,32 @@ class Machine:
     """Arguments of Lightning's Trainer that belong to the machine.
 
     Attributes:
-        accelerator: `auto`, `cpu`, `gpu`, `mps`.
+        accelerator: `auto` is a GPU where there is one.
         devices: Devices on each node: processes that train together.
         nodes: Computers that train together.
-        strategy: `auto`, `ddp`, `fsdp`; several processes on CPUs talk through gloo.
-        precision: `32-true`, `bf16-mixed`, `16-mixed`, `64-true`.
+        strategy: `auto` is `ddp` for several processes; those on CPUs talk through gloo.
+        precision: Of the weights (`true`), or of the products alone (`mixed`).
         micro_batches: Slices of a step's batch on each device, one after the other: less memory, same gradient.
         workers: Processes that make batches, for each device.
         threads: Threads that compute, in each process; None: `OMP_NUM_THREADS`, or what torch makes of the cores. Another
             number adds floating-point numbers in another order.
         deterministic: Refuse operations whose result differs from run to run.
-        profiler: `simple`, `advanced`, `pytorch` or null.
+        profiler: Lightning's, or null.
         progress_bar: Show progress on stderr.
         watts_per_core: Of a core that works, with its share of the processor: energy is estimated from it where none can be
             measured. 12 W where nothing is known of the processor (Lannelongue et al. 2021).
     """
 
-    accelerator: str = "auto"
+    accelerator: AcceleratorName = "auto"
     devices: int = 1
     nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
+    strategy: StrategyName = "auto"
+    precision: Precision = "32-true"
     micro_batches: int = 1
     workers: int = 0
     threads: int | None = None
     deterministic: bool = True
-    profiler: str | None = None
+    profiler: ProfilerName | None = None
     progress_bar: bool = True
     watts_per_core: float = 12.0
 
@@ -65,12 +79,32 @@ class Machine:
             )
 
     def settle(self) -> None:
-        """Tell torch how to compute in this process: before weights are drawn, so that all of a run is computed alike."""
+        """Tell torch how to compute in this process: before weights are drawn, so that all of a run is computed alike.
+
+        Raises:
+            ConfigurationError: If this machine has no such accelerator, or fewer devices.
+        """
+        self._check_present()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
         # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def _check_present(self) -> None:
+        kind = next((kind for kind in ACCELERATORS[self.accelerator] if kind.is_available()), None)
+        if kind is None:
+            raise ConfigurationError(
+                f"trainer.accelerator={self.accelerator}, but torch {torch.__version__} finds none on this machine; write "
+                "trainer=cpu"
+            )
+        if kind is CPUAccelerator:  # has as many devices as processes are started
+            if self.strategy == "fsdp":
+                raise ConfigurationError("trainer.strategy=fsdp shards over GPUs, not CPUs; write trainer.strategy=ddp")
+        elif self.devices > kind.auto_device_count():
+            raise ConfigurationError(
+                f"trainer.devices={self.devices}, but torch finds {kind.auto_device_count()} on this machine; write that"
+            )
 
     def trainer(
         self,
@@ -95,7 +129,7 @@ class Machine:
             devices=self.devices,
             num_nodes=self.nodes,
             strategy="ddp" if self.strategy == "auto" and self.world > 1 else self.strategy,
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             accumulate_grad_batches=self.micro_batches,
             profiler=self.profiler,
             default_root_dir=folder,

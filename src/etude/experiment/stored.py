@@ -54,6 +54,27 @@ def stored_configuration(
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
+def for_one_process(values: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration for a command that looks at the run in one process, wherever the run was trained.
+
+    Args:
+        values: The run's configuration as plain values, with what was asked of it.
+        asked: Dotted keys and values that the command was given.
+
+    Raises:
+        ConfigurationError: If several processes are asked for.
+    """
+    for key in ("trainer.devices", "trainer.nodes"):
+        if asked.get(key, 1) != 1:
+            raise ConfigurationError(
+                f"{key}={asked[key]}: this command works in one process; leave it out (command line)"
+            )
+    machine = {**values["trainer"], "devices": 1, "nodes": 1, "strategy": "auto"}
+    if "trainer" not in asked and "trainer.accelerator" not in asked and machine["accelerator"] != "cpu":
+        machine["accelerator"] = "auto"
+    return {**values, "trainer": machine}
+
+
 def _chosen(group: str, choice: str) -> Any:
     """Return what a choice of a group says, as in `etude train`, without any experiment's own values."""
     return Composer(CONF, "train").compose(["~experiment", f"{group}={choice}"]).config[group]
