@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from etude.errors import ConfigurationError
 from etude.experiment.report.road import Cell, road_page, road_table
 from etude.experiment.run import train
+from etude.interrupts import StoppedError
 
 
 @pytest.fixture
@@ -75,6 +77,18 @@ def test_a_wrong_start_is_refused_before_anything_is_trained(road: Callable[...,
     with pytest.raises(ConfigurationError, match=r"model\.widht"):
         road("road.starts.wrong=['model.widht=3']")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_stopped_road_says_how_it_goes_on(
+    road: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(*_: object) -> None:
+        raise StoppedError(signal.SIGTERM, "stopped by SIGTERM at step 3")
+
+    monkeypatch.setattr("etude.experiment.run.execute", stopped)
+    with caplog.at_level("WARNING"), pytest.raises(StoppedError, match="at step 3"):
+        road()
+    assert caplog.messages[-1] == "the road stopped in run 1 of 5; the same command goes on with it"
 
 
 def test_the_table_and_the_page() -> None:

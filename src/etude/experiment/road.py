@@ -23,6 +23,7 @@ from etude.configuration.root import Road, Root
 from etude.errors import ConfigurationError
 from etude.experiment import launch
 from etude.experiment.report.road import Cell, road_page, road_table
+from etude.interrupts import StoppedError
 from etude.store.folder import DATA, FINISHED, without_secrets, write_json, write_text
 
 RESULTS = "road.json"
@@ -89,7 +90,11 @@ def walk(values: Mapping[str, Any], overrides: Sequence[str], train: Callable[[D
         _composed(line)
     for number, (name, line) in enumerate(named.items(), 1):
         _log.info("road: run %d of %d: %s", number, len(named), name)
-        train(_composed(line), line)
+        try:
+            train(_composed(line), line)
+        except StoppedError:
+            _log.warning("the road stopped in run %d of %d; the same command goes on with it", number, len(named))
+            raise
     if launch.global_rank() == 0:
         _write(folder, root, values)
     return folder
