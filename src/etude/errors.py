@@ -21,6 +21,12 @@ class DataError(EtudeError):
     exit_code = 65
 
 
+class MemoryExhaustedError(EtudeError):
+    """The machine or its GPU has no more memory."""
+
+    exit_code = 71
+
+
 class FolderInUseError(EtudeError):
     """Another process works in the run's folder."""
 

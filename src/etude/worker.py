@@ -8,12 +8,13 @@ from pathlib import Path
 from etude.console import configure_console
 from etude.experiment.launch import as_rank, global_rank
 from etude.experiment.run import fit
+from etude.memory import memory_errors
 
 
 def main() -> None:
     """Train the run of the folder that is given."""
     configure_console(global_rank())
-    with as_rank():
+    with as_rank(), memory_errors():
         fit(Path(sys.argv[1]))
 
 

@@ -23,6 +23,7 @@ from etude.configuration.check import check
 from etude.configuration.compose import Composer, Composition
 from etude.configuration.conf import CONF
 from etude.errors import ConfigurationError, EtudeError
+from etude.memory import memory_errors
 
 _MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 
@@ -97,7 +98,7 @@ class Call:
         try:
             if _task_overrides(overrides) not in self.checked:  # a sweeper thought of it
                 _check_all([self.composer.compose(composed.overrides.task)])
-            with data_stream() as data:
+            with data_stream() as data, memory_errors():
                 arguments = (config, overrides) if self.command.records else (config,)
                 write_result(self.command.function()(*arguments), data)
         except EtudeError as error:

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from etude.cli.commands import Command
 from etude.cli.streams import data_stream, write_result
 from etude.errors import ConfigurationError
+from etude.memory import memory_errors
 from etude.store.folder import resolve, resolve_all
 
 NOT_IDENTICAL = 3
@@ -51,7 +52,7 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         runs = list(dict.fromkeys(run for word in named for run in resolve_all(word, outputs)))
     else:
         runs = [resolve(word, outputs) for word in named]
-    with data_stream() as data:
+    with data_stream() as data, memory_errors():
         result = _call(name, command, runs, overrides, data)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0

@@ -224,11 +224,18 @@ class Task(lightning.LightningModule):
         return (index + 1) % self.timetable.micro_batches == 0
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the optimizer over the parameters that train; its rate is set at each step, from the step alone."""
+        """Return the optimizer over the parameters that train; its rate is set at each step, from the step alone.
+
+        Raises:
+            ConfigurationError: If nothing trains, or the optimizer refuses one of its values.
+        """
         decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
         groups = parameter_groups(self, decay, self.courses)
         self._group_courses = courses_of(groups, self, self.courses)
-        return self.optimizer(groups)
+        try:
+            return self.optimizer(groups)
+        except ValueError as error:
+            raise ConfigurationError(f"optimizer: {error}") from error
 
     def configure_gradient_clipping(
         self,
