@@ -60,6 +60,25 @@ def test_no_passage_of_val_is_trained_on_and_test_is_the_file_of_its_own(tmp_pat
     assert squad(tmp_path, test=None).splits() == ("train", "val")
 
 
+def test_val_has_whole_articles_that_are_never_read(tmp_path: Path) -> None:
+    numbers = [range(first, first + 5) for first in range(0, 60, 5)]
+    articles = [{**document(some)["data"][0], "title": f"article {some.start}"} for some in numbers]
+    (tmp_path / "train.json").write_text(json.dumps({"data": articles}))
+    (tmp_path / "dev.json").write_text(json.dumps(document(range(3))))
+    found = {}
+    for share in (0.0, 0.01, 0.3):
+        corpus = squad(tmp_path, held_out=share)
+        read = {split: {row.fields["article"] for row in corpus.rows(split)} for split in ("train", "val") if share}
+        read = read or {"train": {row.fields["article"] for row in corpus.rows("train")}, "val": set()}
+        assert read["train"] | read["val"] == {f"article {some.start}" for some in numbers}
+        assert not read["train"] & read["val"]
+        found[share] = read["val"]
+    assert [len(found[share]) for share in (0.0, 0.01, 0.3)] == [0, 1, 3]
+    # In another order, the same articles: and those of a smaller share are among those of a larger one.
+    (tmp_path / "train.json").write_text(json.dumps({"data": articles[::-1]}))
+    assert {row.fields["article"] for row in squad(tmp_path, held_out=0.3).rows("val")} == found[0.3] > found[0.01]
+
+
 def test_bad_questions_are_dropped_and_counted_with_their_place(tmp_path: Path) -> None:
     bad = [
         asked(3, answers=[{"text": "3", "answer_start": 4}]),
@@ -217,4 +236,5 @@ def test_every_wanted_answer_of_squad_is_where_it_is_said_to_be(corpus_folder: P
     corpus = Squad(str(corpus_folder / "squad"), "train.json", "dev.json", "train_extra.json")
     counts = {split: sum(1 for _ in corpus.rows(split)) for split in corpus.splits()}
     assert counts["test"] == 822 and counts["train"] + counts["val"] == 4583 + 3999
+    assert 0 < counts["val"] <= 458
     assert not corpus.dropped

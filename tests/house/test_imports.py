@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "etude"
 LAYERS = [
-    {"types", "clock", "errors", "seeding", "packages", "pretrained_files", "console", "interrupts"},
+    {"types", "clock", "errors", "seeding", "packages", "pretrained_files", "console", "interrupts", "memory"},
     {"nn", "losses", "optim", "decoding", "metrics", "tokenization"},
     {"models", "finetune"},
     {"data", "tasks", "callbacks"},

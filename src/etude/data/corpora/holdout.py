@@ -32,12 +32,32 @@ def split_of(text: str, shares: Mapping[str, float]) -> str:
         text: What decides, such as the source sentence.
         shares: Split -> its share of all texts; what remains of 1 is `train`.
     """
-    place = int.from_bytes(hashlib.sha256(_deciding(text).encode("utf-8", "replace")).digest()[:8], "big") / 2**64
+    place = _place(text)
     for split, share in shares.items():
         if place < share:
             return split
         place -= share
     return "train"
+
+
+def held_out_groups(sizes: Mapping[str, int], share: float) -> set[str]:
+    """Return groups of rows that are held out whole, in the order of their names' hashes as far as they fit.
+
+    Args:
+        sizes: The name of each group, and how many rows it has.
+        share: What they may be together of all rows; above 0, one group is held out however large it is.
+    """
+    most, found = share * sum(sizes.values()), set[str]()
+    for name in sorted(sizes, key=_place) if share else ():
+        if not found or sizes[name] <= most:
+            found.add(name)
+            most -= sizes[name]
+    return found
+
+
+def _place(text: str) -> float:
+    """Return where in [0, 1) a text stands: of many texts, anywhere alike."""
+    return int.from_bytes(hashlib.sha256(_deciding(text).encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
 def _deciding(text: str) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from etude.data.corpora.holdout import digest, normalised, split_of
+from etude.data.corpora.holdout import digest, held_out_groups, normalised
 from etude.data.sources import Dropped, Row, content_sha256, is_text, read_lines, refusing
 from etude.errors import DataError
 
@@ -19,15 +21,16 @@ from etude.errors import DataError
 class Squad:
     """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018).
 
-    `test` is the file of that name, their dev set; `val` is a part of the passages of the training file, so that nothing
-    is chosen on `test`. A passage of the extra file that is held out as `val` is in no training.
+    `test` is the file of that name, their dev set; `val` is a part of the articles of the training file, so that nothing is
+    chosen on `test`: like those of `test`, its questions are about what was never read. Of a file of one article passages
+    are held out. A passage of `val` is in no training, wherever it stands.
 
     Args:
         root: Folder of the files, each also .gz.
         train: The training file.
         test: The file to evaluate on; null: none.
         extra: More training questions; not read where there is no such file. null: none.
-        held_out: The share of the training file's passages that are `val`.
+        held_out: The share of the training file's questions that are `val`, at most, but never less than one article.
 
     Attributes:
         dropped: Questions left out, by reason.
@@ -44,14 +47,14 @@ class Squad:
     def fingerprint(self) -> str:
         """Return a hash of all files' content and the held-out share."""
         contents = (f"{name} {content_sha256(path)}" for name in self.names if (path := self._path(name)) is not None)
-        return digest("Squad 1", self.held_out, *contents)
+        return digest("Squad 2", self.held_out, *contents)
 
     def splits(self) -> tuple[str, ...]:
         """Return train, val, and test where there is a file."""
         return ("train", "val") if self.names["test"] is None else ("train", "val", "test")
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield questions with the fields `id`, `question`, `context` and `answers`.
+        """Yield questions with the fields `id`, `question`, `context`, `answers` and `article`.
 
         Raises:
             DataError: If a file is missing or not of SQuAD's form, or a split has no usable question.
@@ -70,20 +73,28 @@ class Squad:
         if split == "test":
             yield from self._file("test")
             return
-        held_out = set[str]()
         for row in self._file("train"):
-            context = row.fields["context"]
-            own = split_of(context, {"val": self.held_out})
-            if own == "val":
-                held_out.add(normalised(context))
-            if own == split:
+            if (normalised(row.fields["context"]) in self._held_out) == (split == "val"):
                 yield row
         if split == "train":
             for row in self._file("extra"):
-                if normalised(row.fields["context"]) in held_out:
+                if normalised(row.fields["context"]) in self._held_out:
                     self.dropped.drop("of a passage that is held out", row.origin)
                 else:
                     yield row
+
+    @cached_property
+    def _held_out(self) -> frozenset[str]:
+        """The passages of val, normalised."""
+        articles: dict[str, Counter[str]] = defaultdict(Counter)
+        for row in self._file("train"):
+            articles[row.fields["article"]][normalised(row.fields["context"])] += 1
+        if len(articles) == 1:
+            articles = {
+                passage: Counter({passage: count}) for one in articles.values() for passage, count in one.items()
+            }
+        sizes = {name: passages.total() for name, passages in articles.items()}
+        return frozenset().union(*(articles[name] for name in held_out_groups(sizes, self.held_out)))
 
     def _file(self, name: str) -> Iterator[Row]:
         path = self._path(name)
@@ -162,6 +173,7 @@ def squad_rows(path: Path) -> Iterator[Row]:
     document = _parsed(content, path.name)
     for a, article in enumerate(_list(document, "data", path.name)):
         place = f"{path.name} data[{a}]"
+        title = str(article.get("title", "")) if isinstance(article, Mapping) else ""
         for p, paragraph in enumerate(_list(article, "paragraphs", place)):
             inner = f"{place}.paragraphs[{p}]"
             for q, asked in enumerate(_list(paragraph, "qas", inner)):
@@ -172,7 +184,8 @@ def squad_rows(path: Path) -> Iterator[Row]:
                 if not all(isinstance(answer, Mapping) for answer in answers):
                     raise DataError(f"{origin}.answers has one that is no object")
                 columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
-                yield _row({**asked, "context": paragraph.get("context"), "answers": columns}, origin, q)
+                row = _row({**asked, "context": paragraph.get("context"), "answers": columns}, origin, q)
+                yield Row({**row.fields, "article": title}, origin)
 
 
 def refusal(row: Row) -> str | None:
