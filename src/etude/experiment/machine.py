@@ -103,7 +103,7 @@ class Machine:
                 raise ConfigurationError("trainer.strategy=fsdp shards over GPUs, not CPUs; write trainer.strategy=ddp")
         elif self.devices > kind.auto_device_count():
             raise ConfigurationError(
-                f"trainer.devices={self.devices}, but torch finds {kind.auto_device_count()} on this machine; write that"
+                f"trainer.devices={self.devices}, but torch finds {kind.auto_device_count()} on this machine; write that or less"
             )
 
     def trainer(
