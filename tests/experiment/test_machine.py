@@ -9,6 +9,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from etude.errors import ConfigurationError
 from etude.experiment.machine import Machine
+from etude.experiment.stored import for_one_process
 
 
 @pytest.fixture
@@ -48,3 +49,23 @@ def test_what_is_not_there_is_refused(gpus: None, asked: dict[str, Any], said: s
 )
 def test_what_is_there_is_taken(gpus: None, asked: dict[str, Any]) -> None:
     Machine(**asked).settle()
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "accelerator"),
+    [
+        ("gpu", {}, "auto"),  # trained on a cluster, looked at on a laptop
+        ("auto", {}, "auto"),
+        ("cpu", {}, "cpu"),
+        ("gpu", {"trainer.accelerator": "gpu"}, "gpu"),
+        ("gpu", {"trainer": "gpu"}, "gpu"),
+    ],
+)
+def test_a_run_is_looked_at_in_one_process_where_one_is(stored: str, asked: dict[str, Any], accelerator: str) -> None:
+    trainer = {"accelerator": stored, "devices": 8, "nodes": 2, "strategy": "fsdp", "precision": "bf16-mixed"}
+    found = for_one_process({"seed": 1, "trainer": trainer}, asked)
+    one = {"accelerator": accelerator, "devices": 1, "nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
+    assert found == {"seed": 1, "trainer": one}
+    assert trainer["devices"] == 8
+    with pytest.raises(ConfigurationError, match=r"trainer.devices=2: this command works in one process"):
+        for_one_process({"trainer": trainer}, {"trainer.devices": 2})
