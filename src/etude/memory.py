@@ -21,11 +21,8 @@ def memory_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (
-        MemoryError,
-        RuntimeError,
-    ) as error:  # torch's own OutOfMemoryError is a RuntimeError; on a CPU it is a plain one
-        said = str(error)
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)  # torch has a class of its own for GPUs alone: a RuntimeError, as is what it raises on a CPU
         if not isinstance(error, MemoryError) and not any(phrase in said for phrase in _PHRASES):
             raise
         asked = _ASKED.search(said)
