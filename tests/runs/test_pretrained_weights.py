@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from tokenizers import ByteLevelBPETokenizer
 from etude.configuration.check import check, plain
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, DataError
 from etude.experiment.build import build_task
 from etude.experiment.evaluate import evaluate
 from etude.experiment.export import export
-from etude.experiment.restored import load_run
-from etude.experiment.run import train
+from etude.experiment.replay import replay
+from etude.experiment.reproduce import reproduce
+from etude.experiment.restored import find_checkpoint, load_run
+from etude.experiment.run import resume, train
+from etude.store.folder import PRETRAINED
+from etude.store.saver import read_weights
 from etude.types import Facts
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
@@ -123,6 +128,43 @@ def test_trained_evaluated_and_exported(
     peer, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not [key for key in report["missing_keys"] if "pooler" not in key]
     assert peer.config.model_type == kind
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model", "kind", "_architecture"),
+    [pytest.param(*case, marks=() if index in (0, 4, 5) else pytest.mark.slow) for index, case in enumerate(CASES)],
+)
+def test_a_run_needs_no_files_but_its_own(
+    composed: Callable[..., Any], tmp_path: Path, experiment: str, model: str, kind: str, _architecture: str
+) -> None:
+    """Its pretrained model may be gone, or be another one by now: only a reproduction begins from its weights again."""
+    config = composed(experiment, model, kind, SMALL_BATCH[experiment], "run.name=first")
+    run = train(config, [])
+    assert run is not None
+    copied = Path(shutil.copytree(run, run.with_name("copied"), symlinks=True))
+    scores = evaluate([run], {"split": "val"})["scores"]
+    resume(run, {"budget": "4step"})
+    shutil.rmtree(config.model.name)
+
+    assert evaluate([copied], {"split": "val"})["scores"] == scores
+    assert export(copied, {"to": "huggingface", "sentences": 3}).is_dir()
+    with pytest.raises(DataError, match=f"no such folder: {config.model.name}"):
+        reproduce(copied, {})
+    resume(copied, {"budget": "4step"})
+    assert_same_weights(copied, run)
+    assert (find_checkpoint(copied, "last") / PRETRAINED).read_bytes() == (run / PRETRAINED).read_bytes()
+    moved = shutil.move(run, tmp_path / "elsewhere")
+    assert "loss" in replay(Path(moved), {"step": 4})
+
+    again = train(composed(experiment, model, kind, SMALL_BATCH[experiment], f"start={copied}", "run.name=next"), [])
+    assert again is not None
+    manifests = [json.loads((one / "manifest.json").read_text()) for one in (copied, again)]
+    assert manifests[0]["pretrained"] == manifests[1]["pretrained"]
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    ours, theirs = (read_weights(find_checkpoint(one, "last")) for one in (run, other))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any],
             remove(path)
     before = files(folder)
     for step, weights in expected.items():
-        experiment, ranks = in_one_process(folder)
+        experiment, ranks = in_one_process(folder, step)
         _, reached = train_forward(folder, experiment, step, ranks, tmp_path / "elsewhere")
         assert reached == step
         found = dict(experiment.task.named_parameters())

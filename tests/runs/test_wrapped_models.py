@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def composed(words_of: Callable[..., list[str]]) -> Callable[..., Any]:
 def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: str, finetune: str) -> None:
     modules = {"llama": "[q_proj,v_proj]", "t5": "[q,v]"}[kind]
     adapters = ["finetune.rank=2", f"finetune.modules={modules}"] if finetune == "lora" else []
-    run = train(composed(kind, f"finetune={finetune}", *adapters), [])
+    config = composed(kind, f"finetune={finetune}", *adapters)
+    run = train(config, [])
     assert run is not None
     scores = evaluate([run], {"split": "val"})["scores"]
     assert scores == json.loads((run / "evaluations/val.json").read_text())["scores"]
@@ -147,6 +149,10 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
     assert peer.config.vocab_size == tokenizer.vocabulary
     with pytest.raises(ConfigurationError, match="has no attention of etude's own to look at"):
         inspect(run, {"text": "sun moon"})
+    answers = task.predict_texts(texts, tokenizer)
+    shutil.rmtree(config.model.name)
+    assert load_run(run)[0].predict_texts(texts, tokenizer) == answers
+    assert evaluate([run], {"split": "val"})["scores"] == scores
 
 
 @pytest.mark.slow

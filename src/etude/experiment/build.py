@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -17,8 +18,10 @@ from etude.data.module import Limit, PlannedData
 from etude.data.plan import BatchSize
 from etude.errors import ConfigurationError, EtudeError
 from etude.experiment.machine import Machine
+from etude.models.kept import KeptFiles
+from etude.pretrained_files import standing_in
 from etude.seeding import mix, seed_all
-from etude.store.folder import TOKENIZER, resolve
+from etude.store.folder import PRETRAINED, TOKENIZER, resolve
 from etude.tasks.base import Task
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Facts
@@ -43,13 +46,15 @@ class Experiment:
     callbacks: list[Callback]
 
 
-def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experiment:
+def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None, run: Path | None = None) -> Experiment:
     """Build the experiment of a configuration.
 
     Args:
         nodes: The composed and checked configuration as plain values (`etude.configuration.check.plain`).
         tokenizer: The run's tokenizer where it exists already; None: that of the run that it starts from, else made as
             the configuration says.
+        run: The run whose weights the task is given afterwards, so that pretrained ones are not read; None: that which it
+            starts from, if any.
     """
     root = Root.from_plain(nodes)
     machine: Machine = make(nodes["trainer"])()
@@ -57,7 +62,7 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
     data = build_data(root, nodes, machine, tokenizer)
     # Weights are drawn here; every later seed is set by the task.
     seed_all(mix("weights", root.seed))
-    task = build_task(nodes, data.facts)
+    task = build_task(nodes, data.facts, run or _start(root))
     if root.non_finite is not None:
         task.guard = make(root.non_finite)()
     callbacks = [make(node)() for node in (nodes["callbacks"] or {}).values() if node]
@@ -66,8 +71,9 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None) -> Experime
 
 def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
     """Build the data module. It is prepared when it is first asked for facts."""
-    if tokenizer is None and root.start is not None:
-        tokenizer = Tokenizer.load(resolve(root.start, root.paths.outputs) / TOKENIZER)
+    start = _start(root)
+    if tokenizer is None and start is not None:
+        tokenizer = Tokenizer.load(start / TOKENIZER)
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,
@@ -79,11 +85,18 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
     )
 
 
-def build_task(nodes: dict[str, Any], facts: Facts) -> Task:
-    """Build the model for the facts, the task around it, and what the fine-tuning puts into it."""
+def _start(root: Root) -> Path | None:
+    """Return the folder of the run that a run starts from."""
+    return None if root.start is None else resolve(root.start, root.paths.outputs)
+
+
+def build_task(nodes: dict[str, Any], facts: Facts, run: Path | None = None) -> Task:
+    """Build the model for the facts, the task around it, and what the fine-tuning puts into it; `run` as in `build`."""
     parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
     make_task = make(nodes["task"])
-    model = build_model(nodes["model"], facts, make_task)
+    files = KeptFiles(run / PRETRAINED) if run is not None and (run / PRETRAINED).exists() else None
+    with standing_in(files):
+        model = build_model(nodes["model"], facts, make_task)
     task: Task = make_task(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
     if nodes.get("finetune"):
         task.adjust(make(nodes["finetune"])())

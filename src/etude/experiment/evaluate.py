@@ -64,7 +64,8 @@ def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, An
     judged: list[Judged] = []
     for run in runs:
         values = for_one_process(stored_configuration(run, changed, OVERRIDABLE), changed)
-        experiment = build(files.instead(values, changed) if files else values, Tokenizer.load(run / "tokenizer"))
+        values = files.instead(values, changed) if files else values
+        experiment = build(values, Tokenizer.load(run / "tokenizer"), run)
         members = load_members(own.get("ensemble"), run, experiment.root.paths.outputs, which)
         checkpoint = find_checkpoint(run, which)
         found[str(run)] = evaluate_checkpoint(

@@ -126,7 +126,7 @@ def _hugging_face(task: Task) -> Format:
 def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Callable[[int], Examples]]:
     """Return the run's task with a checkpoint's weights, and what reads its validation texts."""
     tokenizer = Tokenizer.load(run / "tokenizer")
-    experiment = build(values, tokenizer)
+    experiment = build(values, tokenizer, run)
     task, data = experiment.task, experiment.data
     task.load_state_dict(read_weights(checkpoint))
     merge(task)

@@ -16,16 +16,18 @@ from etude.experiment.drift import MACHINERY, drift, read_manifest
 from etude.experiment.loop import Length
 from etude.experiment.manifest import manifest, parameters
 from etude.experiment.start import started_from
+from etude.models.weights import kept
 from etude.pretrained_files import PretrainedFiles
 from etude.store.durable import storage_errors, sync_tree
-from etude.store.folder import DATA, FACTS, MADE_OF, TOKENIZER, write_json
+from etude.store.folder import DATA, FACTS, MADE_OF, PRETRAINED, TOKENIZER, write_json
 
 _log = logging.getLogger(__name__)
 
 
 def write_facts(run: Path, experiment: Experiment) -> None:
-    """Write tokenizer, data, facts and manifest of a run, unless they are there; refuse to continue on other data.
+    """Write what a run is made of, unless it is there; refuse to continue on other data.
 
+    That is its tokenizer, data, facts and manifest, and what it keeps of a pretrained model.
     A reproduction is given the tokenizer and the data's description of the run that it reproduces. Its manifest is its own.
 
     Raises:
@@ -56,6 +58,8 @@ def write_facts(run: Path, experiment: Experiment) -> None:
         note_changes(run, {key: change for name in MACHINERY for key, change in before[name].items()})
     else:
         write_json(run / FACTS, experiment.task.facts.to_json())
+        if files:
+            write_json(run / PRETRAINED, kept(files))
         started = {} if experiment.root.start is None else {"start": started_from(experiment)}
         write_json(run / MADE_OF, {**made_of, **started})
 

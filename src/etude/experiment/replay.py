@@ -26,6 +26,7 @@ from etude.experiment.start import load_start
 from etude.experiment.stored import stored_configuration
 from etude.experiment.timetable import timetable
 from etude.optim.course import FROM_THE_START
+from etude.store.folder import CHECKPOINTS, TOKENIZER
 from etude.store.integrity import checkpoints, verify
 from etude.store.progress import recount
 from etude.store.saver import FolderCheckpointIO
@@ -55,7 +56,7 @@ def replay(run: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: If `step` is missing or no step of a run, or something else is given.
     """
     step = _step(overrides)
-    experiment, ranks = in_one_process(run)
+    experiment, ranks = in_one_process(run, step - 1)
     with tempfile.TemporaryDirectory() as folder:
         trainer, weights_of = train_forward(run, experiment, step - 1, ranks, Path(folder))
         task = experiment.task.to(trainer.strategy.root_device)
@@ -85,14 +86,20 @@ def _step(overrides: Mapping[str, Any]) -> int:
     return step
 
 
-def in_one_process(run: Path) -> tuple[Experiment, int]:
-    """Return a run's experiment for one process that does the work of all its ranks, and how many these are."""
+def in_one_process(run: Path, until: int) -> tuple[Experiment, int]:
+    """Return a run's experiment for one process that does the work of all its ranks, and how many these are.
+
+    Args:
+        run: The run's folder.
+        until: The step after which its weights are wanted.
+    """
     values = stored_configuration(run)
     machine = values["trainer"]
     ranks = machine.get("devices", 1) * machine.get("nodes", 1)
     micro_batches = machine.get("micro_batches", 1) * ranks
     machine.update(devices=1, nodes=1, strategy="auto", micro_batches=micro_batches, workers=0)
-    return build(values, Tokenizer.load(run / "tokenizer")), ranks
+    _, checkpoint = _newest(run / CHECKPOINTS, until)
+    return build(values, Tokenizer.load(run / TOKENIZER), None if checkpoint is None else run), ranks
 
 
 class _Recount(Callback):
@@ -115,7 +122,7 @@ def train_forward(
     """
     root, data, task, machine = experiment.root, experiment.data, experiment.task, experiment.machine
     task.timetable = timetable(root, data.clock, machine.micro_batches, run, ranks)
-    saved, checkpoint = _newest(run / "checkpoints", until)
+    saved, checkpoint = _newest(run / CHECKPOINTS, until)
     if task.timetable.in_seconds and saved < until:
         _log.warning("budget=%s: rates follow the clock, so the weights of step %d cannot be had", root.budget, until)
         until = saved

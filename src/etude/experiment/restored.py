@@ -48,7 +48,7 @@ def load_run(run: Path, values: dict[str, Any] | None = None, which: str = "best
         which: `best`, `last` or a step's number.
     """
     values = values or stored_configuration(run)
-    task = build_task(values, Facts.from_json(json.loads((run / "facts.json").read_text())))
+    task = build_task(values, Facts.from_json(json.loads((run / "facts.json").read_text())), run)
     task.load_state_dict(read_weights(find_checkpoint(run, which)))
     device = "cuda" if torch.cuda.is_available() and values["trainer"]["accelerator"] in ("auto", "gpu") else "cpu"
     return task.to(device).eval(), Tokenizer.load(run / "tokenizer")

@@ -50,6 +50,7 @@ from etude.store.folder import (
     DATA,
     FACTS,
     FINISHED,
+    PRETRAINED,
     TOKENIZER,
     create,
     state,
@@ -177,8 +178,8 @@ def fit(run: Path) -> None:
     """
     # The tokenizer is whole once the file is there that is written after it.
     tokenizer = Tokenizer.load(run / TOKENIZER) if (run / DATA).exists() else None
-    experiment = build(stored_configuration(run), tokenizer)
     checkpoint, first = newest_valid(run / CHECKPOINTS), launch.global_rank() == 0
+    experiment = build(stored_configuration(run), tokenizer, None if checkpoint is None else run)
     if checkpoint is None and experiment.root.start is not None:
         load_start(experiment)
     if first:
@@ -220,7 +221,8 @@ def _conclude(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> 
 
 def _companions(run: Path) -> dict[str, Path]:
     """Return what a model is rebuilt from: it goes into each checkpoint."""
-    return {name: run / name for name in (CONFIGURATION, FACTS, TOKENIZER)}
+    pretrained = [PRETRAINED] if (run / PRETRAINED).exists() else []
+    return {name: run / name for name in (CONFIGURATION, FACTS, TOKENIZER, *pretrained)}
 
 
 def _trainer(run: Path, experiment: Experiment, record: Record | None) -> lightning.Trainer:

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from etude.errors import ConfigurationError
 from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
+from etude.models.kept import KeptFiles
 from etude.models.text_encoder import MaskedLMHead, TextEncoder
 from etude.models.weights import SPECIAL, check_names, read_json, say_left_out
 from etude.nn.positions import check_length
@@ -59,7 +60,7 @@ class WrappedEncoder(TextEncoder):
                 f"{name} has model_type = {self._config.model_type!r}, which has a decoder and is for task=translation or "
                 "summarization; for this task set another model.name"
             )
-        check_vocabulary(facts, values, name, SPECIAL)
+        check_vocabulary(facts, values, self.files, SPECIAL)
         self.model = _prepared(_load(self.files, self._config, "AutoModel"))
         self.width = int(self.model.config.hidden_size)
         self.max_length = most_tokens(self.model.config, max_length, _positions(self.model), name)
@@ -198,7 +199,7 @@ def _indivisible(name: str) -> ConfigurationError:
 def _load(files: PretrainedFiles, config: Any, auto: str) -> Any:
     """Load a model with an encoder; says which tensors it leaves out, and refuses an encoder that is not complete."""
     loaded = load(files, config, auto)
-    _check_encoder(loaded, files.name)
+    _check_encoder(loaded, files)
     return loaded.model
 
 
@@ -209,7 +210,7 @@ def _prepared(model: Any) -> Any:
     return model.train()
 
 
-def _check_encoder(loaded: Loaded, name: str) -> None:
+def _check_encoder(loaded: Loaded, files: PretrainedFiles) -> None:
     """Refuse an encoder with missing or extra tensors; say which heads and poolers are left out, and which are drawn."""
     model, weights = loaded.model, loaded.weights
     prefix, bare = f"{model.base_model_prefix}.", model.base_model is model
@@ -217,13 +218,13 @@ def _check_encoder(loaded: Loaded, name: str) -> None:
     extra = {key for key in loaded.unexpected if key.startswith(prefix) or not with_head}
     missing = {key for key in loaded.missing if bare or key.startswith(prefix)}
     plain = {key for key in missing | extra if not key.removeprefix(prefix).startswith("pooler.")}
-    check_names(extra & plain, missing & plain, name)
+    check_names(extra & plain, missing & plain, files.name)
     drawn = loaded.missing - missing
-    if drawn:
-        _log.info("%s has no %s: drawn anew", name, ", ".join(sorted(drawn)))
+    if drawn and not isinstance(files, KeptFiles):
+        _log.info("%s has no %s: drawn anew", files.name, ", ".join(sorted(drawn)))
     if bare:
         poolers = {key for key in weights if key.removeprefix(prefix).startswith("pooler.")}
-        say_left_out(name, (loaded.unexpected - extra) | poolers)
+        say_left_out(files, (loaded.unexpected - extra) | poolers)
 
 
 def _positions(model: Any) -> int | None:

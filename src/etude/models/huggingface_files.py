@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers.utils import logging as library_logging
 
 from etude.errors import ConfigurationError
+from etude.models.kept import KeptFiles
 from etude.models.weights import check_names, check_tokenizer, read_safetensors
-from etude.pretrained_files import PretrainedFiles, open_pretrained
+from etude.pretrained_files import PretrainedFiles
 from etude.tokenization.pretrained import Pretrained
 from etude.types import Facts
 
@@ -141,22 +142,26 @@ def _unknown(name: str, what: str, error: Exception) -> ConfigurationError:
     )
 
 
-def check_vocabulary(facts: Facts, values: Mapping[str, Any], name: str, special: Mapping[str, str]) -> None:
+def check_vocabulary(
+    facts: Facts, values: Mapping[str, Any], files: PretrainedFiles, special: Mapping[str, str]
+) -> None:
     """Hold the tokenizer against the weights, whose embeddings may have more rows than their own tokenizer has ids.
 
     Args:
         facts: Of the tokenizer.
         values: What config.json says.
-        name: What the user called the model.
+        files: The model's; what a run keeps of them was held against its tokenizer when it began.
         special: Special ids of the facts, and the keys of config.json that name them.
 
     Raises:
         ConfigurationError: If the number of ids or a special id differs.
     """
+    if isinstance(files, KeptFiles):
+        return
     rows = values.get("vocab_size")
-    if isinstance(rows, int) and facts.vocabulary < rows and open_pretrained(name).has("tokenizer.json"):
-        rows = Pretrained(name).build(iter(())).vocabulary
-    check_tokenizer(facts, {**values, "vocab_size": rows}, name, special)
+    if isinstance(rows, int) and facts.vocabulary < rows and files.has("tokenizer.json"):
+        rows = Pretrained(files.name).build(iter(())).vocabulary
+    check_tokenizer(facts, {**values, "vocab_size": rows}, files.name, special)
 
 
 def most_tokens(config: Any, asked: int | None, positions: int | None, name: str) -> int:

@@ -74,7 +74,7 @@ class WrappedModel(nn.Module, ABC):
         values = read_json(self.files)
         config = config_of(values, name, dropout)
         self.check_kind(config, name)
-        check_vocabulary(facts, values, name, self.SPECIAL_IDS)
+        check_vocabulary(facts, values, self.files, self.SPECIAL_IDS)
         self.pad = facts.pad
         self.max_length = most_tokens(config, max_length, None, name)
         self.model = load_whole(self.files, config, self.AUTO, facts.vocabulary).eval()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
 from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily, HeadNames
+from etude.models.kept import KeptFiles
 from etude.models.text_encoder import BertHead, MaskedLMHead
 from etude.models.weights import check_names, check_tokenizer, read_json, read_safetensors, say_left_out
 from etude.nn.feed_forward import Activation, FeedForward
@@ -75,7 +76,8 @@ class PretrainedEncoder(Encoder):
         head = BertHead(self.width, self.embedding.num_embeddings, self._activation, eps)
         weights = head_weights(self._head, self.family.head)
         if weights is None:
-            _log.info("%s has no head of a masked language model: a new one is drawn", self.files.name)
+            if not isinstance(self.files, KeptFiles):
+                _log.info("%s has no head of a masked language model: a new one is drawn", self.files.name)
             return head
         matrix = self._head.get(self.family.head.matrix)
         if matrix is not None and not torch.equal(matrix, self.output_weight):
@@ -121,25 +123,26 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
         max_length=sizes["max_length"] - offset,
         norm=partial(nn.LayerNorm, eps=family.norm_eps or config.get("layer_norm_eps", 1e-12)),
     )
-    from_bert(encoder, weights, name, family, offset)
+    from_bert(encoder, weights, files, family, offset)
     return encoder
 
 
 def from_bert(
-    encoder: Encoder, weights: Mapping[str, Tensor], name: str, family: EncoderFamily = BERT, offset: int = 0
+    encoder: Encoder, weights: Mapping[str, Tensor], files: PretrainedFiles, family: EncoderFamily, offset: int = 0
 ) -> None:
     """Load weights by the names of a family into an encoder; says which tensors it leaves out.
 
     Args:
         encoder: With `Learned` positions and the family's residual connections, of the weights' sizes.
         weights: By the family's names, without its prefix.
-        name: What the user called the model, for messages.
+        files: Where the weights come from.
         family: Whose names they are.
         offset: Rows of the table of positions before that of position 0.
 
     Raises:
         ConfigurationError: If tensors are missing, left over, or of another shape.
     """
+    name = files.name
     given = {key: tensor for key, tensor in weights.items() if not key.startswith(UNUSED)}
     names = family.tensor_names(len(encoder.layers))
     if encoder.segments is not None:
@@ -152,7 +155,7 @@ def from_bert(
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
     _check_shapes(state, encoder.state_dict(), names, name)
     encoder.load_state_dict(state)
-    say_left_out(name, weights.keys() - given.keys())
+    say_left_out(files, weights.keys() - given.keys())
 
 
 def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dict[str, Tensor]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from etude.errors import ConfigurationError, DataError
+from etude.models.kept import CONFIG, KeptFiles
 from etude.pretrained_files import PretrainedFiles
 from etude.types import Facts
 
 SPECIAL = {"pad": "pad_token_id", "bos": "bos_token_id", "eos": "eos_token_id"}
 """Special ids, and what config.json calls them."""
 
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Says which file has which tensor, where there are several."""
 
@@ -71,29 +75,63 @@ def read_safetensors(files: PretrainedFiles) -> dict[str, Tensor]:
     Raises:
         DataError: If there is none, or it is broken.
     """
-    if files.has("model.safetensors") or not files.has(INDEX):
-        return _read_file(files, "model.safetensors")
+    if isinstance(files, KeptFiles):
+        return files.tensors()
+    found: dict[str, Tensor] = {}
+    for path in _safetensors(files):
+        with _readable(path):
+            found |= load_file(path)
+    return found
+
+
+def kept(files: PretrainedFiles) -> dict[str, Any]:
+    """Return what a run keeps of a pretrained model's files, as plain values: `KeptFiles` reads it.
+
+    Raises:
+        DataError: If the files are missing or broken.
+    """
+    if isinstance(files, KeptFiles):
+        return files.content
+    shapes: dict[str, list[int]] = {}
+    for path in _safetensors(files):
+        with _readable(path), safe_open(path, "pt") as tensors:
+            shapes |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return {**files.describe(), "config": read_json(files), "tensors": shapes}
+
+
+def _safetensors(files: PretrainedFiles) -> list[Path]:
+    """Return the paths of the files that have the tensors.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if files.has(WHOLE) or not files.has(INDEX):
+        return [_path(files, WHOLE)]
     named = read_json(files, INDEX).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise DataError(f"{INDEX} of {files.name} has no weight_map; fetch it again")
-    return {key: tensor for file in sorted(set(named.values())) for key, tensor in _read_file(files, file).items()}
+    return [_path(files, file) for file in sorted(set(named.values()))]
 
 
-def _read_file(files: PretrainedFiles, file: str) -> dict[str, Tensor]:
+def _path(files: PretrainedFiles, file: str) -> Path:
     pickles = [pickle for pickle in ("pytorch_model.bin", "pytorch_model.bin.index.json") if files.has(pickle)]
     if pickles and not files.has(file):
         raise DataError(
             f"{files.name} has its weights as pytorch_model.bin, a pickle, which may run code and is never loaded; "
             "save them again as model.safetensors, for example with transformers' save_pretrained"
         )
-    path = files.path(file)
+    return files.path(file)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return load_file(path)
+        yield
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot read {path} as safetensors: {error}; fetch it again") from error
 
 
-def read_json(files: PretrainedFiles, file: str = "config.json") -> dict[str, Any]:
+def read_json(files: PretrainedFiles, file: str = CONFIG) -> dict[str, Any]:
     """Return the object in a pretrained model's JSON file.
 
     Raises:
@@ -121,7 +159,10 @@ def check_names(given: Collection[str], expected: Collection[str], name: str) ->
         )
 
 
-def say_left_out(name: str, tensors: Collection[str]) -> None:
-    """Log the tensors that are no part of the encoder: heads, which only a task with the same head takes, and poolers."""
-    if tensors:
-        _log.info("of %s, no part of the encoder: %s", name, ", ".join(sorted(tensors)))
+def say_left_out(files: PretrainedFiles, tensors: Collection[str]) -> None:
+    """Log the tensors that are no part of the encoder: heads, which only a task with the same head takes, and poolers.
+
+    Where a run is built again, that has been said.
+    """
+    if tensors and not isinstance(files, KeptFiles):
+        _log.info("of %s, no part of the encoder: %s", files.name, ", ".join(sorted(tensors)))

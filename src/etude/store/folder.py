@@ -39,6 +39,7 @@ FINISHED = "finished.json"
 MADE_OF = "manifest.json"
 DATA = "data.json"
 FACTS = "facts.json"
+PRETRAINED = "pretrained.json"
 TOKENIZER = "tokenizer"
 COST = "cost.json"
 
