@@ -136,9 +136,9 @@ def test_samples_are_those_of_the_text_and_the_seed(runs: dict[str, Path]) -> No
 
 def test_an_evaluation_has_the_outputs_of_predict(runs: dict[str, Path], small_data: Path) -> None:
     run, lines = runs["one"], (small_data / "test.en").read_bytes().splitlines()
-    for search in ({}, {"decoding": "sample"}):
+    for search, name in (({}, "test"), ({"decoding": "sample"}, "test-decoding=sample")):
         evaluate([run], search)
-        rows = [json.loads(line) for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (run / "evaluations" / f"{name}.jsonl").read_text().splitlines()]
         assert [row["output"] for row in rows] == answers(run, lines, **search)
 
 

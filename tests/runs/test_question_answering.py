@@ -96,8 +96,8 @@ def predicted(run: Path, lines: list[bytes], **changes: Any) -> list[dict[str, A
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def evaluated(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()]
+def evaluated(run: Path, name: str = "test") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "evaluations" / f"{name}.jsonl").read_text().splitlines()]
 
 
 def test_forty_questions_are_learnt_with_those_that_have_no_answer(run: Path, file: Path) -> None:
@@ -126,7 +126,9 @@ def test_the_threshold_that_val_chose_is_the_one_of_every_split(run: Path) -> No
         assert (row["output"] == "") == (row["null_score"] - row["answers"][0]["score"] > chosen)
     for threshold, answered in ((-1e9, 0), (1e9, 40)):
         evaluate([run], {"task.null_threshold": threshold})
-        assert sum(row["output"] != "" for row in evaluated(run)) == answered
+        there = evaluated(run, f"test-task.null_threshold={threshold}")
+        assert sum(row["output"] != "" for row in there) == answered
+    assert evaluated(run) == rows
     evaluate([run], {})
     assert evaluated(run) == rows
 

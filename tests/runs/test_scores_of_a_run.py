@@ -153,6 +153,49 @@ def test_files_that_cannot_be_evaluated(runs: tuple[Path, Path], tmp_path: Path)
             evaluate([run], wrong)
 
 
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({"decoding.beams": 1}, "test-decoding.beams=1"),
+        ({"limit.test": 5, "decoding.beams": 3}, "test-decoding.beams=3-limit.test=5"),
+        ({"decoding": "greedy"}, "test-decoding=greedy"),
+        ({"checkpoint": 20}, "test-checkpoint=20"),
+        ({"trainer.precision": "bf16-true"}, "test-trainer.precision=bf16-true"),
+        ({"task.metrics.bleu.lowercase": True}, "test-task.metrics.bleu.lowercase=True"),
+    ],
+)
+def test_other_settings_leave_the_runs_own_evaluation_as_it_is(
+    runs: tuple[Path, Path], asked: dict[str, Any], name: str
+) -> None:
+    run = runs[0]
+    evaluate([run], {})
+    folder = run / "evaluations"
+    before = {path: path.read_bytes() for path in folder.glob("test.*")}
+    found = evaluate([run], asked)
+    assert {path: path.read_bytes() for path in folder.glob("test.*")} == before
+    assert json.loads((folder / f"{name}.json").read_text()) == found
+    assert found["settings"] == {key: str(value) if key == "checkpoint" else value for key, value in asked.items()}
+    assert len(rows_of(run, name)) == found["examples"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"batch.tokens": 60, "trainer": "cpu"},
+        {"decoding.beams": 2, "checkpoint": "best"},
+        {"task.metrics.plus": PLUS},
+    ],
+)
+def test_what_changes_no_result_is_the_runs_own_evaluation(runs: tuple[Path, Path], asked: dict[str, Any]) -> None:
+    run = runs[0]
+    own = evaluate([run], {})
+    names = {path.name for path in (run / "evaluations").iterdir()}
+    found = evaluate([run], asked)
+    assert "settings" not in found
+    assert {score: found["scores"][score] for score in own["scores"]} == pytest.approx(own["scores"])
+    assert {path.name for path in (run / "evaluations").iterdir()} == names
+
+
 def test_several_runs_are_compared_with_the_first(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = evaluate(runs, {"split": "val", "checkpoint": "last"})
     first, second = (found[str(run)] for run in runs)

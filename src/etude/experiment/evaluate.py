@@ -16,6 +16,7 @@ from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.comparison import Judged, differences
 from etude.experiment.evaluated_files import FILES, AskedFiles
+from etude.experiment.other_settings import named, other_settings
 from etude.experiment.restored import find_checkpoint, load_members
 from etude.experiment.score_table import show_scores
 from etude.experiment.stored import for_one_process, stored_configuration
@@ -39,7 +40,7 @@ OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics",
 OWN = ("split", "checkpoint", "ensemble", *FILES)
 """What an evaluation is asked besides."""
 
-OPTIONAL = ("files", "left_out_or_changed", "details", "ensemble")
+OPTIONAL = ("files", "settings", "left_out_or_changed", "details", "ensemble")
 """What an evaluation says only where there is something to say."""
 
 
@@ -63,13 +64,15 @@ def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, An
     found: dict[str, Any] = {}
     judged: list[Judged] = []
     for run in runs:
-        values = for_one_process(stored_configuration(run, changed, OVERRIDABLE), changed)
+        values = stored_configuration(run, changed, OVERRIDABLE)
+        settings = other_settings(run, values, changed, which)
+        values = for_one_process(values, changed)
         values = files.instead(values, changed) if files else values
         experiment = build(values, Tokenizer.load(run / "tokenizer"), run)
         members = load_members(own.get("ensemble"), run, experiment.root.paths.outputs, which)
         checkpoint = find_checkpoint(run, which)
         found[str(run)] = evaluate_checkpoint(
-            run, experiment, checkpoint, own.get("split"), members=members, files=files
+            run, experiment, checkpoint, own.get("split"), members=members, files=files, settings=settings
         )
         judged.append(Judged.of(experiment.task))
     for run, other in zip(runs[1:], judged[1:], strict=True):
@@ -86,12 +89,13 @@ def evaluate_checkpoint(
     callbacks: Sequence[Callback] = (),
     members: Mapping[Path, Task] | None = None,
     files: AskedFiles | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on a split and write `evaluations/<split>.json` and `.jsonl` into the run's folder.
 
     What the task tells of the rows besides (see `Task.details`) is under `details`; a calibration is fitted on val. Where the
     rows are texts, `<split>.outputs.txt` and `<split>.references.txt` have a line for each, for other tools. An
-    ensemble is written to `<split>-ensemble` beside them.
+    ensemble is written to `<split>-ensemble` beside them, and what was asked for with other settings under their names.
 
     Args:
         run: The run's folder.
@@ -101,6 +105,7 @@ def evaluate_checkpoint(
         callbacks: Lightning callbacks, such as a progress bar.
         members: Tasks of other runs that join the checkpoint's, by their folders.
         files: What is evaluated on in place of a split of the run's data; its name is that of the files written.
+        settings: What the experiment was built with that is not the run's own (see `other_settings`).
     """
     data, task = experiment.data, experiment.task
     splits = data.splits
@@ -119,6 +124,7 @@ def evaluate_checkpoint(
         "checkpoint": checkpoint.name,
         "examples": len(task.rows),
         "files": files.paths() if files else {},
+        "settings": dict(settings or {}),
         "left_out_or_changed": changed,
         **described(task.results, name),
         "details": {} if files else task.details(task.rows, chosen),
@@ -127,7 +133,8 @@ def evaluate_checkpoint(
     scores = {key: value for key, value in scores.items() if value or key not in OPTIONAL}
     if trainer.is_global_zero:
         rows = _with_scores(task.rows, task.results)
-        _write(run / "evaluations", f"{name}-ensemble" if members else name, scores, rows)
+        whole = f"{name}-ensemble" if members else name
+        _write(run / "evaluations", whole if files and files.named else named(whole, settings or {}), scores, rows)
         _say_changed(name, changed if files else {}, task.rows)
     return scores
 

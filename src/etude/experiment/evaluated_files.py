@@ -23,11 +23,13 @@ class AskedFiles:
         source: A file with a text a line.
         references: Files with a wanted output a line each.
         name: What the evaluation is called: its files are `evaluations/<name>.json`, ….
+        named: Whether the name was asked for.
     """
 
     source: Path
     references: tuple[Path, ...]
     name: str
+    named: bool
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> AskedFiles | None:
@@ -51,7 +53,7 @@ class AskedFiles:
         if name in SPLITS or "/" in name or name.startswith("."):
             why = "is that of a split" if name in SPLITS else "cannot be that of a file"
             raise ConfigurationError(f"the name {name!r} of the evaluation {why}; write name=OTHER (command line)")
-        return cls(paths[0], tuple(paths[1:]), name)
+        return cls(paths[0], tuple(paths[1:]), name, "name" in given)
 
     def instead(self, values: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run's configuration with these files as its data: every line, as long as the model can read.
