@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -160,6 +160,49 @@ def test_a_run_needs_no_files_but_its_own(
     assert again is not None
     manifests = [json.loads((one / "manifest.json").read_text()) for one in (copied, again)]
     assert manifests[0]["pretrained"] == manifests[1]["pretrained"]
+
+
+@pytest.mark.parametrize(("model", "kind"), [("pretrained", "roberta"), ("huggingface", "albert")])
+def test_a_head_that_no_run_has_comes_from_the_pretrained_model(
+    composed: Callable[..., Any], model: str, kind: str
+) -> None:
+    """Of a masked language model that starts from a classifier: nothing of its head is in that run."""
+    config = composed("classification/minilm", model, kind, SMALL_BATCH["classification/minilm"], "run.name=first")
+    run = train(config, [])
+    assert run is not None
+    words = ("masked_lm/adapt", model, kind, SMALL_BATCH["masked_lm/adapt"], f"start={run}", "optimizer.lr=1e-12")
+    again = train(composed(*words, "run.name=second"), [])
+    assert again is not None
+    ours = [tensor for name, tensor in load_run(again)[0].state_dict().items() if not name.startswith("model.")]
+    peer = transformers.AutoModelForMaskedLM.from_pretrained(config.model.name)
+    theirs = [tensor for name, tensor in peer.state_dict().items() if name.startswith(("lm_head", "predictions"))]
+    matrices = [tensor for tensor in ours if tensor.dim() == 2]
+    assert matrices
+    for matrix in matrices:
+        assert any(one.shape == matrix.shape and torch.allclose(one, matrix, atol=1e-6) for one in theirs)
+    shutil.rmtree(config.model.name)
+    with pytest.raises(DataError, match=f"no such folder: {config.model.name}"):
+        train(composed(*words, "run.name=third"), [])
+
+
+def test_pairs_from_a_run_that_read_single_texts(composed: Callable[..., Any]) -> None:
+    """BERT's vector of the first segment is a part of that run's positions: it is not added once more."""
+    alone = train(composed("masked_lm/adapt", "pretrained", "bert", SMALL_BATCH["masked_lm/adapt"]), [])
+    assert alone is not None
+    words = (
+        f"start={alone}",
+        "data.pair=text",
+        "data.max_length=60",
+        "optimizer.lr=1e-12",
+        SMALL_BATCH["classification/minilm"],
+    )
+    pairs = train(composed("classification/minilm", "pretrained", "bert", *words), [])
+    assert pairs is not None
+    tokens = torch.tensor([[0, 7, 9, 11, 2]])
+    before, after = (cast(Any, load_run(run)[0].model) for run in (alone, pairs))
+    assert before.segments is None and len(after.segments.weight) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(after(tokens, tokens >= 0, tokens * 0), before(tokens, tokens >= 0))
 
 
 def assert_same_weights(run: Path, other: Path) -> None:

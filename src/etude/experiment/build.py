@@ -13,11 +13,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from etude.configuration.annotations import TARGET
 from etude.configuration.root import Root
 from etude.data.module import Limit, PlannedData
 from etude.data.plan import BatchSize
 from etude.errors import ConfigurationError, EtudeError
 from etude.experiment.machine import Machine
+from etude.experiment.stored import stored_configuration
 from etude.models.kept import KeptFiles
 from etude.pretrained_files import standing_in
 from etude.seeding import mix, seed_all
@@ -62,7 +64,8 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None, run: Path |
     data = build_data(root, nodes, machine, tokenizer)
     # Weights are drawn here; every later seed is set by the task.
     seed_all(mix("weights", root.seed))
-    task = build_task(nodes, data.facts, run or _start(root))
+    start = resolve(root.start, root.paths.outputs) if run is None and root.start is not None else None
+    task = build_task(nodes, data.facts, run, start)
     if root.non_finite is not None:
         task.guard = make(root.non_finite)()
     callbacks = [make(node)() for node in (nodes["callbacks"] or {}).values() if node]
@@ -71,9 +74,8 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None, run: Path |
 
 def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
     """Build the data module. It is prepared when it is first asked for facts."""
-    start = _start(root)
-    if tokenizer is None and start is not None:
-        tokenizer = Tokenizer.load(start / TOKENIZER)
+    if tokenizer is None and root.start is not None:
+        tokenizer = Tokenizer.load(resolve(root.start, root.paths.outputs) / TOKENIZER)
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,
@@ -85,22 +87,32 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
     )
 
 
-def _start(root: Root) -> Path | None:
-    """Return the folder of the run that a run starts from."""
-    return None if root.start is None else resolve(root.start, root.paths.outputs)
+def build_task(nodes: dict[str, Any], facts: Facts, run: Path | None = None, start: Path | None = None) -> Task:
+    """Build the model for the facts, the task around it, and what the fine-tuning puts into it.
 
-
-def build_task(nodes: dict[str, Any], facts: Facts, run: Path | None = None) -> Task:
-    """Build the model for the facts, the task around it, and what the fine-tuning puts into it; `run` as in `build`."""
+    Args:
+        nodes: The configuration.
+        facts: What the data knows.
+        run: As in `build`.
+        start: The run that it starts from, whose weights the model is given where there is no `run`.
+    """
     parts = {name: make(nodes[name])() for name in ("scheduler", "decoding") if nodes.get(name)}
     make_task = make(nodes["task"])
-    files = KeptFiles(run / PRETRAINED) if run is not None and (run / PRETRAINED).exists() else None
-    with standing_in(files):
+    with standing_in(_kept(nodes, run, start)):
         model = build_model(nodes["model"], facts, make_task)
     task: Task = make_task(facts=facts, model=model, optimizer=make(nodes["optimizer"]), **parts)
     if nodes.get("finetune"):
         task.adjust(make(nodes["finetune"])())
     return task
+
+
+def _kept(nodes: Mapping[str, Any], run: Path | None, start: Path | None) -> KeptFiles | None:
+    """Return what is kept of the pretrained model whose weights are not needed; None: of none."""
+    folder = run or start
+    if folder is None or not (folder / PRETRAINED).exists():
+        return None
+    same_task = run is not None or stored_configuration(folder)["task"][TARGET] == nodes["task"][TARGET]
+    return KeptFiles(folder / PRETRAINED, heads=same_task)
 
 
 def build_model(node: Mapping[str, Any], facts: Facts, make_task: Callable[..., Task]) -> nn.Module:

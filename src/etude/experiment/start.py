@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from etude.store.saver import read_weights
 from etude.tasks.base import Task
 
 MODEL = "model."
-NEW = (*ADAPTERS, ".segments.weight")
+SECOND_TEXT = ".segments.weight"
+NEW = (*ADAPTERS, SECOND_TEXT)
 """Ends of the names of what a model may have that it did not start with: adapters, and vectors for a second text."""
 
 _log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ def with_its_model(values: dict[str, Any], overrides: Sequence[str] = ()) -> dic
 def load_start(experiment: Experiment) -> None:
     """Give the task the weights of the best checkpoint of the run that it starts from.
 
-    All of the model's are taken; the rest of the task's, its head, where that run had the same task and shapes.
+    All of the model's are taken; the rest of the task's, its head, where that run had the same task and shapes. Vectors
+    for a second text that the run did not have are zero, so that a text alone is read as before.
 
     Raises:
         ConfigurationError: If there is no such checkpoint, or its model has other tensors.
@@ -78,6 +81,9 @@ def load_start(experiment: Experiment) -> None:
     }
     task.load_state_dict(taken, strict=False)
     new = sorted(own.keys() - taken.keys())
+    with torch.no_grad():
+        for name in (name for name in new if name.endswith(SECOND_TEXT)):
+            own[name].zero_()
     _log.info("starts from %s of %s; new: %s", checkpoint.name, run, ", ".join(new) or "nothing")
 
 

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from etude.errors import ConfigurationError
 from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
-from etude.models.kept import KeptFiles
+from etude.models.kept import KeptFiles, files_of_heads
 from etude.models.text_encoder import MaskedLMHead, TextEncoder
 from etude.models.weights import SPECIAL, check_names, read_json, say_left_out
 from etude.nn.positions import check_length
@@ -136,7 +136,7 @@ class WrappedEncoder(TextEncoder):
         Raises:
             ConfigurationError: If the architecture has no such head, or none whose output matrix is the embedding.
         """
-        whole = _load(self.files, self._config, "AutoModelForMaskedLM")
+        whole = _load(files_of_heads(self.files), self._config, "AutoModelForMaskedLM")
         self.model = _prepared(whole.base_model)
         return WrappedHead(whole, self.files.name)
 

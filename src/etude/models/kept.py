@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import DataError, StorageError
-from etude.pretrained_files import PretrainedFiles
+from etude.pretrained_files import PretrainedFiles, open_pretrained
 
 CONFIG = "config.json"
 
@@ -23,12 +23,15 @@ class KeptFiles(PretrainedFiles):
 
     Args:
         path: The file of a run or of a checkpoint (`etude.store.folder.PRETRAINED`), as `weights.kept` says it.
+        heads: Whether the weights that are loaded afterwards are those of the task's head too. A run that starts from
+            one of another task has a head that may come from the pretrained model: see `files_of_heads`.
 
     Raises:
         StorageError: If it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, heads: bool = True) -> None:
+        self.heads = heads
         try:
             self.content: dict[str, Any] = json.loads(path.read_bytes())
             super().__init__(self.content["name"])
@@ -66,3 +69,12 @@ class KeptFiles(PretrainedFiles):
     def tensors(self) -> dict[str, Tensor]:
         """Return zeros of each tensor's shape."""
         return {name: torch.zeros(shape) for name, shape in self._shapes.items()}
+
+
+def files_of_heads(files: PretrainedFiles) -> PretrainedFiles:
+    """Return the files that a head's weights come from: of what was kept without them, the pretrained model itself.
+
+    Raises:
+        DataError: If that is not there any more.
+    """
+    return files if not isinstance(files, KeptFiles) or files.heads else open_pretrained(files.name)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
 from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily, HeadNames
-from etude.models.kept import KeptFiles
+from etude.models.kept import KeptFiles, files_of_heads
 from etude.models.text_encoder import BertHead, MaskedLMHead
 from etude.models.weights import check_names, check_tokenizer, read_json, read_safetensors, say_left_out
 from etude.nn.feed_forward import Activation, FeedForward
@@ -54,33 +54,34 @@ class PretrainedEncoder(Encoder):
     Args:
         family: Whose layout the files have; exports have it again.
         files: Where the weights come from.
-        head: The tensors of the files that a masked language model's head may be made of.
+        activation: Of the feed-forward layers, as BERT calls it.
         **parts: As `Encoder` takes them.
     """
 
-    def __init__(
-        self, family: EncoderFamily, files: PretrainedFiles, head: Mapping[str, Tensor], activation: str, **parts: Any
-    ) -> None:
+    def __init__(self, family: EncoderFamily, files: PretrainedFiles, activation: str, **parts: Any) -> None:
         layer = partial(FeedForward, activation=ACTIVATIONS[activation])
         super().__init__(**parts, positions=Learned, residual=family.residual, feed_forward_layer=layer)
         self.family, self.files = family, files
-        self._head, self._activation = head, F.gelu if family.gelu_head else ACTIVATIONS[activation]
+        self._activation = F.gelu if family.gelu_head else ACTIVATIONS[activation]
 
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that the files have, or a new one.
 
         Raises:
             ConfigurationError: If it has an output matrix of its own, or parts of another shape.
+            DataError: If the files are missing.
         """
         eps = float(cast(nn.LayerNorm, self.embedding_norm).eps)
         head = BertHead(self.width, self.embedding.num_embeddings, self._activation, eps)
-        weights = head_weights(self._head, self.family.head)
+        given = _plain_names(read_safetensors(files_of_heads(self.files)), self.family)
+        weights = head_weights(given, self.family.head)
         if weights is None:
             if not isinstance(self.files, KeptFiles):
                 _log.info("%s has no head of a masked language model: a new one is drawn", self.files.name)
             return head
-        matrix = self._head.get(self.family.head.matrix)
-        if matrix is not None and not torch.equal(matrix, self.output_weight):
+        (embedding,) = self.family.tensor_names(0)["embedding.weight"]
+        matrix = given.get(self.family.head.matrix)
+        if matrix is not None and not torch.equal(matrix, given[embedding]):
             raise ConfigurationError(
                 f"{self.files.name} has other values in {self.family.head.matrix} than in the embedding, which a native "
                 "model has in both places; set model=huggingface"
@@ -115,7 +116,6 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
     encoder = PretrainedEncoder(
         family,
         files,
-        {key: tensor for key, tensor in weights.items() if key.startswith(UNUSED)},
         sizes["activation"],
         facts=facts if told_apart >= facts.segments else replace(facts, segments=1),
         **{part: sizes[part] for part in ("width", "heads", "layers", "feed_forward")},
