@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from etude.errors import ConfigurationError
@@ -19,34 +20,54 @@ from etude.nn.residual import PostNorm, PreNorm
 from etude.optim.schedules import Constant
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.multilabel import Multilabel
+from etude.tasks.question_answering import QuestionAnswering
+from etude.tasks.regression import Regression
 from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.windows import Windows
 from etude.types import Facts
 
 KIND = HuggingFaceEncoder()
 
 
 def given(
-    kind: Any, tokenizer: Tokenizer, texts: list[str], residual: Any, positions: Any = Learned, **rest: Any
+    kind: Any,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    residual: Any,
+    positions: Any = Learned,
+    pairs: bool = False,
+    **rest: Any,
 ) -> Any:
     torch.manual_seed(4)
     special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
-    facts = Facts(tokenizer.vocabulary, *special, classes=("cold", "mild", "warm"))
+    numbers = {"center": 2.5, "scale": 1.7} if kind is Regression else {"classes": ("cold", "mild", "warm")}
+    facts = Facts(tokenizer.vocabulary, *special, segments=2 if pairs else 1, **numbers)
     encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
+    if kind is QuestionAnswering:
+        rest["windows"] = Windows(max_length=64, stride=8, max_question=16)
     task = kind(facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **rest)
     for parameter in task.parameters():
         torch.nn.init.normal_(parameter, std=0.35)
-    return Examples(task.eval(), tokenizer, texts, [])
+    return Examples(task.eval(), tokenizer, texts, texts[::-1] if pairs else [])
+
+
+CASES = [
+    (Classification, {"pooling": "mean"}, "ForTokenClassification"),
+    (Classification, {"pooling": "first"}, "ForTokenClassification"),
+    (Classification, {"pooling": "pooler"}, "ForSequenceClassification"),
+    (Classification, {"pooling": "pooler", "pairs": True}, "ForSequenceClassification"),
+    (Multilabel, {"pooling": "pooler"}, "ForSequenceClassification"),
+    (Multilabel, {"pooling": "mean"}, "ForTokenClassification"),
+    (Regression, {"pooling": "pooler", "pairs": True}, "ForSequenceClassification"),
+    (Regression, {"pooling": "mean", "pairs": True}, "ForTokenClassification"),
+    (QuestionAnswering, {"pairs": True}, "ForQuestionAnswering"),
+    (MaskedLM, {}, "ForMaskedLM"),
+]
 
 
 @pytest.mark.parametrize(("residual", "name"), [(PreNorm, "RobertaPreLayerNorm"), (PostNorm, "Bert")])
-@pytest.mark.parametrize(
-    ("kind", "rest", "ending"),
-    [
-        (Classification, {"pooling": "mean"}, "ForTokenClassification"),
-        (Classification, {"pooling": "first"}, "ForTokenClassification"),
-        (MaskedLM, {}, "ForMaskedLM"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "rest", "ending"), CASES)
 def test_transformers_computes_the_same(
     tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any, name: str, kind: Any, rest: Any, ending: str
 ) -> None:
@@ -56,6 +77,24 @@ def test_transformers_computes_the_same(
     assert proof["class"] == name + ending
     assert proof["logits"]["largest_difference"] < 1e-4
     assert proof["tokenizer"]["equal"] == len(texts)
+
+
+@pytest.mark.parametrize("residual", [PreNorm, PostNorm])
+def test_the_pipelines_of_transformers_say_what_the_run_says(
+    tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any
+) -> None:
+    for kind in (Classification, Regression):
+        examples = given(kind, tokenizer, texts, residual, pairs=True, pooling="pooler")
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        KIND.write(examples, folder)
+        classify = transformers.pipeline("text-classification", str(folder))
+        records = [{"text": first, "pair": second} for first, second in zip(texts, texts[::-1], strict=True)]
+        for record, ours in zip(records, examples.task.answer_records(records, tokenizer), strict=True):
+            theirs = classify({"text": record["text"], "text_pair": record["pair"]})
+            if kind is Classification:
+                assert theirs["label"] == ours.values["label"]
+            assert theirs["score"] == pytest.approx(ours.values.get("value", ours.values.get("probability")), abs=1e-4)
 
 
 def test_a_changed_weight_is_found(tokenizer: Tokenizer, texts: list[str], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from etude.experiment import comparison
 from etude.experiment.build import build
 from etude.experiment.compare import compare
 from etude.experiment.evaluate import evaluate
+from etude.experiment.export import export
 from etude.experiment.predict import predict
 from etude.experiment.report.page import report
 from etude.experiment.run import fit
@@ -115,6 +116,15 @@ def test_pairs_are_learnt_and_calibrated(trained: Callable[[str], Path]) -> None
     assert sure == sorted(sure, reverse=True) and all({"text", "pair"} <= error.keys() for error in details["errors"])
     wrong = sum(n for right, made in details["confusion"].items() for guess, n in made.items() if guess != right)
     assert len(sure) == min(wrong, 20)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "several", "numbers"])
+def test_transformers_computes_what_was_learnt(trained: Callable[[str], Path], kind: str, tmp_path: Path) -> None:
+    folder = export(trained(kind), {"to": "huggingface", "path": str(tmp_path / "exported")})
+    proof = json.loads((folder / "export.json").read_text())["proof"]
+    assert proof["class"] == "RobertaPreLayerNormForTokenClassification"
+    assert proof["logits"]["largest_difference"] < 1e-4
+    assert proof["tokenizer"]["equal"] == proof["logits"]["texts"] > 20
 
 
 def test_several_classes_are_learnt(trained: Callable[[str], Path]) -> None:

@@ -162,6 +162,29 @@ def test_a_run_needs_no_files_but_its_own(
     assert manifests[0]["pretrained"] == manifests[1]["pretrained"]
 
 
+def test_a_classifier_with_a_pooler_is_a_sequence_classifier(composed: Callable[..., Any]) -> None:
+    """Written as such, and its pooler is read again from there."""
+    words = ("task.pooling=pooler", SMALL_BATCH["classification/minilm"], "data.pair=text", "data.max_length=60")
+    run = train(composed("classification/minilm", "pretrained", "roberta", *words), [])
+    assert run is not None
+    folder = export(run, {"to": "huggingface"})
+    proof = json.loads((folder / "export.json").read_text())["proof"]
+    assert proof["class"] == "RobertaForSequenceClassification" and proof["tokenizer"]["texts"] == 23
+    more = (f"model.name={folder}", f"tokenizer.name={folder}", "optimizer.lr=1e-12", "run.name=again")
+    again = train(composed("classification/minilm", "pretrained", "roberta", *words, *more), [])
+    assert again is not None
+    ours, theirs = (cast(Any, load_run(one)[0]).pooler.dense.weight for one in (run, again))
+    torch.testing.assert_close(theirs, ours)
+
+
+def test_a_wrapped_classifier_with_a_pooler_is_not_exported(composed: Callable[..., Any]) -> None:
+    words = ("task.pooling=pooler", SMALL_BATCH["classification/minilm"])
+    run = train(composed("classification/minilm", "huggingface", "albert", *words), [])
+    assert run is not None
+    with pytest.raises(ConfigurationError, match=r"task.pooling=pooler with model=huggingface cannot be exported"):
+        export(run, {"to": "huggingface"})
+
+
 @pytest.mark.parametrize(("model", "kind"), [("pretrained", "roberta"), ("huggingface", "albert")])
 def test_a_head_that_no_run_has_comes_from_the_pretrained_model(
     composed: Callable[..., Any], model: str, kind: str

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from etude.cli.main import main
 from etude.configuration.check import check, plain
@@ -18,6 +19,7 @@ from etude.configuration.conf import CONF
 from etude.experiment.build import build
 from etude.experiment.compare import compare
 from etude.experiment.evaluate import evaluate
+from etude.experiment.export import export
 from etude.experiment.predict import predict
 from etude.experiment.run import train
 from tests.runs.conftest import SMALL
@@ -131,6 +133,29 @@ def test_the_threshold_that_val_chose_is_the_one_of_every_split(run: Path) -> No
     assert evaluated(run) == rows
     evaluate([run], {})
     assert evaluated(run) == rows
+
+
+def test_transformers_answers_as_the_run(run: Path, tmp_path: Path) -> None:
+    folder = export(run, {"to": "huggingface", "path": str(tmp_path / "exported")})
+    proof = json.loads((folder / "export.json").read_text())["proof"]
+    assert proof["class"] == "RobertaPreLayerNormForQuestionAnswering"
+    assert proof["tokenizer"]["equal"] == proof["logits"]["texts"] > 40
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    right = []
+    for row in questions(40):
+        for answer in row["answers"]["text"]:
+            line = next(line for line in row["context"].split("\r\n") if line.startswith(answer))
+            asked = tokenizer(row["question"], line, return_offsets_mapping=True, return_tensors="pt")
+            offsets, passage = asked.pop("offset_mapping")[0], asked["token_type_ids"][0] == 1
+            with torch.no_grad():
+                found = model(**asked)
+            first, last = (
+                int(scores[0].masked_fill(~passage, -torch.inf).argmax())
+                for scores in (found.start_logits, found.end_logits)
+            )
+            right.append(line[offsets[first][0] : offsets[last][1]] == answer)
+    assert len(right) == 30 and sum(right) > 25
 
 
 def test_two_runs_are_tested_on_the_same_questions_alike_by_evaluate_and_compare(run: Path, file: Path) -> None:

@@ -28,6 +28,9 @@ from etude.tasks.base import Task
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Facts
 
+HEAD = (TARGET, "pooling")
+"""The keys of a task that decide which pretrained weights its head has."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -111,8 +114,9 @@ def _kept(nodes: Mapping[str, Any], run: Path | None, start: Path | None) -> Kep
     folder = run or start
     if folder is None or not (folder / PRETRAINED).exists():
         return None
-    same_task = run is not None or stored_configuration(folder)["task"][TARGET] == nodes["task"][TARGET]
-    return KeptFiles(folder / PRETRAINED, heads=same_task)
+    theirs = stored_configuration(folder)["task"]
+    same_head = run is not None or all(theirs.get(key) == nodes["task"].get(key) for key in HEAD)
+    return KeptFiles(folder / PRETRAINED, heads=same_head)
 
 
 def build_model(node: Mapping[str, Any], facts: Facts, make_task: Callable[..., Task]) -> nn.Module:

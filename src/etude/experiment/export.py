@@ -19,6 +19,7 @@ from etude.export.ctranslate import CTranslate2
 from etude.export.hugging_face import HuggingFaceTranslation, HuggingFaceWrappedTranslation
 from etude.export.hugging_face_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
+from etude.export.hugging_face_heads import WITH_ENCODER
 from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.onnx_graphs import OnnxTranslation
 from etude.export.proof import Examples, Format
@@ -30,8 +31,8 @@ from etude.store.folder import write_json
 from etude.store.saver import read_weights
 from etude.tasks.base import Task
 from etude.tasks.causal_lm import CausalLM
-from etude.tasks.classification import Classification
-from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.pooled import Pooled
+from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.translation import Translation
 from etude.tokenization.tokenizer import Tokenizer
 
@@ -44,7 +45,7 @@ OVERRIDABLE = ("decoding", "paths", "trainer", "limit")
 """What an export may change of a run's configuration."""
 
 FORMATS: dict[str, tuple[type[Task], ...]] = {
-    "huggingface": (Translation, Classification, MaskedLM, CausalLM),
+    "huggingface": (Translation, CausalLM, *WITH_ENCODER),
     "ctranslate2": (Translation,),
     "onnx": (Translation,),
 }
@@ -130,7 +131,7 @@ def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Ca
     task, data = experiment.task, experiment.data
     task.load_state_dict(read_weights(checkpoint))
     merge(task)
-    fields = ("source", "target") if isinstance(task, Translation) else ("text",)
+    fields = _fields(task)
 
     def read(most: int) -> Examples:
         count = min(most, len(data.splits["val"].counts))
@@ -138,6 +139,15 @@ def _task(run: Path, values: dict[str, Any], checkpoint: Path) -> tuple[Task, Ca
         return Examples(task, tokenizer, columns[0], columns[1] if len(columns) > 1 else [])
 
     return task.cpu().eval(), read
+
+
+def _fields(task: Task) -> tuple[str, ...]:
+    """Return the one or two texts of each row that a proof reads."""
+    if isinstance(task, Translation):
+        return "source", "target"
+    if isinstance(task, QuestionAnswering):
+        return "question", "context"
+    return task.fields if isinstance(task, Pooled) else ("text",)
 
 
 def _check_target(target: Path) -> None:

@@ -76,9 +76,10 @@ class HuggingFaceTranslation:
             sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
         )
         ours, best = sentences.native(task.model, 1), sentences.native(task.model, beams)
+        ended = [[*ids, task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
         return {
             "class": type(peer).__name__,
-            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, starts=False),
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, ended),
             "logits": {"largest_difference": logits_difference(peer, task.model, sentences)},
             "greedy": same_translations(task.model, sentences, ours[0], greedy[0], type(peer).__name__),
             "beam": same_best(task.model, sentences, best[0], searched[0], type(peer).__name__, beams),

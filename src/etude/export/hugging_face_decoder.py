@@ -70,13 +70,14 @@ class HuggingFaceDecoder:
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
         """Compare ids, logits on padded batches, and what transformers' `generate` adds to beginnings of texts."""
         task, texts = causal_lm(examples), examples.texts
-        rows = [[task.facts.bos, *ids][: task.model.max_length] for ids in examples.tokenizer.encode(texts)]
+        begun = [[task.facts.bos, *ids] for ids in examples.tokenizer.encode(texts)]
+        rows = [ids[: task.model.max_length] for ids in begun]
         # It warns of texts that are longer than the model, and of what generation_config.json says of samples.
         with quiet():
             peer = load_peer(folder, "AutoModelForCausalLM")
             return {
                 "class": type(peer).__name__,
-                "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, starts=True, ends=False),
+                "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, begun),
                 "logits": {"texts": len(rows), "largest_difference": logits_difference(peer, task, rows)},
                 "greedy": same_continuations(peer, task, rows[:PROMPTS]),
             }

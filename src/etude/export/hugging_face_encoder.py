@@ -1,87 +1,77 @@
-"""Encoders for transformers, with the task's own head: pretrained ones as what they were, others by their norms.
-
-Axes: B texts, L positions, D model width, C classes.
-"""
+"""Encoders for transformers, with the task's own head: pretrained ones as what they were, others by their norms."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
 from etude.export.hugging_face_files import (
     activation_name,
     load_peer,
-    logits_of,
     prove_tokenizer,
     write_model,
     write_tokenizer,
 )
-from etude.export.proof import BATCH, Examples, Padded, largest_difference
+from etude.export.hugging_face_heads import (
+    both_outputs,
+    class_ending,
+    encoder_of,
+    framed,
+    head_config,
+    head_weights,
+    joined,
+    whole_rows,
+)
+from etude.export.proof import BATCH, Examples, largest_difference
 from etude.models.encoder import Encoder
 from etude.models.encoder_families import BERT, PRE_NORM, EncoderFamily
 from etude.models.pretrained import PretrainedEncoder, to_bert
-from etude.models.text_encoder import BertHead, TextEncoder
 from etude.nn.encoder_layer import EncoderLayer
 from etude.nn.feed_forward import FeedForward
 from etude.nn.residual import PreNorm
 from etude.tasks.base import Task
-from etude.tasks.classification import Classification
-from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.pooled import Pooled
 
 
 class HuggingFaceEncoder:
-    """config.json, model.safetensors and the tokenizer's files of a classifier or a masked language model.
-
-    No sequence classifier of transformers is one linear layer on a mean of states. So a classifier is written as a token
-    classifier with that layer: the mean of its logits over real tokens (or those of the first token) are the run's.
-    """
+    """config.json, model.safetensors and the tokenizer's files of a task with an encoder."""
 
     def write(self, examples: Examples, folder: Path) -> None:
         """Write the model into an empty folder."""
         task, encoder = examples.task, cast(Encoder, encoder_of(examples.task))
         family = family_of(encoder)
         body = to_bert(encoder, family, task.facts.pad)
-        head, suffix = _head(task, family)
-        weights = {f"{family.prefix}{name}": tensor for name, tensor in body.items()} | head
-        config = _config(task, encoder, family) | {"architectures": [family.title + suffix]}
+        weights = {f"{family.prefix}{name}": tensor for name, tensor in body.items()} | head_weights(task, family)
+        config = _config(task, encoder, family) | {"architectures": [family.title + class_ending(task)]}
         write_model(folder, family.model_type, config, weights)
-        write_tokenizer(folder, examples.tokenizer, encoder.max_length, starts=True)
+        write_encoder_tokenizer(folder, examples)
 
     def prove(self, examples: Examples, folder: Path) -> dict[str, Any]:
-        """Compare ids, and logits on padded batches."""
+        """Compare ids, and outputs on padded batches."""
         task = examples.task
-        auto = "AutoModelForMaskedLM" if isinstance(task, MaskedLM) else "AutoModelForTokenClassification"
-        peer = load_peer(folder, auto)
-        room = encoder_of(task).max_length - 2
-        rows = [[task.facts.bos, *ids[:room], task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
+        peer = load_peer(folder, f"AutoModel{class_ending(task)}")
+        rows = whole_rows(examples)
         largest = 0.0
         for start in range(0, len(rows), BATCH):
-            batch = Padded(rows[start : start + BATCH], task.facts.pad)
-            with torch.no_grad():
-                theirs = logits_of(peer(input_ids=batch.tokens, attention_mask=batch.mask.long()))
-                ours = _logits(task, batch.tokens, batch.mask)
-            if isinstance(task, Classification):
-                theirs = task.pooling.of(theirs, batch.mask)
-            else:
-                ours, theirs = ours[batch.mask], theirs[batch.mask]
+            ours, theirs = both_outputs(task, peer, framed(task, rows[start : start + BATCH]))
             largest = max(largest, largest_difference(ours, theirs, "logits"))
+        expected = [joined(task, texts) for texts in rows]
         found = {
             "class": type(peer).__name__,
-            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, starts=True),
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, expected, examples.references),
             "logits": {"texts": len(rows), "largest_difference": largest},
         }
-        if isinstance(task, Classification):
+        if isinstance(task, Pooled) and task.pooler is None:
             found["use"] = f"class logits = {task.pooling.SAID} of the token logits"
         return found
 
 
-def encoder_of(task: Task) -> TextEncoder:
-    """Return the task's encoder, which a task with an encoder is known to have."""
-    return cast(Classification | MaskedLM, task).model
+def write_encoder_tokenizer(folder: Path, examples: Examples) -> None:
+    """Write the tokenizer as an encoder takes its ids."""
+    encoder, pairs = encoder_of(examples.task), bool(examples.references)
+    write_tokenizer(
+        folder, examples.tokenizer, encoder.max_length, starts=True, pairs=pairs, types=pairs and encoder.tells_apart
+    )
 
 
 def family_of(encoder: Encoder) -> EncoderFamily:
@@ -91,23 +81,10 @@ def family_of(encoder: Encoder) -> EncoderFamily:
     return PRE_NORM if all(isinstance(layer.attention_residual, PreNorm) for layer in encoder.layers) else BERT
 
 
-def _head(task: Task, family: EncoderFamily) -> tuple[dict[str, Tensor], str]:
-    """Return the head's weights and the end of its class's name."""
-    if isinstance(task, Classification):
-        return {"classifier.weight": task.head.weight, "classifier.bias": task.head.bias}, "ForTokenClassification"
-    head, names = cast(BertHead, cast(MaskedLM, task).head), family.head
-    parts = {names.transform: head.transform, names.norm: head.norm}
-    weights: dict[str, Tensor] = {
-        f"{name}.{kind}": tensor for name, module in parts.items() for kind, tensor in module.named_parameters()
-    }
-    return weights | {names.bias[0]: head.bias}, "ForMaskedLM"
-
-
 def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, Any]:
     """Return the arguments of the config."""
     facts, first = task.facts, cast(EncoderLayer, encoder.layers[0])
     feed_forward = cast(FeedForward, first.feed_forward)
-    labels = {"id2label": dict(enumerate(facts.classes)), "label2id": {name: i for i, name in enumerate(facts.classes)}}
     sizes = {
         "vocabulary": facts.vocabulary,
         "width": encoder.width,
@@ -121,16 +98,8 @@ def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, An
     }
     return {
         **{family.sizes[ours]: value for ours, value in sizes.items()},
-        **({"type_vocab_size": 1 if encoder.segments is None else facts.segments} if family.segments else {}),
+        **({"type_vocab_size": facts.segments if encoder.tells_apart else 1} if family.segments else {}),
         **({"layer_norm_eps": encoder.embedding_norm.eps} if family.norm_eps is None else {}),
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
-        **(labels if facts.classes else {}),
+        **head_config(task),
     }
-
-
-def _logits(task: Task, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B ..."]:
-    """Return the run's own logits: [B, C] of classes, or [B, L, V] of tokens."""
-    if isinstance(task, Classification):
-        return task.logits(tokens, mask)
-    task = cast(MaskedLM, task)
-    return task.logits(task.head(task.model(tokens, mask).flatten(0, 1))).unflatten(0, tokens.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,15 @@ def generation_of(search: Search) -> dict[str, Any]:
     return {"num_beams": search.beams, "length_penalty": exponent, "early_stopping": False}
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts: bool, ends: bool = True) -> None:
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    max_length: int,
+    starts: bool,
+    ends: bool = True,
+    pairs: bool = False,
+    types: bool = False,
+) -> None:
     """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
 
     Args:
@@ -89,6 +97,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts:
         max_length: The most tokens that the model takes.
         starts: Whether a text starts with bos.
         ends: Whether it ends with eos.
+        pairs: Whether there are second texts; eos stands behind each of the two.
+        types: Whether the model takes which of the two a token belongs to.
     """
     source = tokenizer.of("source")
     tokenizer.save(folder)
@@ -98,6 +108,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts:
     special = tokenizer.special
     backend.post_processor = processors.TemplateProcessing(
         single=" ".join([*([special.bos] if starts else []), "$A", *([special.eos] if ends else [])]),
+        **({"pair": f"{special.bos} $A {special.eos} $B:1 {special.eos}:1"} if pairs else {}),
         special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
     )
     backend.save(str(folder / "tokenizer.json"))
@@ -105,7 +116,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_length: int, starts:
     config = json.loads(path.read_bytes())
     # Text that looks like a special token is text, as in `Tokenizer.encode`.
     config |= {"split_special_tokens": True, "model_max_length": max_length, "padding_side": "right"}
-    config["model_input_names"] = ["input_ids", "attention_mask"]
+    config["model_input_names"] = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -123,11 +134,16 @@ def activation_name(activation: Activation) -> str:
 
 
 def prove_tokenizer(
-    folder: Path, tokenizer: Tokenizer, texts: list[str], starts: bool, ends: bool = True
+    folder: Path, tokenizer: Tokenizer, texts: list[str], expected: list[list[int]], seconds: Sequence[str] = ()
 ) -> dict[str, int]:
     """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
 
-    Takes what `write_tokenizer` does.
+    Args:
+        folder: Where.
+        tokenizer: The run's.
+        texts: The texts.
+        expected: The run's ids of each, special ones included.
+        seconds: The second text of each, where they are pairs.
 
     Raises:
         MismatchError: If a text gets other ids, or comes back otherwise.
@@ -135,14 +151,15 @@ def prove_tokenizer(
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder)
-    front, back = [tokenizer.bos] if starts else [], [tokenizer.eos] if ends else []
-    ours = [[*front, *ids, *back] for ids in tokenizer.encode(texts)]
-    for text, expected, ids in zip(texts, ours, theirs(texts, truncation=False)["input_ids"], strict=True):
-        if ids != expected:
+    found = theirs(texts, list(seconds) or None, truncation=False)["input_ids"]
+    for text, own, ids in zip(texts, expected, found, strict=True):
+        if ids != own:
             raise MismatchError(
-                f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {expected[:12]}; nothing was exported"
+                f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {own[:12]}; nothing was exported"
             )
-    for text, given in zip(tokenizer.decode(ours), theirs.batch_decode(ours, skip_special_tokens=True), strict=True):
+    for text, given in zip(
+        tokenizer.decode(expected), theirs.batch_decode(expected, skip_special_tokens=True), strict=True
+    ):
         if given.strip() != text:
             raise MismatchError(f"AutoTokenizer decodes {given[:40]!r}, not {text[:40]!r}; nothing was exported")
     return {"texts": len(texts), "equal": len(texts)}

@@ -11,14 +11,15 @@ import transformers
 from torch import Tensor
 
 from etude.errors import ConfigurationError
-from etude.export.hugging_face_encoder import HuggingFaceEncoder, encoder_of
-from etude.export.hugging_face_files import write_tokenizer
+from etude.export.hugging_face_encoder import HuggingFaceEncoder, write_encoder_tokenizer
+from etude.export.hugging_face_heads import class_ending, encoder_of, head_config, output_layer
 from etude.export.proof import Examples
 from etude.models.huggingface_encoder import WrappedEncoder, WrappedHead
 from etude.models.huggingface_files import quiet
 from etude.tasks.base import Task
-from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.pooled import Pooled
+from etude.tasks.question_answering import QuestionAnswering
 
 
 class HuggingFaceWrapped(HuggingFaceEncoder):
@@ -27,12 +28,16 @@ class HuggingFaceWrapped(HuggingFaceEncoder):
     def write(self, examples: Examples, folder: Path) -> None:
         """Write the model into an empty folder."""
         task, encoder = examples.task, cast(WrappedEncoder, encoder_of(examples.task))
-        auto = "AutoModelForMaskedLM" if isinstance(task, MaskedLM) else "AutoModelForTokenClassification"
+        if isinstance(task, Pooled) and task.pooler is not None:
+            raise ConfigurationError(
+                "task.pooling=pooler with model=huggingface cannot be exported: the classifiers of transformers have other "
+                "parts there; train with model=pretrained, or with task.pooling=first"
+            )
         with quiet():
-            model = _new(auto, _config(task, encoder))
+            model = _new(f"AutoModel{class_ending(task)}", _config(task, encoder))
             _fill(model, _weights(task, encoder, model.base_model_prefix))
             model.save_pretrained(folder)
-        write_tokenizer(folder, examples.tokenizer, encoder.max_length, starts=True)
+        write_encoder_tokenizer(folder, examples)
 
 
 def _new(auto: str, config: Any) -> Any:
@@ -43,19 +48,20 @@ def _new(auto: str, config: Any) -> Any:
 
 
 def _config(task: Task, encoder: WrappedEncoder) -> Any:
-    """Return the config of the pretrained model, with the run's classes."""
-    config, classes = copy.deepcopy(encoder.model.config), task.facts.classes
-    if classes:
-        config.id2label = dict(enumerate(classes))
-        config.label2id = {name: index for index, name in enumerate(classes)}
+    """Return the config of the pretrained model, with the run's outputs."""
+    config = copy.deepcopy(encoder.model.config)
+    for key, value in head_config(task).items():
+        setattr(config, key, value)
     return config
 
 
 def _weights(task: Task, encoder: WrappedEncoder, prefix: str) -> dict[str, Tensor]:
     """Return the run's weights by the names of a model with a head."""
     weights = {f"{prefix}.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
-    if isinstance(task, Classification):
-        return weights | {f"classifier.{name}": tensor for name, tensor in task.head.state_dict().items()}
+    if isinstance(task, Pooled):
+        return weights | {f"classifier.{name}": tensor for name, tensor in output_layer(task).items()}
+    if isinstance(task, QuestionAnswering):
+        return weights | {f"qa_outputs.{name}": tensor for name, tensor in task.head.state_dict().items()}
     head = cast(WrappedHead, cast(MaskedLM, task).head)
     output = {f"{head.output}.weight": encoder.output_weight, f"{head.output}.bias": head.bias}
     return weights | head.rest.state_dict() | output

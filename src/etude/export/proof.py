@@ -52,7 +52,7 @@ class Examples:
         task: With the run's weights, in evaluation mode, on the CPU.
         tokenizer: The run's.
         texts: Sources of translations, or texts that are classified, filled in or continued.
-        references: The wanted translations; empty for other tasks.
+        references: The wanted translations; of tasks that read pairs, the second texts; else empty.
     """
 
     task: Task

@@ -95,6 +95,11 @@ class Encoder(TextEncoder):
         ]
 
     @property
+    def tells_apart(self) -> bool:
+        """Whether it has vectors for the second text of a pair."""
+        return self.segments is not None
+
+    @property
     def output_weight(self) -> Float[Tensor, "V D"]:
         """The embedding of each id."""
         return self.embedding.weight

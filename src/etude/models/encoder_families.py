@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
+
+from etude.nn.feed_forward import Activation
 from etude.nn.residual import PostNorm, PreNorm, Residual
 
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -102,6 +106,28 @@ DISTILBERT_HEAD = HeadNames(
 
 
 @dataclass(frozen=True)
+class PoolerNames:
+    """The tensors of a sequence classifier between the state of the first token and its outputs.
+
+    Attributes:
+        dense: The linear layer of the pooler.
+        output: The one behind it.
+        activation: Between them.
+        inside: Whether the encoder has the pooler itself, so that the encoder's prefix stands before its name.
+    """
+
+    dense: str
+    output: str
+    activation: Activation = torch.tanh
+    inside: bool = False
+
+
+BERT_POOLER = PoolerNames("pooler.dense", "classifier", inside=True)
+ROBERTA_POOLER = PoolerNames("classifier.dense", "classifier.out_proj")
+DISTILBERT_POOLER = PoolerNames("pre_classifier", "classifier", F.relu)
+
+
+@dataclass(frozen=True)
 class EncoderFamily:
     """What sets a model type apart from BERT.
 
@@ -110,6 +136,7 @@ class EncoderFamily:
         title: The beginning of its classes' names in transformers.
         prefix: What stands before the encoder's tensors in a model with a head.
         head: The tensors of a masked language model's head.
+        pooler: The tensors of a sequence classifier's.
         residual: Where norms are; one before each sublayer has another at the end of the stack.
         stack: Where the layers are.
         layer: As `LAYER`.
@@ -124,6 +151,7 @@ class EncoderFamily:
     title: str
     prefix: str
     head: HeadNames
+    pooler: PoolerNames
     residual: type[Residual] = PostNorm
     stack: str = "encoder.layer"
     layer: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: LAYER)
@@ -145,12 +173,13 @@ class EncoderFamily:
         return EMBEDDINGS | names | (last if self.residual is PreNorm else {})
 
 
-BERT = EncoderFamily("bert", "Bert", "bert.", BERT_HEAD)
+BERT = EncoderFamily("bert", "Bert", "bert.", BERT_HEAD, BERT_POOLER)
 PRE_NORM = EncoderFamily(
     "roberta-prelayernorm",
     "RobertaPreLayerNorm",
     "roberta_prelayernorm.",
     ROBERTA_HEAD,
+    ROBERTA_POOLER,
     residual=PreNorm,
     layer=PRE_NORM_LAYER,
     offset=True,
@@ -166,14 +195,17 @@ ENCODER_FAMILIES = {
             "DistilBert",
             "distilbert.",
             DISTILBERT_HEAD,
+            DISTILBERT_POOLER,
             stack="transformer.layer",
             layer=DISTILBERT_LAYER,
             sizes=DISTILBERT_SIZES,
             segments=False,
             norm_eps=1e-12,
         ),
-        EncoderFamily("roberta", "Roberta", "roberta.", ROBERTA_HEAD, offset=True, gelu_head=True),
-        EncoderFamily("xlm-roberta", "XLMRoberta", "roberta.", ROBERTA_HEAD, offset=True, gelu_head=True),
+        EncoderFamily("roberta", "Roberta", "roberta.", ROBERTA_HEAD, ROBERTA_POOLER, offset=True, gelu_head=True),
+        EncoderFamily(
+            "xlm-roberta", "XLMRoberta", "roberta.", ROBERTA_HEAD, ROBERTA_POOLER, offset=True, gelu_head=True
+        ),
         PRE_NORM,
     )
 }

@@ -86,7 +86,7 @@ class WrappedEncoder(TextEncoder):
         return [tuple(below), *((layer,) for layer in lower), (last, *above)]
 
     @property
-    def _tells_apart(self) -> bool:
+    def tells_apart(self) -> bool:
         """Whether the architecture has vectors for a second text."""
         takes = inspect.signature(self.model.forward).parameters
         return "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
@@ -112,7 +112,7 @@ class WrappedEncoder(TextEncoder):
             TooLongError: If a text has more than `max_length` real tokens.
         """
         check_length(mask.cumsum(1)[mask] - 1, self.max_length)
-        types = {} if segments is None or not self._tells_apart else {"token_type_ids": segments}
+        types = {} if segments is None or not self.tells_apart else {"token_type_ids": segments}
         states: Tensor = self.model(input_ids=tokens, attention_mask=mask.long(), **types).last_hidden_state
         return states.masked_fill(~mask.unsqueeze(2), 0)
 

@@ -20,7 +20,7 @@ from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
 from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily, HeadNames
 from etude.models.kept import KeptFiles, files_of_heads
-from etude.models.text_encoder import BertHead, MaskedLMHead
+from etude.models.text_encoder import BertHead, MaskedLMHead, Pooler
 from etude.models.weights import check_names, check_tokenizer, read_json, read_safetensors, say_left_out
 from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.positions import Learned
@@ -43,7 +43,7 @@ UNUSED = (
     "vocab_projector.",
     "embeddings.position_ids",
 )
-"""Beginnings of names that an encoder has no use for: poolers, heads of any task, and the list 0, 1, 2, …"""
+"""Beginnings of names that are no part of an encoder: poolers, heads of any task, and the list 0, 1, 2, …"""
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,28 @@ class PretrainedEncoder(Encoder):
         _check_shapes(weights, head.state_dict(), {ours: (ours,) for ours in weights}, self.files.name)
         head.load_state_dict(weights)
         return head
+
+    def pooler(self) -> Pooler:
+        """Return the pooler that the files have, or a new one.
+
+        BERT has it from its second task; RoBERTa's kin and DistilBERT have it where the files are a sequence classifier's.
+
+        Raises:
+            ConfigurationError: If it is of another shape.
+            DataError: If the files are missing.
+        """
+        names = self.family.pooler
+        pooler = Pooler(self.width, names.activation)
+        given = _plain_names(read_safetensors(files_of_heads(self.files)), self.family)
+        parts = {f"dense.{kind}": (f"{names.dense}.{kind}",) for kind in ("weight", "bias")}
+        if not all(theirs in given for (theirs,) in parts.values()):
+            if not isinstance(self.files, KeptFiles):
+                _log.info("%s has no pooler: a new one is drawn", self.files.name)
+            return pooler
+        weights = {ours: given[theirs] for ours, (theirs,) in parts.items()}
+        _check_shapes(weights, pooler.state_dict(), parts, self.files.name)
+        pooler.load_state_dict(weights)
+        return pooler
 
 
 def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder:

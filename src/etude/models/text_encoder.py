@@ -1,4 +1,4 @@
-"""What a task asks of an encoder, and the head that guesses hidden tokens from its states.
+"""What a task asks of an encoder, its pooler, and the head that guesses hidden tokens from its states.
 
 Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width, E width of the
 embeddings, V vocabulary.
@@ -31,6 +31,11 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> list[tuple[nn.Module, ...]]:
         """Its parts from the input to the output: embeddings, then layer after layer."""
+
+    @property
+    @abstractmethod
+    def tells_apart(self) -> bool:
+        """Whether it has vectors for the second text of a pair."""
 
     @property
     @abstractmethod
@@ -68,6 +73,28 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that came with the encoder's weights, or a new one."""
+
+    def pooler(self) -> Pooler:
+        """Return the pooler that came with the encoder's weights, or a new one."""
+        return Pooler(self.width)
+
+
+class Pooler(nn.Module):
+    """A linear layer and an activation on the state of the first token (Devlin et al. 2019, in the authors' code).
+
+    Args:
+        width: D.
+        activation: After the linear layer.
+    """
+
+    def __init__(self, width: int, activation: Activation = torch.tanh) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.activation = activation
+
+    def forward(self, states: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Return the pooled states."""
+        return self.activation(self.dense(states))
 
 
 class MaskedLMHead(nn.Module, ABC):

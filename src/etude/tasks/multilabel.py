@@ -43,7 +43,7 @@ class Multilabel(Pooled):
         model: The encoder.
         optimizer: Makes the optimizer of groups of parameters.
         scheduler: The learning rate's course.
-        pooling: `mean` of the states of real tokens, or the state of the `first` one.
+        pooling: `mean` of the states of real tokens, the state of the `first` one, or that state through a `pooler`.
         head_dropout: Dropout on the pooled state.
         threshold: Probability from which on a class is predicted.
         gradient_clip: Largest norm of the gradient; None: not clipped.

@@ -56,7 +56,7 @@ class Pooled(Task):
         optimizer: Makes the optimizer of groups of parameters.
         scheduler: The learning rate's course.
         outputs: Numbers that the linear layer makes.
-        pooling: `mean` of the states of real tokens, or the state of the `first` one.
+        pooling: `mean` of the states of real tokens, the state of the `first` one, or that state through a `pooler`.
         head_dropout: Dropout on the pooled state.
         gradient_clip: Largest norm of the gradient; None: not clipped.
     """
@@ -76,6 +76,7 @@ class Pooled(Task):
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.pooling = POOLINGS[pooling]
+        self.pooler = model.pooler() if pooling == "pooler" else None
         self.dropout = Dropout(head_dropout)
         self.head = nn.Linear(model.width, outputs)
 
@@ -83,7 +84,8 @@ class Pooled(Task):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
         """Return one state for each example."""
-        return self.dropout(self.pooling.encoded(self.model, tokens, mask, segments))
+        states = self.pooling.encoded(self.model, tokens, mask, segments)
+        return self.dropout(states if self.pooler is None else self.pooler(states))
 
     def logits(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
@@ -105,6 +107,8 @@ class Pooled(Task):
         if flops is None:
             return None
         flops.multiply(self.head.weight, ones)
+        if self.pooler is not None:
+            flops.multiply(self.pooler.dense.weight, ones)
         return flops.total
 
     # What is predicted of texts that somebody types

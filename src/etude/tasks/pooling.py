@@ -16,7 +16,8 @@ from torch import Tensor
 
 from etude.models.text_encoder import TextEncoder
 
-PoolingName = Literal["mean", "first"]
+PoolingName = Literal["mean", "first", "pooler"]
+"""`pooler`: what the first token's state becomes in the encoder's pooler, as in BERT."""
 
 
 class Pooling(ABC):
@@ -83,4 +84,4 @@ class First(Pooling):
         return np.ones_like(lengths)
 
 
-POOLINGS: Mapping[PoolingName, Pooling] = {"mean": Mean(), "first": First()}
+POOLINGS: Mapping[PoolingName, Pooling] = {"mean": Mean(), "first": First(), "pooler": First()}

@@ -1,0 +1,71 @@
+"""Against the sequence classifiers of transformers: the pooler is read from their files, and their outputs are a task's."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from etude.models.pretrained import pretrained_encoder
+from etude.optim.schedules import Constant
+from etude.tasks.classification import Classification
+from etude.types import Facts
+
+FACTS = Facts(vocabulary=29, pad=1, bos=0, eos=2, classes=("cold", "mild", "warm"), segments=2)
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+MASK = torch.arange(7) < torch.tensor([[7], [4], [5]])
+TOKENS = torch.where(MASK, torch.randint(3, 29, MASK.shape, generator=torch.Generator().manual_seed(1)), 1)
+SEGMENTS = ((torch.arange(7) > 2) & MASK).long()
+
+
+def classifier(pooling: Any, name: Path) -> Classification:
+    encoder = pretrained_encoder(FACTS, str(name))
+    constant: Any = Constant()
+    return Classification(FACTS, encoder, partial(torch.optim.Adam, lr=1e-3), constant, pooling=pooling).eval()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "xlm-roberta", "roberta-prelayernorm"])
+def test_their_logits_with_their_weights(tmp_path: Path, kind: str) -> None:
+    ids = {"vocab_size": 29, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 3}
+    two = {} if kind == "distilbert" else {"type_vocab_size": 2}
+    other = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24} if kind == "distilbert" else {}
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.for_model(kind, **ids, **SIZES, **two, **other)
+    theirs = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs.save_pretrained(tmp_path)
+
+    ours = classifier("pooler", tmp_path)
+    last = theirs.classifier.out_proj if hasattr(theirs.classifier, "out_proj") else theirs.classifier
+    ours.head.load_state_dict(last.state_dict())
+    types = {"token_type_ids": SEGMENTS} if two else {}
+    with torch.no_grad():
+        expected = theirs(input_ids=TOKENS, attention_mask=MASK.long(), **types).logits
+        found = ours.logits(TOKENS, MASK, SEGMENTS)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pooler_is_drawn_where_the_files_have_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = transformers.AutoConfig.for_model("bert", vocab_size=29, pad_token_id=1, type_vocab_size=2, **SIZES)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    with caplog.at_level("INFO"):
+        first, again = classifier("pooler", tmp_path), classifier("pooler", tmp_path)
+    assert "has no pooler: a new one is drawn" in caplog.text
+    assert first.pooler is not None and again.pooler is not None
+    assert not torch.equal(first.pooler.dense.weight, again.pooler.dense.weight)
+    assert classifier("first", tmp_path).pooler is None
+
+
+def test_its_operations_are_counted(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model("bert", vocab_size=29, pad_token_id=1, type_vocab_size=2, **SIZES)
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    lengths = MASK.sum(dim=1).numpy()
+    flops = [classifier(pooling, tmp_path).training_flops(lengths, lengths) for pooling in ("first", "pooler")]
+    assert flops[0] is not None and flops[1] is not None
+    assert (flops[1] - flops[0]).tolist() == [3 * 2 * 16 * 16] * 3
