@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from etude.data.plan import BatchSize, Plan
 
-batches = st.one_of(st.builds(BatchSize, tokens=st.integers(1, 400)), st.builds(BatchSize, examples=st.integers(1, 50)))
+pools = st.one_of(st.none(), st.integers(1, 9))
+batches = st.one_of(
+    st.builds(BatchSize, tokens=st.integers(1, 400), pool=pools),
+    st.builds(BatchSize, examples=st.integers(1, 50), pool=pools),
+)
 
 
 def lengths_of(draw: st.DataObject, sides: int = 2) -> np.ndarray:
@@ -53,10 +57,12 @@ def test_every_epoch_has_the_same_number_of_steps_and_none_is_empty(data: st.Dat
     assert all(len(plan.examples(step)) for plan in plans for step in range(plan.steps))
 
 
-@given(st.data(), st.integers(1, 400))
-def test_a_step_holds_at_most_its_tokens_and_one_example_more(data: st.DataObject, tokens: int) -> None:
+@given(st.data(), st.integers(1, 400), pools)
+def test_a_step_holds_at_most_its_tokens_and_one_example_more(
+    data: st.DataObject, tokens: int, pool: int | None
+) -> None:
     lengths = lengths_of(data)
-    plan = Plan.make(lengths, seed=3, epoch=1, batch=BatchSize(tokens=tokens))
+    plan = Plan.make(lengths, seed=3, epoch=1, batch=BatchSize(tokens=tokens, pool=pool))
     cost = lengths.sum(axis=1)
     limit = max(cost.sum() / plan.steps, 1) + cost.max()
     assert all(cost[plan.examples(step)].sum() <= limit for step in range(plan.steps))
@@ -85,13 +91,47 @@ def test_the_plan_is_a_pure_function_and_changes_with_seed_and_epoch() -> None:
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
 
 
+@given(st.data(), batches, st.integers(1, 4))
+def test_a_step_is_sorted_by_length(data: st.DataObject, batch: BatchSize, sides: int) -> None:
+    lengths = lengths_of(data, sides)
+    plan = Plan.make(lengths, seed=3, epoch=1, batch=batch)
+    for step in range(plan.steps):
+        assert (np.diff(lengths[plan.examples(step), 0]) >= 0).all()
+
+
+def test_a_batch_from_a_pool_of_one_is_a_random_sample() -> None:
+    """Its mean length varies as much as that of independent draws; from larger pools, more, up to that of all sorted."""
+    lengths = np.random.default_rng(0).integers(5, 100, (6400, 1))
+    expected = lengths.std() / np.sqrt(32)
+    spread = []
+    for pool in (1, 4, 50, None):
+        plan = Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(examples=32, pool=pool))
+        assert plan.steps == 200 and all(len(plan.examples(step)) == 32 for step in range(200))
+        spread.append(float(np.std([lengths[plan.examples(step)].mean() for step in range(200)])))
+    assert 0.8 * expected < spread[0] < 1.2 * expected
+    assert spread == sorted(spread) and spread[-1] > 5 * expected
+
+
+@pytest.mark.parametrize("pool", [1, 3, None])
+def test_pools_leave_evaluation_as_it_is(pool: int | None) -> None:
+    lengths = np.random.default_rng(0).integers(3, 40, (997, 2))
+    plans = [
+        Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(tokens=500, pool=one), shuffle=False)
+        for one in (pool, None)
+    ]
+    np.testing.assert_array_equal(plans[0].order, plans[1].order)
+
+
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
     lengths = np.arange(7, 18)
     plan = Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(examples=3))
     assert plan.order.tolist() == GOLDEN_ORDER
+    random = Plan.make(lengths, seed=1, epoch=0, batch=BatchSize(examples=3, pool=1))
+    assert random.order.tolist() == GOLDEN_RANDOM_ORDER
 
 
 GOLDEN_ORDER = [5, 6, 7, 0, 1, 2, 3, 4, 8, 9, 10]
+GOLDEN_RANDOM_ORDER = [5, 7, 8, 0, 1, 2, 3, 6, 4, 9, 10]
 
 
 def test_no_examples_are_refused() -> None:

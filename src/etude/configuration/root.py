@@ -30,12 +30,14 @@ NODES = (
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The global batch of one step: one of the two."""
+    """The global batch of one step: one of two sizes, and what it is drawn from."""
 
     tokens: int | None = None
     """At most so many real tokens in a batch: of a pair, those of source and target together."""
     examples: int | None = None
     """So many examples in a batch."""
+    pool: int | None = None
+    """The examples of so many steps are sorted by length together; None: all. 1: batches are random samples."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A step's batch is global. It is cut into slices of equal cost for ranks and micro-batches only when it is asked for, so the
 order depends on neither, nor on workers or restarts. Every epoch has the same number of steps, whatever its shuffle: the
-examples are sorted by length and cut at equal shares of the total cost, then the steps are shuffled. That also puts texts
-of like length together, which keeps padding away, and makes every step cost the same.
+examples are sorted by length, all of them or those of a pool, and cut at equal shares of the total cost, then the steps are
+shuffled. That also puts texts of like length together, which keeps padding away, and makes every step cost the same.
 
 Axes: N examples, S steps.
 """
@@ -26,15 +26,19 @@ Counts = Callable[[Int[Array, " n"]], Real[Array, " n"]]
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of a global batch, in tokens or in examples.
+    """The size of a global batch, in tokens or in examples, and what it is drawn from.
 
     Attributes:
         tokens: Real tokens, source and target together; None if the size is in examples.
         examples: Examples; None if the size is in tokens.
+        pool: How many steps' examples, drawn at random, are sorted by length together. 1: a batch is a random sample of the
+            data. None: all are, so that a batch has texts of one length, and where length tells of the label or the
+            genre, fewer labels and genres than the data.
     """
 
     tokens: int | None = None
     examples: int | None = None
+    pool: int | None = None
 
     def steps(self, cost: Int[Array, " N"]) -> int:
         """Return the steps of an epoch over examples of these costs, in tokens."""
@@ -90,8 +94,12 @@ class Plan:
             raise ValueError(f"a plan needs examples; lengths has the shape {lengths.shape}")
         sides = lengths.reshape(len(lengths), -1)
         cost = sides.sum(axis=1)
-        order = _by_length(sides, random_keys(len(sides), mix("order", seed, epoch)))
-        starts = _equal_cuts(cost[order], batch.steps(cost), by_cost=batch.examples is None)
+        keys, steps = random_keys(len(sides), mix("order", seed, epoch)), batch.steps(cost)
+        pool = batch.pool if shuffle else None
+        order = _by_length(sides, keys, None if pool is None else _pools(keys, pool, steps))
+        starts = _equal_cuts(cost[order], steps, by_cost=batch.examples is None)
+        if pool is not None:  # a step may have examples of two pools
+            order = order[_by_length(sides[order], keys[order], np.repeat(np.arange(steps), np.diff(starts)))]
         if shuffle:
             order, starts = _shuffle_steps(order, starts, random_keys(len(starts) - 1, mix("steps", seed, epoch)))
         each = np.ones(len(sides), np.int64) if counts is None else counts
@@ -129,15 +137,24 @@ def random_keys(count: int, key: int) -> UInt64[Array, " N"]:
     return np.asarray(np.random.Philox(key=key).random_raw(count))
 
 
-def _by_length(sides: Int[Array, "N sides"], keys: UInt64[Array, " N"]) -> Int[Array, " N"]:
-    """Sort by the first side, then the second, with equal lengths in random order.
+def _pools(keys: UInt64[Array, " N"], pool: int, steps: int) -> Int[Array, " N"]:
+    """Return the pool of each example: as many in each as so many steps have, the last one apart."""
+    places = np.empty(len(keys), np.int64)
+    places[np.argsort(keys, kind="stable")] = np.arange(len(keys))
+    return places * steps // (len(keys) * pool)
+
+
+def _by_length(
+    sides: Int[Array, "N sides"], keys: UInt64[Array, " N"], groups: Int[Array, " N"] | None = None
+) -> Int[Array, " N"]:
+    """Sort each group, or all, by the first side, then the second, with equal lengths in random order.
 
     The second side runs up and down by turns, so that it does not jump where the first grows by one: on sentence pairs
     that halves the padding left in attention.
     """
     first, *others = sides.T
     others = [np.where(first % 2, -side, side) for side in others]
-    return np.lexsort((keys, *others, first))
+    return np.lexsort((keys, *others, first, *(() if groups is None else (groups,))))
 
 
 def _equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Array, " parts+1"]:

@@ -82,7 +82,7 @@ def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: T
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,
-        batch=BatchSize(root.batch.tokens, root.batch.examples),
+        batch=BatchSize(root.batch.tokens, root.batch.examples, root.batch.pool),
         limit=Limit(root.limit.train, root.limit.val, root.limit.test, overfit=root.limit.overfit),
         cache=root.paths.cache,
         micro_batches=machine.micro_batches,
