@@ -16,6 +16,7 @@ from etude.configuration.conf import CONF
 from etude.experiment.build import make
 from etude.models.encoder import Encoder
 from etude.models.seq2seq import Seq2Seq
+from etude.nn.dropout import Dropout
 from etude.types import Facts
 
 COMPOSER = Composer(CONF, "train")
@@ -127,6 +128,20 @@ def test_attention_dropout_reaches_every_attention_and_follows_the_seed() -> Non
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
     assert torch.equal(model.eval()(*inputs), seq2seq(DEFAULTS)(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("given", "inside"), [({}, 0.1), ({"activation_dropout": 0.0}, 0.0), ({"activation_dropout": 0.3}, 0.3)]
+)
+def test_activation_dropout_is_inside_feed_forward_layers(given: dict[str, float], inside: float) -> None:
+    for model in (seq2seq(DEFAULTS, dropout=0.1, **given), encoder(DEFAULTS, dropout=0.1, **given)):
+        rates = {
+            name.rpartition(".")[0].rpartition(".")[2]: module.probability
+            for name, module in model.named_modules()
+            if isinstance(module, Dropout)
+        }
+        assert rates.pop("feed_forward") == inside and rates.pop("attend") == 0.0
+        assert set(rates.values()) == {0.1}
 
 
 def test_the_defaults_of_the_constructor_are_those_of_the_configuration() -> None:

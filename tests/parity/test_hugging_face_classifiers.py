@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from etude.models.pretrained import pretrained_encoder
+from etude.nn.dropout import Dropout
 from etude.optim.schedules import Constant
 from etude.tasks.classification import Classification
 from etude.types import Facts
@@ -49,6 +50,23 @@ def test_their_logits_with_their_weights(tmp_path: Path, kind: str) -> None:
         found = ours.logits(TOKENS, MASK, SEGMENTS)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_dropout_is_where_theirs_is(tmp_path: Path, kind: str) -> None:
+    """On embeddings and behind both parts of a layer, and not inside feed-forward layers; attention's is a choice."""
+    other = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24} if kind == "distilbert" else {}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=29, pad_token_id=1, **SIZES, **other)
+    theirs = transformers.AutoModel.from_config(config)
+    theirs.save_pretrained(tmp_path)
+    places = [name for name, module in theirs.named_modules() if isinstance(module, torch.nn.Dropout)]
+    attention = [name for name in places if name.endswith(("self.dropout", "attention.dropout"))]
+    for rate, expected in ((0.0, len(places) - len(attention)), (0.2, len(places))):
+        facts = Facts(vocabulary=29, pad=1, bos=0, eos=2)
+        ours = pretrained_encoder(facts, str(tmp_path), 0.1, attention_dropout=rate)
+        rates = [module.probability for module in ours.modules() if isinstance(module, Dropout)]
+        # DistilBERT alone has none behind its attention.
+        assert sum(rate > 0 for rate in rates) == expected + (2 if kind == "distilbert" else 0)
 
 
 def test_a_pooler_is_drawn_where_the_files_have_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -50,7 +50,16 @@ SMALLEST = {
 """The smallest sensible value of each count, wherever a whole number has that name."""
 
 FRACTIONS = frozenset(
-    {"dropout", "attention_dropout", "head_dropout", "label_smoothing", "decay", "val_share", "test_share"}
+    {
+        "dropout",
+        "attention_dropout",
+        "activation_dropout",
+        "head_dropout",
+        "label_smoothing",
+        "decay",
+        "val_share",
+        "test_share",
+    }
 )
 """What lies in [0, 1), wherever a number has that name."""
 

@@ -111,7 +111,7 @@ def seq2seq_config(task: Translation) -> dict[str, Any]:
         "scale_embedding": model.scale != 1.0 if isinstance(model, Bart) else True,
         "dropout": model.dropout.probability,
         "attention_dropout": cast(EncoderLayer, model.encoder[0]).attention.attend.dropout.probability,
-        "activation_dropout": model.dropout.probability,
+        "activation_dropout": layers[0].feed_forward.dropout.probability,
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         "decoder_start_token_id": facts.bos,
         "forced_eos_token_id": None,

@@ -13,13 +13,17 @@ from etude.pretrained_files import open_pretrained
 from etude.types import Facts
 
 
-def pretrained(facts: Facts, name: str, dropout: float = 0.1) -> Encoder | Bart:
+def pretrained(
+    facts: Facts, name: str, dropout: float = 0.1, attention_dropout: float = 0.0, activation_dropout: float = 0.0
+) -> Encoder | Bart:
     """Build a pretrained model and load its weights: an encoder, or an encoder with a decoder.
 
     Args:
         facts: The tokenizer's vocabulary, which must be the weights'.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: As in `Encoder` and `Seq2Seq`; attention probabilities are not dropped out.
+        dropout: As in `Encoder` and `Seq2Seq`, and so the next two.
+        attention_dropout: On the probabilities of attention.
+        activation_dropout: Inside feed-forward layers.
 
     Raises:
         ConfigurationError: If etude has no native model of this kind, the weights are not those of their config.json, or
@@ -28,9 +32,9 @@ def pretrained(facts: Facts, name: str, dropout: float = 0.1) -> Encoder | Bart:
     """
     kind = read_json(open_pretrained(name)).get("model_type")
     if kind in FAMILIES:
-        return pretrained_seq2seq(facts, name, dropout)
+        return pretrained_seq2seq(facts, name, dropout, attention_dropout, activation_dropout)
     if kind in ENCODER_FAMILIES:
-        return pretrained_encoder(facts, name, dropout)
+        return pretrained_encoder(facts, name, dropout, attention_dropout, activation_dropout)
     raise ConfigurationError(
         f"{name} has model_type = {kind!r}; model=pretrained reads {', '.join((*ENCODER_FAMILIES, *FAMILIES))}; "
         "set model=huggingface, or another model.name"

@@ -109,11 +109,13 @@ class Bart(Seq2Seq):
         encoder_layers: Layers of the encoder.
         decoder_layers: Layers of the decoder.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        dropout: On embeddings and on what each sublayer adds.
         max_length: The most tokens of a source or target.
         family: Where norms and positions are.
         activation: Of the feed-forward layers.
         scaled: Whether embeddings are multiplied by √D.
+        attention_dropout: As in `Seq2Seq`.
+        activation_dropout: As in `Seq2Seq`.
 
     Raises:
         ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
@@ -136,10 +138,20 @@ class Bart(Seq2Seq):
         family: Family,
         activation: Activation,
         scaled: bool,
+        attention_dropout: float = 0.0,
+        activation_dropout: float | None = None,
     ) -> None:
         sizes = (width, heads, encoder_layers, decoder_layers, feed_forward, dropout, max_length)
         layer = partial(FeedForward, activation=activation)
-        super().__init__(facts, *sizes, positions=Learned, residual=family.residual, feed_forward_layer=layer)
+        super().__init__(
+            facts,
+            *sizes,
+            attention_dropout=attention_dropout,
+            activation_dropout=activation_dropout,
+            positions=Learned,
+            residual=family.residual,
+            feed_forward_layer=layer,
+        )
         self.scale = math.sqrt(width) if scaled else 1.0
         self.target_positions = Learned(width, max_length)
         for positions in (self.positions, self.target_positions):

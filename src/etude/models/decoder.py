@@ -71,9 +71,10 @@ class Decoder(TextDecoder):
         heads: Heads of each attention, a divisor of D.
         layers: How many.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        dropout: On embeddings and on what each sublayer adds.
         max_length: The most tokens that are read at once.
         attention_dropout: On the probabilities of attention.
+        activation_dropout: Inside feed-forward layers; None: as `dropout`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
@@ -93,6 +94,7 @@ class Decoder(TextDecoder):
         dropout: float,
         max_length: int,
         attention_dropout: float = 0.0,
+        activation_dropout: float | None = None,
         positions: Callable[..., Positions] = Learned,
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
@@ -105,7 +107,8 @@ class Decoder(TextDecoder):
         self.dropout = Dropout(dropout)
         relative = self.positions.relative
         attention = partial(SelfAttention, width, heads, causal=True, dropout=attention_dropout, relative=relative)
-        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        inside = dropout if activation_dropout is None else activation_dropout
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.layers = nn.ModuleList(CausalLayer(attention, transform, connect) for _ in range(layers))
         self.norm = connect().final_norm()

@@ -42,9 +42,10 @@ class Encoder(TextEncoder):
         heads: Heads of each attention, a divisor of D.
         layers: How many.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        dropout: On embeddings and on what each sublayer adds.
         max_length: The most tokens of a text.
         attention_dropout: On the probabilities of attention.
+        activation_dropout: Inside feed-forward layers; None: as `dropout`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
@@ -64,6 +65,7 @@ class Encoder(TextEncoder):
         dropout: float,
         max_length: int,
         attention_dropout: float = 0.0,
+        activation_dropout: float | None = None,
         positions: Callable[..., Positions] = Learned,
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
@@ -77,7 +79,8 @@ class Encoder(TextEncoder):
         self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
         attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
-        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        inside = dropout if activation_dropout is None else activation_dropout
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.layers = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(layers))
         self.norm = connect().final_norm()

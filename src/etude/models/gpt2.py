@@ -72,13 +72,17 @@ class PretrainedDecoder(Decoder):
         self.files = files
 
 
-def pretrained_gpt2(facts: Facts, name: str, dropout: float = 0.1) -> Decoder:
+def pretrained_gpt2(
+    facts: Facts, name: str, dropout: float = 0.1, attention_dropout: float = 0.0, activation_dropout: float = 0.0
+) -> Decoder:
     """Build a pretrained GPT-2 and load its weights.
 
     Args:
         facts: The tokenizer's vocabulary and special ids, which must be the weights'.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: As in `Decoder`; attention probabilities are not dropped out.
+        dropout: As in `Decoder`.
+        attention_dropout: As in `Decoder`.
+        activation_dropout: As in `Decoder`; GPT-2 has none.
 
     Raises:
         ConfigurationError: If the model is no GPT-2, its weights are not those of its config.json, or the tokenizer is
@@ -97,6 +101,8 @@ def pretrained_gpt2(facts: Facts, name: str, dropout: float = 0.1) -> Decoder:
         layers=config["n_layer"],
         feed_forward=config.get("n_inner") or 4 * config["n_embd"],
         dropout=dropout,
+        attention_dropout=attention_dropout,
+        activation_dropout=activation_dropout,
         max_length=config["n_positions"],
         positions=Learned,
         norm=partial(nn.LayerNorm, eps=config.get("layer_norm_epsilon", 1e-5)),

@@ -113,14 +113,18 @@ class PretrainedEncoder(Encoder):
         return pooler
 
 
-def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder:
+def pretrained_encoder(
+    facts: Facts, name: str, dropout: float = 0.1, attention_dropout: float = 0.0, activation_dropout: float = 0.0
+) -> Encoder:
     """Build a pretrained encoder (BERT, DistilBERT, RoBERTa, XLM-R, RoBERTa-PreLayerNorm) and load its weights.
 
     Args:
         facts: The tokenizer's vocabulary, which must be the weights', and how many texts an example has; a family
             that has no vectors for a second text, such as RoBERTa, tells them apart by the tokens between them alone.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: As in `Encoder`; attention probabilities are not dropped out.
+        dropout: As in `Encoder`.
+        attention_dropout: As in `Encoder`.
+        activation_dropout: As in `Encoder`; BERT and its kin have none.
 
     Raises:
         ConfigurationError: If the model is none of these, its weights are not those of its config.json, or the tokenizer
@@ -142,6 +146,8 @@ def pretrained_encoder(facts: Facts, name: str, dropout: float = 0.1) -> Encoder
         facts=facts if told_apart >= facts.segments else replace(facts, segments=1),
         **{part: sizes[part] for part in ("width", "heads", "layers", "feed_forward")},
         dropout=dropout,
+        attention_dropout=attention_dropout,
+        activation_dropout=activation_dropout,
         max_length=sizes["max_length"] - offset,
         norm=partial(nn.LayerNorm, eps=family.norm_eps or config.get("layer_norm_eps", 1e-12)),
     )

@@ -32,13 +32,17 @@ EQUAL = (("decoder_attention_heads", "encoder_attention_heads"), ("decoder_ffn_d
 """Sizes that both stacks of a native model share."""
 
 
-def pretrained_seq2seq(facts: Facts, name: str, dropout: float = 0.1) -> Bart:
+def pretrained_seq2seq(
+    facts: Facts, name: str, dropout: float = 0.1, attention_dropout: float = 0.0, activation_dropout: float = 0.0
+) -> Bart:
     """Build a pretrained MarianMT, Pegasus or BART and load its weights.
 
     Args:
         facts: The tokenizer's vocabulary, which must be the weights'.
         name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: As in `Seq2Seq`; attention probabilities are not dropped out.
+        dropout: As in `Seq2Seq`.
+        attention_dropout: As in `Seq2Seq`.
+        activation_dropout: As in `Seq2Seq`; config.json's is not taken.
 
     Raises:
         ConfigurationError: If the model is none of these, its weights are not those of its config.json, or the
@@ -66,6 +70,8 @@ def pretrained_seq2seq(facts: Facts, name: str, dropout: float = 0.1) -> Bart:
         family=family,
         activation=ACTIVATIONS[config["activation_function"]],
         scaled=bool(config.get("scale_embedding", False)),
+        attention_dropout=attention_dropout,
+        activation_dropout=activation_dropout,
     )
     _load(model, family, read_safetensors(files), name)
     model.files = files

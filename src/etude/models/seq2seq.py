@@ -97,9 +97,10 @@ class Seq2Seq(EncoderDecoder):
         encoder_layers: Layers of the encoder.
         decoder_layers: Layers of the decoder.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings, in feed-forward layers and on what each sublayer adds.
+        dropout: On embeddings and on what each sublayer adds.
         max_length: The most tokens of a source or target.
         attention_dropout: On the probabilities of attention.
+        activation_dropout: Inside feed-forward layers; None: as `dropout`.
         embeddings: Makes the embeddings, given `source_vocabulary`, `target_vocabulary` and `width`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
@@ -122,6 +123,7 @@ class Seq2Seq(EncoderDecoder):
         dropout: float,
         max_length: int,
         attention_dropout: float = 0.0,
+        activation_dropout: float | None = None,
         embeddings: Callable[..., Embeddings] = Shared,
         positions: Callable[..., Positions] = Sinusoidal,
         norm: Norm = nn.LayerNorm,
@@ -141,7 +143,8 @@ class Seq2Seq(EncoderDecoder):
         self.dropout = Dropout(dropout)
         attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
         cross = partial(CrossAttention, width, heads, attention_dropout)
-        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=dropout)
+        inside = dropout if activation_dropout is None else activation_dropout
+        transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.encoder = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(encoder_layers))
         self.encoder_norm = connect().final_norm()
