@@ -35,6 +35,7 @@ class HandEncoder(nn.Module):
         self.layers = nn.ModuleList(made)
         for layer in self.layers:
             layer.activation = F.gelu  # type: ignore[assignment]
+            layer.inside = 0  # type: ignore[assignment]
 
     def forward(self, rows: Rows) -> Tensor:
         """The last states of the N real tokens."""

@@ -143,6 +143,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.levels = heads, round(256 * dropout)
+        self.inside = self.levels  # inside the feed-forward layer, where BERT has none
         self.causal, self.post_norm = decoder, post_norm
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.qkv, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -153,8 +154,9 @@ class Layer(nn.Module):
         self.inner, self.outer = nn.Linear(width, inner), nn.Linear(inner, width)
         self.inner_norm = nn.LayerNorm(width, eps=eps)
 
-    def drop(self, x: Tensor) -> Tensor:
-        return _drop(x, self.levels) if self.training and self.levels else x
+    def drop(self, x: Tensor, levels: int | None = None) -> Tensor:
+        levels = self.levels if levels is None else levels
+        return _drop(x, levels) if self.training and levels else x
 
     def add(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """The residual connection."""
@@ -175,7 +177,7 @@ class Layer(nn.Module):
         return self.cross_mixed(rows.packed(mixed.transpose(1, 2).flatten(2)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.drop(self.activation(self.inner(x))))
+        return self.outer(self.drop(self.activation(self.inner(x)), self.inside))
 
     def forward(self, x: Tensor, rows: Rows, *memory: Any) -> Tensor:
         x = self.add(x, self.norm, lambda states: self.self_attention(states, rows))

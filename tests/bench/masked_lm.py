@@ -40,6 +40,7 @@ OVERRIDES = (
     "model.layers=4",
     "model.feed_forward=1024",
     f"model.dropout={DROPOUT}",
+    "model.activation_dropout=0.0",
     "model.residual._target_=etude.nn.residual.PostNorm",
     f"data.max_length={LENGTH}",
     f"batch.tokens={LENGTH * BLOCKS}",
