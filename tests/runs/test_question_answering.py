@@ -226,8 +226,8 @@ def test_a_broken_line_gets_its_own_line_back_and_is_counted(
     assert "8 of 16 lines had bytes that are no UTF-8" in caplog.text
     blank = predicted(run, [json.dumps({"question": "who", "context": "\u200b\u00ad."}).encode()])
     assert "error" not in blank[0]
-    assert main(["export", str(run), "to=huggingface"]) == 78
-    assert "this run is QuestionAnswering; no format takes this task" in capsys.readouterr().err
+    assert main(["export", str(run), "to=onnx"]) == 78
+    assert "this run is QuestionAnswering; write to=huggingface" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 4), (2, 3), (1, 64)])

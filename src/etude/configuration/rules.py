@@ -36,6 +36,7 @@ SMALLEST = {
     "devices": 1,
     "nodes": 1,
     "micro_batches": 1,
+    "pool": 1,
     "workers": 0,
     "tokens": 1,
     "examples": 1,
