@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from etude.errors import ConfigurationError
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
+from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.proof import Examples, MismatchError
 from etude.models.encoder import Encoder
+from etude.models.huggingface_encoder import WrappedEncoder
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm
 from etude.optim.schedules import Constant
@@ -43,7 +45,16 @@ def given(
     special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
     numbers = {"center": 2.5, "scale": 1.7} if kind is Regression else {"classes": ("cold", "mild", "warm")}
     facts = Facts(tokenizer.vocabulary, *special, segments=2 if pairs else 1, **numbers)
-    encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
+    encoder: Any
+    if isinstance(residual, Path):
+        sizes = {"hidden_size": 22, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 31}
+        ids = {"pad_token_id": tokenizer.pad, "bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+        other = {"max_position_embeddings": 64, "embedding_size": 22, "num_labels": 5}
+        config = transformers.ElectraConfig(vocab_size=tokenizer.vocabulary, **ids, **sizes, **other)
+        transformers.ElectraModel(config).save_pretrained(residual)
+        encoder = WrappedEncoder(facts, str(residual))
+    else:
+        encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
     if kind is QuestionAnswering:
         rest["windows"] = Windows(max_length=64, stride=8, max_question=16)
     task = kind(facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **rest)
@@ -52,7 +63,7 @@ def given(
     return Examples(task.eval(), tokenizer, texts, texts[::-1] if pairs else [])
 
 
-CASES = [
+CASES: list[tuple[Any, dict[str, Any], str]] = [
     (Classification, {"pooling": "mean"}, "ForTokenClassification"),
     (Classification, {"pooling": "first"}, "ForTokenClassification"),
     (Classification, {"pooling": "pooler"}, "ForSequenceClassification"),
@@ -77,6 +88,20 @@ def test_transformers_computes_the_same(
     assert proof["class"] == name + ending
     assert proof["logits"]["largest_difference"] < 1e-4
     assert proof["tokenizer"]["equal"] == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "ending"),
+    [case for case in CASES if case[1].get("pooling") != "pooler" and case[0] is not MaskedLM],
+)
+def test_a_wrapped_encoder_computes_the_same(
+    tokenizer: Tokenizer, texts: list[str], tmp_path: Path, kind: Any, rest: Any, ending: str
+) -> None:
+    examples = given(kind, tokenizer, texts, tmp_path / "model", **rest)
+    HuggingFaceWrapped().write(examples, tmp_path / "exported")
+    proof = HuggingFaceWrapped().prove(examples, tmp_path / "exported")
+    assert proof["class"] == f"Electra{ending}"
+    assert proof["logits"]["largest_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("residual", [PreNorm, PostNorm])

@@ -58,6 +58,8 @@ def class_ending(task: Task) -> str:
 
 def head_config(task: Task) -> dict[str, Any]:
     """Return what config.json says of the head: names of outputs, and what they are."""
+    if isinstance(task, QuestionAnswering):
+        return {"num_labels": 2}
     if not isinstance(task, Pooled):
         return {}
     names = task.facts.classes or ["value"]
