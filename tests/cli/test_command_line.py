@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,6 +166,16 @@ def test_help_lists_commands_then_groups_then_usage(here: Path, capfd: pytest.Ca
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("name", ["evaluate", "compare", "predict", "export", "inspect"])
+def test_help_has_every_key_of_a_command(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(COMMANDS[name].target.partition(":")[0])
+    taken = {*module.OWN, *getattr(module, "OVERRIDABLE", ())}
+    assert main([name, "--help"]) == 0
+    said = re.findall(r"^  ([a-z][\w.]*)…?  +\S", capfd.readouterr().out, re.MULTILINE)
+    assert taken - {"limit", "task.metrics", "batch"} <= set(said)
+    assert all(any(key == one or key.startswith(f"{one}.") for one in taken) for key in said)
+
+
 def _run_folder(here: Path) -> Path:
     run = here / "outputs" / "translation" / "demo" / "one"
     run.mkdir(parents=True)
@@ -242,7 +254,8 @@ def ask(line: str) -> list[str]:
         ("etude train experiment=", {"experiment=translation/demo", "experiment=masked_lm/demo"}),
         ("etude train seed=1 model=", {"model=encoder", "model=seq2seq"}),
         ("etude train experiment=masked_lm/demo model.l", {"model.layers="}),
-        ("etude evaluate ", {"last"}),
+        ("etude evaluate ", {"last", "split=", "checkpoint="}),
+        ("etude replay last st", {"step="}),
     ],
 )
 def test_the_shell_completes(line: str, expected: set[str]) -> None:

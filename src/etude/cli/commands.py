@@ -25,6 +25,7 @@ class Command:
         records: Whether the function of a composed configuration also gets the overrides, to record them.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
         texts: Keys of texts, which may also follow the RUN without a key, in this order.
+        keys: What a command on runs takes, and what it means; with an ellipsis, all keys below are meant too.
     """
 
     help: str
@@ -36,6 +37,7 @@ class Command:
     records: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
@@ -48,6 +50,14 @@ def load(target: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
 
+
+_CHECKPOINT = {"checkpoint": "best, which is the default, last, or a step"}
+_ENSEMBLE = {"ensemble": "[RUN,RUN]: the mean of their probabilities and the run's"}
+_SEARCH = {"decoding…": "another search: decoding=greedy, decoding.beams=5"}
+_MACHINE = {
+    "trainer…": "the machine: trainer=cpu, trainer.precision=bf16-mixed",
+    "paths…": "folders: paths.outputs=FOLDER",
+}
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -67,12 +77,33 @@ COMMANDS: dict[str, Command] = {
         "continue a run that was stopped; writes its folder",
         "etude.experiment.run:resume",
         "last",
+        keys={
+            "budget": "go on for longer: budget=20epoch",
+            "trainer…": "another machine: trainer.devices=2, trainer.workers=2",
+            "logger…": "another logger: logger=none",
+            "log…": "how often: log.every=10step",
+            "paths…": "folders: paths.cache=FOLDER",
+        },
     ),
     "evaluate": Command(
         "score runs; writes one JSON object",
         "etude.experiment.evaluate:evaluate",
         "last split=test decoding.beams=5",
         many=True,
+        keys={
+            "split": "test, which is the default where there is one, val or train",
+            **_CHECKPOINT,
+            "source": "a file with a text a line, plain or .gz, in place of a split",
+            "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
+            "name": "of the files that are written of source=",
+            **_ENSEMBLE,
+            **_SEARCH,
+            "task.metrics…": "more scores: task.metrics.ter._target_=etude.metrics.translation.TER",
+            "task.null_threshold": "of question answering: how sure no answer must be",
+            "limit…": "fewer rows: limit.test=100",
+            "batch…": "the size of batches, which changes speed and nothing else: batch.tokens=8192",
+            **_MACHINE,
+        },
     ),
     "compare": Command(
         "show what differs between runs: configuration, scores over seeds, significance, cost; writes tables in Markdown",
@@ -80,32 +111,72 @@ COMMANDS: dict[str, Command] = {
         "translation/demo format=latex",
         many=True,
         folders=True,
+        keys={
+            "split": "the evaluation that is compared: test, else val, or a file's name in evaluations/ without .json",
+            "metric": "scores whose differences are tested: a name, or [NAME,NAME]; by default that of validations",
+            "format": "markdown, latex or json",
+            "paths.outputs": "the folder of all runs",
+        },
     ),
     "predict": Command(
         "read texts, or records in JSON, from standard input; writes a line for each line",
         "etude.experiment.predict:predict",
         "last < texts.txt",
+        keys={
+            **_CHECKPOINT,
+            **_ENSEMBLE,
+            "format": "text: an answer a line; json: all answers; jsonl: each line is an object, and gets more keys",
+            **_SEARCH,
+            "task.null_threshold": "of question answering: how sure no answer must be",
+            "batch.examples": "lines that are answered at once",
+            **_MACHINE,
+        },
     ),
     "export": Command(
         "write a run's model for another library and prove that it computes the same; writes its folder",
         "etude.experiment.export:export",
         "last to=huggingface",
+        keys={
+            "to": "huggingface, ctranslate2 or onnx",
+            **_CHECKPOINT,
+            "quantization": "of ctranslate2: int8, int8_float32, …",
+            "path": "the folder that is written; exports/ in the run's without",
+            "sentences": "the most validation texts that the proof takes: 1000",
+            **_SEARCH,
+            "limit…": "fewer rows that are read: limit.val=100",
+            **_MACHINE,
+        },
     ),
     "reproduce": Command(
         "run a finished run again from its folder and compare bit by bit; writes one JSON object",
         "etude.experiment.reproduce:reproduce",
         "last",
+        keys={
+            "run.name": "the new run's; of an unfinished one, it is continued",
+            "paths…": "where folders are now",
+            "data.corpus…": "where the data's files are now",
+        },
     ),
     "inspect": Command(
         "show what a run attends to in a sentence; writes the path of a page",
         "etude.experiment.inspect:inspect",
         'last "Delete all selected files?"',
         texts=("text", "target"),
+        keys={
+            "text": "what is looked at",
+            "target": "its translation, or the second text of a pair; the run's own translation without",
+            "alignments": "a file of sentences with word alignments: how well attention aligns words",
+            "symmetric": "true: alignments are read off both ways",
+            **_CHECKPOINT,
+            **_SEARCH,
+            **_MACHINE,
+        },
     ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",
         "etude.experiment.replay:replay",
         "last step=17",
+        keys={"step": "which one, from 1", "paths.outputs": "the folder of all runs"},
     ),
     "report": Command(
         "make one self-contained page of a run; writes its path",

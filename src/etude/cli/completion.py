@@ -22,7 +22,7 @@ def complete(words: Sequence[str]) -> int:
     if len(line) <= 2:
         _suggest(COMMANDS)
     elif command is None or command.root is None:
-        _suggest(["last"])
+        _suggest(["last", *(f"{key}=" for key in command.keys if not key.endswith("…"))] if command else ["last"])
     elif choices := _choices(command.root, line[-1]):
         _suggest(choices)
     else:

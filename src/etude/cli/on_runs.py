@@ -123,4 +123,11 @@ def usage(name: str, command: Command) -> str:
         "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last."
         f"{' A FOLDER, such as EXPERIMENT, is all runs in it.' if command.folders else ''} For example:\n\n"
         f"  etude {name} {command.example}\n"
+        f"{_keys(command.keys)}"
     )
+
+
+def _keys(keys: Mapping[str, str]) -> str:
+    width = max(map(len, keys), default=0)
+    lines = [f"  {key:<{width}}  {meaning}\n" for key, meaning in keys.items()]
+    return "".join(["\n", *lines]) if lines else ""
