@@ -14,7 +14,7 @@ from etude.experiment.comparison import Judged, ids_and_wanted
 from etude.experiment.stored import stored_configuration
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score
-from etude.store.folder import COST, DATA, FACTS, shown_values
+from etude.store.folder import COST, DATA, FACTS, shown_values, within
 from etude.tasks.base import Task
 from etude.tasks.sums import Row
 from etude.types import Facts
@@ -65,7 +65,7 @@ class ComparedRun:
         rows = folder / "evaluations" / f"{split}.jsonl"
         return cls(
             folder=folder,
-            configuration={key: text for key, text in shown_values(values).items() if not _is_aside(key)},
+            configuration={key: text for key, text in shown_values(values).items() if not within(key, ASIDE)},
             seed=values["seed"],
             main=values["validate"]["metric"].partition("/")[2],
             task=values["task"],
@@ -112,10 +112,6 @@ class ComparedRun:
         }
         found = kind.statistics(self.rows, asked, Facts.from_json(_read(self.folder / FACTS)))
         return all_scored({name: one for name, one in found.items() if name in names})
-
-
-def _is_aside(key: str) -> bool:
-    return any(f"{key}.".startswith(f"{part}.") for part in ASIDE)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.stored import stored_configuration
-from etude.store.folder import changes
+from etude.store.folder import changes, within
 
 SAME_RESULTS = ("batch", "trainer", "paths")
 """Keys, with all below them, that change no result; but `PRECISION`."""
@@ -39,9 +39,9 @@ def other_settings(run: Path, values: Mapping[str, Any], changed: Mapping[str, A
     different = [
         key
         for key in changes(own, values)
-        if key == PRECISION or not (_within(key, SAME_RESULTS) or _added(key, metrics))
+        if key == PRECISION or not (within(key, SAME_RESULTS) or _added(key, metrics))
     ]
-    asked = {key: value for key, value in changed.items() if any(_within(one, (key,)) for one in different)}
+    asked = {key: value for key, value in changed.items() if any(within(one, (key,)) for one in different)}
     if find_checkpoint(run, which) != find_checkpoint(run, "best"):
         asked["checkpoint"] = which
     return asked
@@ -53,12 +53,8 @@ def named(name: str, settings: Mapping[str, Any]) -> str:
     return full if len(full) <= _LONGEST else f"{name}-{_hash(dict(settings))}"
 
 
-def _within(key: str, places: tuple[str, ...]) -> bool:
-    return any(f"{key}.".startswith(f"{place}.") for place in places)
-
-
 def _added(key: str, metrics: Mapping[str, Any]) -> bool:
-    return _within(key, (METRICS,)) and not _within(key, tuple(f"{METRICS}.{name}" for name in metrics))
+    return within(key, (METRICS,)) and not within(key, [f"{METRICS}.{name}" for name in metrics])
 
 
 def _short(value: Any) -> str:

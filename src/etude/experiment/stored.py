@@ -13,7 +13,7 @@ from etude.configuration.check import check
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.errors import ConfigurationError
-from etude.store.folder import CONFIGURATION
+from etude.store.folder import CONFIGURATION, within
 
 _SIZES = {"batch.examples": "batch.tokens", "batch.tokens": "batch.examples"}
 """A batch has one size: the one that is given takes the place of the other."""
@@ -38,12 +38,12 @@ def stored_configuration(
     config = cast(DictConfig, OmegaConf.load(run / CONFIGURATION))
     # Choices first, whatever the order: what is said of a key is about the choice that it belongs to.
     for key, value in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
-        if not _within(key, allowed):
+        if not within(key, allowed):
             raise ConfigurationError(f"{key} cannot be changed here; what can: {', '.join(allowed)} (command line)")
         if "." not in key and isinstance(value, str) and (CONF / key).is_dir():
             config[key] = _chosen(key, value)
             continue
-        if not (_exists(config, key) or _within(key, NAMED)):
+        if not (_exists(config, key) or within(key, NAMED)):
             raise ConfigurationError(
                 f"{key} is not in the configuration of {run}; {_advice(config, key, allowed)} (command line)"
             )
@@ -82,17 +82,13 @@ def _chosen(group: str, choice: str) -> Any:
 
 def _advice(config: DictConfig, key: str, allowed: Sequence[str]) -> str:
     """Say which key may be meant, or which choice of its group has it."""
-    known = [name for name in _keys(config) if _within(name, allowed)]
+    known = [name for name in _keys(config) if within(name, allowed)]
     near = difflib.get_close_matches(key, known, 1)
     group, _, inner = key.partition(".")
     having = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if inner and inner in OmegaConf.load(path)]
     if having and group in config:
         return f"choose as well {group}={having[0]}, which has it"
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
-def _within(key: str, places: Sequence[str]) -> bool:
-    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _exists(config: DictConfig, key: str) -> bool:

@@ -1,6 +1,6 @@
 """What the heads of tasks with an encoder are in transformers: classes, weights, configuration, and outputs to compare.
 
-Axes: B texts, L positions, D model width, O outputs.
+Axes: B texts, L positions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from etude.errors import ConfigurationError
 from etude.export.hugging_face_files import logits_of
 from etude.export.proof import Examples, Padded
 from etude.models.encoder_families import EncoderFamily
@@ -64,7 +63,9 @@ def head_config(task: Task) -> dict[str, Any]:
         return {}
     names = task.facts.classes or ["value"]
     said = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    return said if task.pooler is None else said | {"problem_type": PROBLEMS[type(task)]}
+    if task.pooler is None:
+        return said
+    return said | {"problem_type": next(name for kind, name in PROBLEMS.items() if isinstance(task, kind))}
 
 
 def output_layer(task: Pooled) -> dict[str, Tensor]:
@@ -86,10 +87,6 @@ def head_weights(task: Task, family: EncoderFamily) -> dict[str, Tensor]:
         weights = {f"{output}.{kind}": tensor for kind, tensor in output_layer(task).items()}
         if task.pooler is None:
             return weights
-        if task.pooler.activation is not names.activation:
-            raise ConfigurationError(
-                f"a {family.title}ForSequenceClassification has another activation in its pooler than this run"
-            )
         return weights | _named({f"{family.prefix if names.inside else ''}{names.dense}": task.pooler.dense})
     head, theirs = cast(BertHead, cast(MaskedLM, task).head), family.head
     return _named({theirs.transform: head.transform, theirs.norm: head.norm}) | {theirs.bias[0]: head.bias}

@@ -27,6 +27,7 @@ __all__ = [
     "public_arguments",
     "resolve",
     "state",
+    "within",
     "without_secrets",
     "write_configuration",
     "write_json",
@@ -253,7 +254,12 @@ def shown_values(config: Mapping[str, Any]) -> dict[str, str]:
 
 def is_machine(key: str) -> bool:
     """Whether a dotted key is one of `MACHINE`, or below one."""
-    return any(f"{key}.".startswith(f"{part}.") for part in MACHINE)
+    return within(key, MACHINE)
+
+
+def within(key: str, places: Sequence[str]) -> bool:
+    """Whether a dotted key is one of others, or below one."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
