@@ -10,6 +10,7 @@ from torch import Tensor
 
 from etude.errors import ConfigurationError
 from etude.nn.attention import (
+    LONGEST_PLAIN,
     Attend,
     CrossAttention,
     SelfAttention,
@@ -55,7 +56,8 @@ def test_causal_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_fused_equals_plain(masked: bool, causal: bool) -> None:
+def test_fused_equals_plain(masked: bool, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.nn.attention.LONGEST_PLAIN", 0)
     query, key, value = tensors(L if causal else Q)
     mask = key_mask() if masked else None
     weights = attention_weights(query, key, mask, causal)
@@ -63,8 +65,33 @@ def test_fused_equals_plain(masked: bool, causal: bool) -> None:
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, query.shape[2]))
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_query_that_may_attend_nowhere_gets_zeros(causal: bool) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_long_texts_go_through_the_fused_kernel(
+    masked: bool, causal: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and gradients are those of the plain products that short ones go through."""
+    length, generator = LONGEST_PLAIN + 1, torch.Generator().manual_seed(1)
+    given = [torch.randn(B, H, length, K, generator=generator).requires_grad_() for _ in range(3)]
+    mask = (torch.arange(length) < torch.tensor([[length], [4]]))[:, None, None, :] if masked else None
+    bias = torch.randn(1, H, length, length, generator=generator) if biased else None
+    upstream = torch.randn(B, H, length, K, generator=generator)
+    fused = attend(given[0], given[1], given[2], mask, causal, bias)
+    fused_gradients = torch.autograd.grad(fused, given, upstream)
+    monkeypatch.setattr("etude.nn.attention.LONGEST_PLAIN", length)
+    plain = attend(given[0], given[1], given[2], mask, causal, bias)
+    assert not torch.equal(fused, plain), "one and the same path"
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fused_gradients, torch.autograd.grad(plain, given, upstream), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("longest_plain", [0, LONGEST_PLAIN])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_query_that_may_attend_nowhere_gets_zeros(
+    causal: bool, longest_plain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etude.nn.attention.LONGEST_PLAIN", longest_plain)
     query, key, value = (x.requires_grad_() for x in tensors(L if causal else Q))
     mask = key_mask() & torch.tensor([True, False])[:, None, None, None]
     out = attend(query, key, value, mask, causal)
@@ -171,7 +198,8 @@ def test_recording_ends_with_its_context() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_bias_is_added_to_the_scores(masked: bool, causal: bool) -> None:
+def test_a_bias_is_added_to_the_scores(masked: bool, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.nn.attention.LONGEST_PLAIN", 0)
     query, key, value = tensors(L if causal else Q)
     bias = torch.randn(1, H, query.shape[2], L)
     mask = key_mask() if masked else None
@@ -182,7 +210,9 @@ def test_a_bias_is_added_to_the_scores(masked: bool, causal: bool) -> None:
         torch.testing.assert_close(weights, unmasked)
 
 
-def test_a_biased_query_that_may_attend_nowhere_gets_zeros() -> None:
+@pytest.mark.parametrize("longest_plain", [0, LONGEST_PLAIN])
+def test_a_biased_query_that_may_attend_nowhere_gets_zeros(longest_plain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etude.nn.attention.LONGEST_PLAIN", longest_plain)
     query, key, value = (x.requires_grad_() for x in tensors())
     mask = key_mask() & torch.tensor([True, False])[:, None, None, None]
     out = attend(query, key, value, mask, bias=torch.randn(1, H, Q, L))

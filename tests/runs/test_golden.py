@@ -37,12 +37,21 @@ SCIENCE = {
 LENGTH = (f"budget={LOSSES}step", f"validate.every={LOSSES}step", f"checkpoint.every={LOSSES}step", "log.every=1step")
 
 
+def processor() -> str:
+    """Maker, family and model, where the system tells them."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    pairs = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    return " ".join(pairs.get(key, "") for key in ("vendor_id", "cpu family", "model"))
+
+
 def this_machine() -> dict[str, str]:
-    """What the last bits of a sum depend on: the library, and which of its kernels the processor gets."""
+    """What the last bits of a sum depend on: the library, and the processor, which MKL chooses its kernels by."""
     return {
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        "processor": processor(),
         "threads": str(torch.get_num_threads()),
     }
 
