@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from etude.errors import ConfigurationError
 from etude.export.hugging_face_encoder import HuggingFaceEncoder
+from etude.export.hugging_face_heads import framed, whole_rows
 from etude.export.hugging_face_wrapped import HuggingFaceWrapped
 from etude.export.proof import Examples, MismatchError
 from etude.models.encoder import Encoder
 from etude.models.huggingface_encoder import WrappedEncoder
+from etude.models.pretrained import pretrained_encoder
 from etude.nn.positions import Learned, Sinusoidal
 from etude.nn.residual import PostNorm, PreNorm
 from etude.optim.schedules import Constant
@@ -102,6 +104,36 @@ def test_a_wrapped_encoder_computes_the_same(
     proof = HuggingFaceWrapped().prove(examples, tmp_path / "exported")
     assert proof["class"] == f"Electra{ending}"
     assert proof["logits"]["largest_difference"] < 1e-4
+
+
+HEADS = [case[:2] for case in CASES if case[0] is not MaskedLM]
+WRAPPED_HEADS = [(kind, rest) for kind, rest in HEADS if rest.get("pooling") != "pooler"]
+
+
+@pytest.mark.parametrize(
+    ("residual", "kind", "rest"),
+    [
+        *[(residual, *head) for residual in (PreNorm, PostNorm) for head in HEADS],
+        *[("electra", *head) for head in WRAPPED_HEADS],
+    ],
+)
+def test_what_is_written_is_read_again(
+    tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any, kind: Any, rest: Any
+) -> None:
+    """Encoder, pooler and head: a task that begins with the folder has the outputs of the one that was written."""
+    wrapped, folder = residual == "electra", tmp_path / "exported"
+    examples = given(kind, tokenizer, texts, tmp_path / "model" if wrapped else residual, **rest)
+    folder.mkdir()
+    (HuggingFaceWrapped() if wrapped else KIND).write(examples, folder)
+    task = examples.task
+    encoder = (WrappedEncoder if wrapped else pretrained_encoder)(task.facts, str(folder))
+    more = {"windows": task.windows} if kind is QuestionAnswering else {"pooling": rest["pooling"]}
+    again = kind(task.facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **more).eval()
+    batch = framed(task, whole_rows(examples)[:5])
+    last = batch.fronts if kind is QuestionAnswering else batch.segments
+    with torch.no_grad():
+        outputs = [one.logits(batch.tokens, batch.mask, last) for one in (again, task)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("residual", [PreNorm, PostNorm])

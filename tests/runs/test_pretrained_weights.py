@@ -163,7 +163,7 @@ def test_a_run_needs_no_files_but_its_own(
 
 
 def test_a_classifier_with_a_pooler_is_a_sequence_classifier(composed: Callable[..., Any]) -> None:
-    """Written as such, and its pooler is read again from there."""
+    """Written as such, and its pooler and head are read again from there."""
     words = ("task.pooling=pooler", SMALL_BATCH["classification/minilm"], "data.pair=text", "data.max_length=60")
     run = train(composed("classification/minilm", "pretrained", "roberta", *words), [])
     assert run is not None
@@ -173,8 +173,9 @@ def test_a_classifier_with_a_pooler_is_a_sequence_classifier(composed: Callable[
     more = (f"model.name={folder}", f"tokenizer.name={folder}", "optimizer.lr=1e-12", "run.name=again")
     again = train(composed("classification/minilm", "pretrained", "roberta", *words, *more), [])
     assert again is not None
-    ours, theirs = (cast(Any, load_run(one)[0]).pooler.dense.weight for one in (run, again))
-    torch.testing.assert_close(theirs, ours)
+    ours, theirs = (cast(Any, load_run(one)[0]) for one in (run, again))
+    for part in ("pooler.dense", "head"):
+        torch.testing.assert_close(theirs.get_submodule(part).weight, ours.get_submodule(part).weight)
 
 
 def test_a_wrapped_classifier_with_a_pooler_is_not_exported(composed: Callable[..., Any]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.export.hugging_face_files import logits_of
 from etude.export.proof import Examples, Padded
 from etude.models.encoder_families import EncoderFamily
+from etude.models.pretrained_heads import ARCHITECTURES
 from etude.models.text_encoder import BertHead, TextEncoder
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
@@ -49,10 +50,8 @@ def class_ending(task: Task) -> str:
     token classifier with that layer is written: the mean of its logits over real tokens, or those of the first, are the run's.
     """
     if isinstance(task, QuestionAnswering):
-        return "ForQuestionAnswering"
-    if isinstance(task, Pooled):
-        return "ForTokenClassification" if task.pooler is None else "ForSequenceClassification"
-    return "ForMaskedLM"
+        return ARCHITECTURES["span"]
+    return ARCHITECTURES[task.output_kind] if isinstance(task, Pooled) else "ForMaskedLM"
 
 
 def head_config(task: Task) -> dict[str, Any]:

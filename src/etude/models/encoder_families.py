@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from etude.nn.feed_forward import Activation
 from etude.nn.residual import PostNorm, PreNorm, Residual
@@ -171,6 +172,15 @@ class EncoderFamily:
         }
         last = {f"norm.{kind}": (f"LayerNorm.{kind}",) for kind in ("weight", "bias")}
         return EMBEDDINGS | names | (last if self.residual is PreNorm else {})
+
+    def plain_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors without the prefix, and norms by the names of today, not of TensorFlow."""
+        return {
+            name.removeprefix(self.prefix)
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+            for name, tensor in weights.items()
+        }
 
 
 BERT = EncoderFamily("bert", "Bert", "bert.", BERT_HEAD, BERT_POOLER)

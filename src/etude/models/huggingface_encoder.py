@@ -18,7 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from etude.errors import ConfigurationError
 from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
 from etude.models.kept import KeptFiles, files_of_heads
-from etude.models.text_encoder import MaskedLMHead, TextEncoder
+from etude.models.pretrained_heads import read_output_layer
+from etude.models.text_encoder import MaskedLMHead, OutputKind, OutputLayer, TextEncoder
 from etude.models.weights import SPECIAL, check_names, read_json, say_left_out
 from etude.nn.positions import check_length
 from etude.pretrained_files import PretrainedFiles, open_pretrained
@@ -139,6 +140,13 @@ class WrappedEncoder(TextEncoder):
         whole = _load(files_of_heads(self.files), self._config, "AutoModelForMaskedLM")
         self.model = _prepared(whole.base_model)
         return WrappedHead(whole, self.files.name)
+
+    def output_layer(self, kind: OutputKind) -> OutputLayer | None:
+        """Return the last layer of the files, where its outputs are of tokens or spans.
+
+        What stands before that of a sequence classifier differs from one architecture to the next.
+        """
+        return read_output_layer(self.files, kind, self.width)
 
 
 class WrappedHead(MaskedLMHead):

@@ -5,7 +5,6 @@ Axes: D model width, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
-from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily, HeadNames
-from etude.models.kept import KeptFiles, files_of_heads
-from etude.models.text_encoder import BertHead, MaskedLMHead, Pooler
-from etude.models.weights import check_names, check_tokenizer, read_json, read_safetensors, say_left_out
+from etude.models.encoder_families import BERT, ENCODER_FAMILIES, POSITIONS, SEGMENTS, EncoderFamily
+from etude.models.pretrained_heads import load_masked_lm_head, load_pooler, read_output_layer
+from etude.models.text_encoder import BertHead, MaskedLMHead, OutputKind, OutputLayer, Pooler
+from etude.models.weights import check_names, check_shapes, check_tokenizer, read_json, read_safetensors, say_left_out
 from etude.nn.feed_forward import Activation, FeedForward
 from etude.nn.positions import Learned
 from etude.nn.residual import PreNorm
@@ -44,8 +43,6 @@ UNUSED = (
     "embeddings.position_ids",
 )
 """Beginnings of names that are no part of an encoder: poolers, heads of any task, and the list 0, 1, 2, …"""
-
-_log = logging.getLogger(__name__)
 
 
 class PretrainedEncoder(Encoder):
@@ -73,21 +70,7 @@ class PretrainedEncoder(Encoder):
         """
         eps = float(cast(nn.LayerNorm, self.embedding_norm).eps)
         head = BertHead(self.width, self.embedding.num_embeddings, self._activation, eps)
-        given = _plain_names(read_safetensors(files_of_heads(self.files)), self.family)
-        weights = head_weights(given, self.family.head)
-        if weights is None:
-            if not isinstance(self.files, KeptFiles):
-                _log.info("%s has no head of a masked language model: a new one is drawn", self.files.name)
-            return head
-        (embedding,) = self.family.tensor_names(0)["embedding.weight"]
-        matrix = given.get(self.family.head.matrix)
-        if matrix is not None and not torch.equal(matrix, given[embedding]):
-            raise ConfigurationError(
-                f"{self.files.name} has other values in {self.family.head.matrix} than in the embedding, which a native "
-                "model has in both places; set model=huggingface"
-            )
-        _check_shapes(weights, head.state_dict(), {ours: (ours,) for ours in weights}, self.files.name)
-        head.load_state_dict(weights)
+        load_masked_lm_head(head, self.files, self.family)
         return head
 
     def pooler(self) -> Pooler:
@@ -99,18 +82,13 @@ class PretrainedEncoder(Encoder):
             ConfigurationError: If it is of another shape.
             DataError: If the files are missing.
         """
-        names = self.family.pooler
-        pooler = Pooler(self.width, names.activation)
-        given = _plain_names(read_safetensors(files_of_heads(self.files)), self.family)
-        parts = {f"dense.{kind}": (f"{names.dense}.{kind}",) for kind in ("weight", "bias")}
-        if not all(theirs in given for (theirs,) in parts.values()):
-            if not isinstance(self.files, KeptFiles):
-                _log.info("%s has no pooler: a new one is drawn", self.files.name)
-            return pooler
-        weights = {ours: given[theirs] for ours, (theirs,) in parts.items()}
-        _check_shapes(weights, pooler.state_dict(), parts, self.files.name)
-        pooler.load_state_dict(weights)
+        pooler = Pooler(self.width, self.family.pooler.activation)
+        load_pooler(pooler, self.files, self.family)
         return pooler
+
+    def output_layer(self, kind: OutputKind) -> OutputLayer | None:
+        """Return the last layer of the files, where they are those of a model with such outputs."""
+        return read_output_layer(self.files, kind, self.width, self.family.pooler.output)
 
 
 def pretrained_encoder(
@@ -136,7 +114,7 @@ def pretrained_encoder(
     family = _family(config, name)
     sizes = _sizes(config, family, name)
     check_tokenizer(facts, config, name)
-    weights = _plain_names(read_safetensors(files), family)
+    weights = family.plain_names(read_safetensors(files))
     offset = _offset(config, family)
     told_apart = len(weights[SEGMENTS]) if family.segments and SEGMENTS in weights else 1
     encoder = PretrainedEncoder(
@@ -181,7 +159,7 @@ def from_bert(
     if family.segments and encoder.segments is None:
         given[POSITIONS] = given[POSITIONS] + given[SEGMENTS][0]
     state = {ours: torch.cat([given[part] for part in parts]) for ours, parts in names.items()}
-    _check_shapes(state, encoder.state_dict(), names, name)
+    check_shapes(state, encoder.state_dict(), names, name)
     encoder.load_state_dict(state)
     say_left_out(files, weights.keys() - given.keys())
 
@@ -228,36 +206,6 @@ def segment_vectors(encoder: Encoder) -> Float[Tensor, "segments D"]:
     if encoder.segments is None:
         return encoder.embedding.weight.new_zeros(1, encoder.width)
     return encoder.segments.weight.detach().clone()
-
-
-def head_weights(weights: Mapping[str, Tensor], names: HeadNames) -> dict[str, Tensor] | None:
-    """Return the weights of a `BertHead` by its own names; None where they are not all there."""
-    parts = {"transform": names.transform, "norm": names.norm}
-    theirs = {f"{ours}.{kind}": f"{part}.{kind}" for ours, part in parts.items() for kind in ("weight", "bias")}
-    theirs["bias"] = next((bias for bias in names.bias if bias in weights), names.bias[0])
-    found = {ours: weights[part] for ours, part in theirs.items() if part in weights}
-    return found if len(found) == len(theirs) else None
-
-
-def _check_shapes(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], name: str
-) -> None:
-    for ours, tensor in wanted.items():
-        if state[ours].shape != tensor.shape:
-            raise ConfigurationError(
-                f"the weights of {name} are not its config.json's: {', '.join(names[ours])} give "
-                f"{list(state[ours].shape)}, which should be {list(tensor.shape)}"
-            )
-
-
-def _plain_names(weights: Mapping[str, Tensor], family: EncoderFamily) -> dict[str, Tensor]:
-    """Return the tensors without the family's prefix, and norms by the names of today, not of TensorFlow."""
-    return {
-        name.removeprefix(family.prefix)
-        .replace("LayerNorm.gamma", "LayerNorm.weight")
-        .replace("LayerNorm.beta", "LayerNorm.bias"): tensor
-        for name, tensor in weights.items()
-    }
 
 
 def _family(config: Mapping[str, Any], name: str) -> EncoderFamily:

@@ -1,12 +1,13 @@
 """What a task asks of an encoder, its pooler, and the head that guesses hidden tokens from its states.
 
 Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width, E width of the
-embeddings, V vocabulary.
+embeddings, V vocabulary, O outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.nn.feed_forward import Activation
+
+OutputKind = Literal["text", "token", "span"]
+"""What a last layer says: something of a text by its pooler, of each token, or of a token as an answer's first and last."""
+
+
+class OutputLayer(NamedTuple):
+    """The last layer of a pretrained model.
+
+    Attributes:
+        model: Its name.
+        weight: From states to outputs.
+        bias: Of the outputs.
+        names: Of the outputs.
+    """
+
+    model: str
+    weight: Float[Tensor, "O D"]
+    bias: Float[Tensor, " O"]
+    names: tuple[str, ...]
 
 
 class TextEncoder(nn.Module, ABC):
@@ -77,6 +97,10 @@ class TextEncoder(nn.Module, ABC):
     def pooler(self) -> Pooler:
         """Return the pooler that came with the encoder's weights, or a new one."""
         return Pooler(self.width)
+
+    def output_layer(self, kind: OutputKind) -> OutputLayer | None:
+        """Return the last layer that came with the encoder's weights; None: there was none for such outputs."""
+        return None
 
 
 class Pooler(nn.Module):

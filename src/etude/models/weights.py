@@ -159,6 +159,28 @@ def check_names(given: Collection[str], expected: Collection[str], name: str) ->
         )
 
 
+def check_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]], name: str
+) -> None:
+    """Hold the shapes of tensors against those of a module.
+
+    Args:
+        state: What was read, by the module's names.
+        wanted: The module's own.
+        names: The files' names of each.
+        name: Of the pretrained model.
+
+    Raises:
+        ConfigurationError: If one differs.
+    """
+    for ours, tensor in wanted.items():
+        if state[ours].shape != tensor.shape:
+            raise ConfigurationError(
+                f"the weights of {name} are not its config.json's: {', '.join(names[ours])} give "
+                f"{list(state[ours].shape)}, which should be {list(tensor.shape)}"
+            )
+
+
 def say_left_out(files: PretrainedFiles, tensors: Collection[str]) -> None:
     """Log the tensors that are no part of the encoder: heads, which only a task with the same head takes, and poolers.
 

@@ -5,6 +5,7 @@ Axes: B examples, L positions, D model width, O outputs.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from etude.errors import DataError
 from etude.models.flops import encoder_flops
-from etude.models.text_encoder import TextEncoder
+from etude.models.text_encoder import OutputKind, OutputLayer, TextEncoder
 from etude.nn.dropout import Dropout
 from etude.tasks.attention import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
@@ -31,6 +32,9 @@ from etude.types import ClassificationBatch, Facts
 
 LARGEST_ERRORS = 20
 """The most errors that an evaluation tells the texts of."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Read(NamedTuple):
@@ -79,6 +83,30 @@ class Pooled(Task):
         self.pooler = model.pooler() if pooling == "pooler" else None
         self.dropout = Dropout(head_dropout)
         self.head = nn.Linear(model.width, outputs)
+        given = model.output_layer(self.output_kind)
+        if given is not None:
+            self._begin_with(given)
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """Of what the last layer is in transformers: of a text if a pooler stands before it, else of its tokens."""
+        return "token" if self.pooler is None else "text"
+
+    def _begin_with(self, given: OutputLayer) -> None:
+        rows = self.rows_of(given)
+        if rows is None:
+            ours = ", ".join(self.facts.classes) or "a number"
+            _log.info("%s has a head for %s, not for %s: a new one is drawn", given.model, ", ".join(given.names), ours)
+        else:
+            _log.info("the head is that of %s", given.model)
+            self.head.load_state_dict(dict(zip(("weight", "bias"), rows, strict=True)))
+
+    def rows_of(self, given: OutputLayer) -> tuple[Tensor, Tensor] | None:
+        """Return weight and bias for this task's outputs, from those of a pretrained model; None: it has others."""
+        if sorted(given.names) != sorted(self.facts.classes):
+            return None
+        order = [given.names.index(name) for name in self.facts.classes]
+        return given.weight[order], given.bias[order]
 
     def pooled(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None

@@ -5,6 +5,7 @@ Axes: B windows, L positions, D model width.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -31,6 +32,8 @@ from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.windows import Windows
 from etude.types import IGNORED, Facts, Question, QuestionBatch
+
+_log = logging.getLogger(__name__)
 
 WINDOWS_AT_ONCE = 64
 """Windows that are read together in predictions."""
@@ -98,6 +101,10 @@ class QuestionAnswering(Task):
         self.given_threshold = null_threshold
         self.max_answer, self.n_best = max_answer, n_best
         self.head = nn.Linear(model.width, 2)
+        given = model.output_layer("span")
+        if given is not None:
+            _log.info("the head is that of %s", given.model)
+            self.head.load_state_dict({"weight": given.weight, "bias": given.bias})
         self.register_buffer("null_threshold", torch.tensor(0.0))
 
     @property

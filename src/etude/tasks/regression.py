@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from etude.losses.targets import squared_error
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
 from etude.metrics.score import Statistics
-from etude.models.text_encoder import TextEncoder
+from etude.models.text_encoder import OutputLayer, TextEncoder
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
@@ -67,6 +67,12 @@ class Regression(Pooled):
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, 1, pooling, head_dropout, gradient_clip)
         self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+
+    def rows_of(self, given: OutputLayer) -> tuple[Tensor, Tensor] | None:
+        """Return the only row of a pretrained model, whose output is in the data's own unit; None: it has several."""
+        if len(given.names) != 1:
+            return None
+        return given.weight / self.facts.scale, (given.bias - self.facts.center) / self.facts.scale
 
     def loss(self, batch: RegressionBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the squared error summed over examples, in units of the variance."""
