@@ -19,7 +19,6 @@ from etude.export.hugging_face_heads import (
     framed,
     head_config,
     head_weights,
-    joined,
     whole_rows,
 )
 from etude.export.proof import BATCH, Examples, largest_difference
@@ -31,6 +30,7 @@ from etude.nn.feed_forward import FeedForward
 from etude.nn.residual import PreNorm
 from etude.tasks.base import Task
 from etude.tasks.pooled import Pooled
+from etude.tokenization.truncation import joined
 
 
 class HuggingFaceEncoder:
@@ -55,7 +55,7 @@ class HuggingFaceEncoder:
         for start in range(0, len(rows), BATCH):
             ours, theirs = both_outputs(task, peer, framed(task, rows[start : start + BATCH]))
             largest = max(largest, largest_difference(ours, theirs, "logits"))
-        expected = [joined(task, texts) for texts in rows]
+        expected = [joined(texts, task.facts.bos, task.facts.eos) for texts in rows]
         found = {
             "class": type(peer).__name__,
             "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, expected, examples.references),

@@ -25,7 +25,7 @@ from etude.tasks.multilabel import Multilabel
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
-from etude.tokenization.truncation import lengths_within
+from etude.tokenization.truncation import cut_within, joined
 
 WITH_ENCODER = (Classification, Multilabel, Regression, QuestionAnswering, MaskedLM)
 """The tasks that are written so."""
@@ -118,19 +118,11 @@ def whole_rows(examples: Examples) -> list[list[list[int]]]:
     return [list(ids) for ids in zip(*map(examples.tokenizer.encode, texts), strict=True)]
 
 
-def joined(task: Task, texts: Sequence[Sequence[int]]) -> list[int]:
-    """Return texts as one row: bos before the first, eos behind each."""
-    return [task.facts.bos, *(token for text in texts for token in (*text, task.facts.eos))]
-
-
 def framed(task: Task, rows: Sequence[Sequence[Sequence[int]]]) -> Framed:
     """Return some examples as a batch, cut to what the model reads."""
-    encoder, cut = encoder_of(task), []
-    for texts in rows:
-        room = encoder.max_length - 1 - len(texts)
-        keep = (room,) if len(texts) == 1 else lengths_within(len(texts[0]), len(texts[1]), room)
-        cut.append([text[:most] for text, most in zip(texts, keep, strict=True)])
-    batch = Padded([joined(task, texts) for texts in cut], task.facts.pad)
+    encoder, facts = encoder_of(task), task.facts
+    cut = [cut_within(texts, encoder.max_length - 1 - len(texts)) for texts in rows]
+    batch = Padded([joined(texts, facts.bos, facts.eos) for texts in cut], facts.pad)
     fronts = torch.tensor([len(texts[0]) + 2 for texts in cut])
     behind = torch.arange(batch.tokens.shape[1]) >= fronts[:, None]
     segments = (behind & batch.mask).long() if encoder.tells_apart else None

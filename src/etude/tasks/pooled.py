@@ -27,7 +27,7 @@ from etude.tasks.pooling import POOLINGS, PoolingName
 from etude.tasks.prediction import Output, Prediction, RecordAnswer
 from etude.tasks.sums import Row
 from etude.tokenization.tokenizer import Tokenizer
-from etude.tokenization.truncation import lengths_within
+from etude.tokenization.truncation import cut_within, joined
 from etude.types import ClassificationBatch, Facts
 
 LARGEST_ERRORS = 20
@@ -200,17 +200,9 @@ class Pooled(Task):
 
     def _framed(self, texts: list[list[int]]) -> _Read:
         facts, room = self.facts, self.model.max_length - 1 - self.facts.segments
-        before = sum(map(len, texts))
-        if len(texts) == 1:
-            texts = [texts[0][:room]]
-        else:
-            first, second = lengths_within(len(texts[0]), len(texts[1]), room)
-            texts = [texts[0][:first], texts[1][:second]]
-        ids, segments = [facts.bos], [0]
-        for place, text in enumerate(texts):
-            ids += [*text, facts.eos]
-            segments += [place] * (len(text) + 1)
-        return _Read(ids, segments, sum(map(len, texts)) < before)
+        cut = cut_within(texts, room)
+        segments = [place for place, text in enumerate(cut) for _ in (*text, facts.eos)]
+        return _Read(joined(cut, facts.bos, facts.eos), [0, *segments], cut != texts)
 
     def _outputs(self, read: Sequence[_Read]) -> Float[Tensor, "B O"]:
         tokens = pad_sequence([torch.tensor(one.ids) for one in read], batch_first=True, padding_value=self.facts.pad)

@@ -1,6 +1,8 @@
-"""How two texts share the room that a model has for both."""
+"""How one text or two become the row that an encoder reads, and share the room that it has."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def lengths_within(first: int, second: int, room: int) -> tuple[int, int]:
@@ -22,3 +24,17 @@ def lengths_within(first: int, second: int, room: int) -> tuple[int, int]:
     if first <= half:
         return first, room - first
     return room - half, half
+
+
+def cut_within(texts: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
+    """Return the beginnings of one text or two that fit: as many tokens of each as `lengths_within` says."""
+    if len(texts) == 1:
+        return [texts[0][:room]]
+    first, second = texts
+    kept = lengths_within(len(first), len(second), room)
+    return [first[: kept[0]], second[: kept[1]]]
+
+
+def joined(texts: Sequence[Sequence[int]], bos: int, eos: int) -> list[int]:
+    """Return texts as one row: bos before the first, eos behind each."""
+    return [bos, *(token for text in texts for token in (*text, eos))]
