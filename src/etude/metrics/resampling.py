@@ -7,9 +7,11 @@ to sacrebleu's, which sums in single precision, to six digits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from etude.metrics.score import Score, Statistics
 
@@ -42,7 +44,23 @@ def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
 
 def all_scored(statistics: Mapping[str, Statistics], bootstrap: int = 0) -> dict[str, Score]:
     """Return what `scored` returns, by the same names."""
-    return {name: scored(one, bootstrap) for name, one in statistics.items()}
+    with _counted_fast():
+        return {name: scored(one, bootstrap) for name, one in statistics.items()}
+
+
+@contextmanager
+def _counted_fast() -> Iterator[None]:
+    """Leave torch's deterministic mode for a while: scores are computed on the CPU, where torch counts exactly anyway.
+
+    In that mode torchmetrics holds each row against each pair of classes: a gigabyte, and a second for each resampling, for
+    5,000 rows of 150 classes.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
