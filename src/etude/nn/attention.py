@@ -61,13 +61,18 @@ def attend(
         with torch.autocast("cpu", enabled=False):
             exact = attend(query.float(), key.float(), value.float(), mask, causal, bias, dropout)
         return exact.to(query.dtype)
-    if on_cpu and not halved and not dropout and query.shape[2] > 1 and key.shape[2] <= LONGEST_PLAIN:
+    if on_cpu and not (halved or dropout) and _few(query, key):
         return attention_weights(query, key, mask, causal, bias) @ value
     if causal and not (mask is None and bias is None):
         mask, causal = _allowed(query, key, mask, causal), False
     if bias is not None:
         mask = bias.to(query.dtype) if mask is None else _scores_added(bias, mask, query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+
+
+def _few(query: Tensor, key: Tensor) -> bool:
+    """Return whether plain products are faster. A graph that is exported has one way for all lengths, the fused one."""
+    return not torch.compiler.is_compiling() and query.shape[2] > 1 and key.shape[2] <= LONGEST_PLAIN
 
 
 def attention_weights(
