@@ -78,9 +78,11 @@ def test_a_seq2seq_of_any_parts(combination: tuple[str, ...]) -> None:
     logits = model(source, target, SOURCE_MASK, TARGET_MASK)
     logits.square().sum().backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    padded = other(source, ~SOURCE_MASK), other(target, ~TARGET_MASK)
+    assert torch.equal(model(*padded, SOURCE_MASK, TARGET_MASK), logits)
     with torch.no_grad():
-        padded = model(other(source, ~SOURCE_MASK), other(target, ~TARGET_MASK), SOURCE_MASK, TARGET_MASK)
-        assert torch.equal(padded, logits)
+        logits = model(source, target, SOURCE_MASK, TARGET_MASK)
+        assert torch.equal(model(*padded, SOURCE_MASK, TARGET_MASK), logits)
         where = torch.zeros(B, T, dtype=torch.bool)
         where[1, 2] = True
         seen = (model(source, other(target, where), SOURCE_MASK, TARGET_MASK) != logits).any(dim=2)
@@ -98,7 +100,9 @@ def test_an_encoder_of_any_parts(combination: tuple[str, ...]) -> None:
     states = model(tokens, SOURCE_MASK)
     states.sin().sum().backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    assert torch.equal(model(other(tokens, ~SOURCE_MASK), SOURCE_MASK), states)
     with torch.no_grad():
+        states = model(tokens, SOURCE_MASK)
         assert torch.equal(model(other(tokens, ~SOURCE_MASK), SOURCE_MASK), states)
         text = tokens[1][SOURCE_MASK[1]][None]
         alone = model(text, torch.ones_like(text, dtype=torch.bool))[0]

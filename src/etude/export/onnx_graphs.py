@@ -215,12 +215,12 @@ def _with_tables(model: Seq2Seq) -> Seq2Seq:
 def _write_graph(
     graph: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, names: list[str], outputs: list[str], path: Path
 ) -> None:
-    """Trace a module into a file with named inputs and outputs and the given dynamic axes."""
+    """Trace a module, as it is without gradients, into a file with named inputs and outputs and the given dynamic axes."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 graph.eval(),
