@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional import mean_squared_error, pearson_corrcoef, spearman_corrcoef
@@ -153,7 +153,6 @@ def class_rows(draw: Any) -> Pair:
 
 
 @given(class_rows())
-@settings(deadline=None)
 def test_scores_of_classes_are_those_of_torchmetrics(rows: Pair) -> None:
     known = torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
     expected: list[tuple[ClassMetric, Any]] = [
@@ -175,7 +174,6 @@ def sets_of_classes(draw: Any) -> Pair:
 
 
 @given(sets_of_classes())
-@settings(deadline=None)
 def test_scores_of_several_classes_are_those_of_torchmetrics(rows: Pair) -> None:
     known = torch.from_numpy(rows[0]).int(), torch.from_numpy(rows[1]).int()
     classes = rows[0].shape[1]
@@ -196,7 +194,6 @@ def number_rows(draw: Any) -> Pair:
 
 
 @given(number_rows())
-@settings(deadline=None)
 def test_scores_of_numbers_are_those_of_torchmetrics(rows: Pair) -> None:
     known = torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
     expected: list[tuple[NumberMetric, Any, float]] = [(MeanSquaredError(), mean_squared_error(*known), 1e-9)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,7 +18,6 @@ def masks(draw: st.DrawFn) -> Tensor:
 
 
 @given(mask=masks())
-@settings(deadline=None)
 def test_pad_is_the_right_inverse_of_pack(mask: Tensor) -> None:
     layout = Layout.from_mask(mask)
     packed = torch.randn(int(mask.sum()), 3, 2)
@@ -26,7 +25,6 @@ def test_pad_is_the_right_inverse_of_pack(mask: Tensor) -> None:
 
 
 @given(mask=masks())
-@settings(deadline=None)
 def test_pack_and_pad_are_what_indexing_does(mask: Tensor) -> None:
     layout, grid = Layout.from_mask(mask), torch.randn(*mask.shape, 3)
     assert torch.equal(layout.pack(grid), grid[mask])
@@ -35,7 +33,6 @@ def test_pack_and_pad_are_what_indexing_does(mask: Tensor) -> None:
 
 
 @given(mask=masks())
-@settings(deadline=None)
 def test_each_is_the_gradient_of_the_other(mask: Tensor) -> None:
     layout = Layout.from_mask(mask)
     grid = torch.randn(*mask.shape, 3, dtype=torch.float64, requires_grad=True)

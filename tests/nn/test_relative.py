@@ -54,7 +54,7 @@ def test_rotation_is_that_of_llama() -> None:
 
 
 @given(first=st.integers(0, 40), second=st.integers(0, 40), shift=st.integers(0, 40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_rotated_product_depends_on_the_distance_alone(first: int, second: int, shift: int) -> None:
     rotation, x = Rotation(8, 81).double(), torch.randn(2, 3, 1, 8, dtype=torch.float64)
 

@@ -37,7 +37,7 @@ def factors(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @given(warmup=st.just(0.0) | st.floats(0.1, 500), rest=st.floats(2, 500))  # seconds are seldom whole
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_course_rises_to_one_at_the_warmups_end_then_falls(schedule: Schedule, warmup: float, rest: float) -> None:
     total = warmup + rest
     at = [schedule.multiplier(position, warmup, total) for position in torch.linspace(0, total, 101).tolist()]

@@ -23,20 +23,20 @@ def test_a_height_worked_by_hand() -> None:
     assert spike_height(2.0, [2.0] * LEAST) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LOSSES, st.integers(-1000, 5000).map(float), st.integers(-3, 3))
 def test_units_do_not_matter(before: list[float], loss: float, power: int) -> None:
     scale = 2.0**power
     assert spike_height(loss * scale, [value * scale for value in before]) == spike_height(loss, before)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LOSSES, st.integers(-1000, 5000).map(float))
 def test_only_the_window_counts(before: list[float], loss: float) -> None:
     assert spike_height(loss, [9e9] * 7 + before[-WINDOW:]) == spike_height(loss, before) or len(before) < WINDOW
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LOSSES)
 def test_what_falls_is_no_spike(before: list[float]) -> None:
     assert spike_height(min(before), before) is None
