@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
-from etude.models.encoder_families import EncoderFamily, HeadNames
+from etude.models.encoder_families import EncoderFamily
 from etude.models.kept import KeptFiles, files_of_heads
 from etude.models.text_encoder import BertHead, OutputKind, OutputLayer, Pooler
 from etude.models.weights import check_shapes, read_json, read_safetensors
@@ -41,57 +41,42 @@ def load_masked_lm_head(head: BertHead, files: PretrainedFiles, family: EncoderF
         ConfigurationError: If the files' has an output matrix of its own, or parts of another shape.
         DataError: If the files are missing.
     """
-    given = family.plain_names(read_safetensors(files_of_heads(files)))
-    weights = _masked_lm_weights(given, family.head)
-    if weights is None:
-        _say_new(files, "head of a masked language model")
+    given, names = family.plain_names(read_safetensors(files_of_heads(files))), family.head
+    bias = next((bias for bias in names.bias if bias in given), names.bias[0])
+    parts = {**_linear("transform", names.transform), **_linear("norm", names.norm), "bias": (bias,)}
+    if not _load(head, given, parts, files, "head of a masked language model"):
         return
     (embedding,) = family.tensor_names(0)["embedding.weight"]
-    matrix = given.get(family.head.matrix)
+    matrix = given.get(names.matrix)
     if matrix is not None and not torch.equal(matrix, given[embedding]):
         raise ConfigurationError(
-            f"{files.name} has other values in {family.head.matrix} than in the embedding, which a native "
+            f"{files.name} has other values in {names.matrix} than in the embedding, which a native "
             "model has in both places; set model=huggingface"
         )
-    check_shapes(weights, head.state_dict(), {ours: (ours,) for ours in weights}, files.name)
-    head.load_state_dict(weights)
-
-
-def _masked_lm_weights(weights: Mapping[str, Tensor], names: HeadNames) -> dict[str, Tensor] | None:
-    """Return the weights of a `BertHead` by its own names; None where they are not all there."""
-    parts = {"transform": names.transform, "norm": names.norm}
-    theirs = {f"{ours}.{kind}": f"{part}.{kind}" for ours, part in parts.items() for kind in ("weight", "bias")}
-    theirs["bias"] = next((bias for bias in names.bias if bias in weights), names.bias[0])
-    found = {ours: weights[part] for ours, part in theirs.items() if part in weights}
-    return found if len(found) == len(theirs) else None
 
 
 def load_pooler(pooler: Pooler, files: PretrainedFiles, family: EncoderFamily) -> None:
-    """Load a pooler, where the files have one; say so where they have none.
-
-    Args:
-        pooler: New.
-        files: Of the encoder.
-        family: Whose names the tensors have.
-
-    Raises:
-        ConfigurationError: If the files' is of another shape.
-        DataError: If the files are missing.
-    """
+    """Load a pooler as `load_masked_lm_head` loads a head."""
     given = family.plain_names(read_safetensors(files_of_heads(files)))
-    parts = {f"dense.{kind}": (f"{family.pooler.dense}.{kind}",) for kind in ("weight", "bias")}
-    if not all(theirs in given for (theirs,) in parts.values()):
-        _say_new(files, "pooler")
-        return
-    weights = {ours: given[theirs] for ours, (theirs,) in parts.items()}
-    check_shapes(weights, pooler.state_dict(), parts, files.name)
-    pooler.load_state_dict(weights)
+    _load(pooler, given, _linear("dense", family.pooler.dense), files, "pooler")
 
 
-def _say_new(files: PretrainedFiles, what: str) -> None:
-    """Where a run is built again, that has been said."""
-    if not isinstance(files, KeptFiles):
-        _log.info("%s has no %s: a new one is drawn", files.name, what)
+def _linear(ours: str, theirs: str) -> dict[str, tuple[str]]:
+    return {f"{ours}.{kind}": (f"{theirs}.{kind}",) for kind in ("weight", "bias")}
+
+
+def _load(
+    module: nn.Module, given: Mapping[str, Tensor], parts: Mapping[str, tuple[str]], files: PretrainedFiles, what: str
+) -> bool:
+    """Load a module's tensors by the files' names of each, if all are there; return whether they are."""
+    weights = {ours: given[theirs] for ours, (theirs,) in parts.items() if theirs in given}
+    if len(weights) < len(parts):
+        if not isinstance(files, KeptFiles):  # where a run is built again, that has been said
+            _log.info("%s has no %s: a new one is drawn", files.name, what)
+        return False
+    check_shapes(weights, module.state_dict(), parts, files.name)
+    module.load_state_dict(weights)
+    return True
 
 
 def read_output_layer(

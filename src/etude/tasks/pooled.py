@@ -33,7 +33,6 @@ from etude.types import ClassificationBatch, Facts
 LARGEST_ERRORS = 20
 """The most errors that an evaluation tells the texts of."""
 
-
 _log = logging.getLogger(__name__)
 
 

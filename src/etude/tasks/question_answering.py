@@ -33,12 +33,12 @@ from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.windows import Windows
 from etude.types import IGNORED, Facts, Question, QuestionBatch
 
-_log = logging.getLogger(__name__)
-
 WINDOWS_AT_ONCE = 64
 """Windows that are read together in predictions."""
 
 STANDARD_METRICS: dict[str, TextMetric] = {"exact_match": ExactMatch(), "f1": F1()}
+
+_log = logging.getLogger(__name__)
 
 
 class Questions(Protocol):
