@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from etude.finetune.lora import LoRA
 from etude.models.encoder import Encoder
 from etude.nn.attention import record_attention
-from etude.nn.positions import TooLongError
+from etude.nn.packing import Layout
+from etude.nn.positions import ALiBi, Rotary, TooLongError
 from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 
-B, L, WIDTH, VOCABULARY = 3, 7, 22, 29
+B, L, WIDTH, VOCABULARY = 3, 7, 24, 29
 BOTH_NORMS = pytest.mark.parametrize("residual", [PreNorm, PostNorm])
 
 
-def build(residual: Callable[..., Residual] = PreNorm, segments: int = 1) -> Encoder:
+def build(residual: Callable[..., Residual] = PreNorm, segments: int = 1, **parts: Any) -> Encoder:
     torch.manual_seed(1)
     facts = Facts(vocabulary=VOCABULARY, pad=0, bos=1, eos=2)
-    return Encoder(replace(facts, segments=segments), WIDTH, 2, 3, 31, 0.0, 11, residual=residual).eval()
+    return Encoder(replace(facts, segments=segments), WIDTH, 2, 3, 31, 0.0, 11, residual=residual, **parts).eval()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -87,6 +90,71 @@ def test_the_last_layer_ends_at_the_tokens_that_are_asked_for() -> None:
     assert len(model.hidden(tokens, mask, at=torch.tensor([], dtype=torch.int64))) == 0
     real = int(mask.sum())
     assert seen == [real, real, 2, real, real, 0]
+
+
+ADAPTED = LoRA(rank=2, modules=("query", "value"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "changed", "multiplied"),
+    [
+        ({}, None, False),
+        ({"residual": PostNorm}, None, False),
+        ({"attention_dropout": 0.5}, None, False),
+        ({"positions": Rotary}, None, True),
+        ({"positions": ALiBi}, None, True),
+        ({}, ADAPTED, True),
+    ],
+)
+def test_first_states_and_their_gradients_are_those_of_all(
+    parts: dict[str, Any], changed: LoRA | None, multiplied: bool
+) -> None:
+    """Keys and values are made for the last layer where it cannot do without them, and only there."""
+    model, (tokens, mask) = build(**parts).double(), batch()
+    if changed is not None:
+        changed.prepare(nn.ModuleDict({"model": model}))
+        for name, weight in model.named_parameters():
+            if name.endswith("lora_b"):
+                nn.init.normal_(weight)
+    made: list[int] = []
+    last = model.get_submodule("layers.2.attention.query_key_value")
+    last.register_forward_hook(lambda _module, _inputs, output: made.append(len(output)))
+    weights = torch.randn(B, WIDTH, dtype=torch.float64)
+    found = []
+    for states in (model(tokens, mask)[:, 0], model.first(tokens, mask)):
+        model.zero_grad()
+        (states * weights).sum().backward()
+        found.append((states, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+    assert made == [13] * (1 + multiplied)
+
+
+def test_first_states_with_dropout_are_those_of_all_in_the_mean() -> None:
+    model, (_, mask) = build(attention_dropout=0.5).double(), batch()
+    model.get_submodule("layers.2.attention.attend").train()
+    bias = model.get_parameter("layers.2.attention.query_key_value.bias")
+    nn.init.normal_(bias)
+    torch.manual_seed(3)
+    layer, layout = model.layers[2].get_submodule("attention"), Layout.from_mask(mask)
+    x = torch.randn(13, WIDTH, dtype=torch.float64)
+    with torch.no_grad():
+        draws = [
+            torch.stack([layer(x, layout, at) for _ in range(4000)]) for at in (layout.starts, layout.starts.clone())
+        ]
+    torch.testing.assert_close(draws[0].mean(dim=0), draws[1].mean(dim=0), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(draws[0].std(dim=0), draws[1].std(dim=0), rtol=0.1, atol=0.05)
+
+
+def test_who_looks_on_sees_what_all_tokens_attend_to() -> None:
+    model, (tokens, mask) = build(), batch()
+    with record_attention(model) as maps:
+        whole = model(tokens, mask)
+        every = dict(maps)
+        first = model.first(tokens, mask)
+    assert maps.keys() == every.keys()
+    assert all(torch.equal(maps[name], every[name]) for name in every)
+    torch.testing.assert_close(model.first(tokens, mask), whole[:, 0])
+    torch.testing.assert_close(first, whole[:, 0])
 
 
 def test_segments_are_told_apart_where_there_are_two() -> None:

@@ -140,6 +140,16 @@ class Encoder(TextEncoder):
         """
         return self.encode(tokens, Layout.from_mask(mask), segments, at)
 
+    def first(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Return the last state of the token that starts each text. As `TextEncoder` says.
+
+        For the other tokens, the last layer multiplies nothing by its weights (see `SelfAttention`).
+        """
+        layout = Layout.from_mask(mask)
+        return self.encode(tokens, layout, segments, layout.starts)
+
     def encode(
         self,
         tokens: Int[Tensor, "B L"],
@@ -147,7 +157,7 @@ class Encoder(TextEncoder):
         segments: Int[Tensor, "B L"] | None = None,
         at: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Return the last states at the real tokens of a layout, as `hidden` does."""
+        """Return the last states at the real tokens of a layout, as `hidden` does, or `first`, if `at` is its `starts`."""
         x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
         if self.segments is not None:
             x = x + self.segments(layout.pack(torch.zeros_like(tokens) if segments is None else segments))

@@ -5,6 +5,8 @@ Axes: N examples.
 
 from __future__ import annotations
 
+import numpy as np
+
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
@@ -14,13 +16,13 @@ from etude.models.text_encoder import TextEncoder
 from etude.nn.flops import Counts, Flops
 
 
-def encoder_flops(model: TextEncoder, tokens: Counts, states: Counts) -> Flops | None:
+def encoder_flops(model: TextEncoder, tokens: Counts, states: Counts | None) -> Flops | None:
     """Count an encoder; None: its layers are another library's, whose products are not known.
 
     Args:
         model: The encoder.
         tokens: [N] real tokens of each text.
-        states: [N] those of them whose last states are asked for.
+        states: [N] those of them whose last states are asked for; None: the first of each text.
     """
     return _stack_flops(model, tokens, states) if isinstance(model, Encoder) else None
 
@@ -39,7 +41,7 @@ def decoder_flops(model: TextDecoder, tokens: Counts) -> Flops | None:
     return flops
 
 
-def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts) -> Flops:
+def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts | None) -> Flops:
     flops = Flops(len(tokens))
     embeddings, *below, last = model.stages
     for part in embeddings:
@@ -48,7 +50,7 @@ def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts) -> Fl
         for part in layer:
             flops.go_through(part, tokens)
     for part in last:
-        flops.go_through(part, tokens, kept=states)
+        flops.go_through(part, tokens, kept=np.ones_like(tokens) if states is None else states, first=states is None)
     return flops
 
 

@@ -90,6 +90,13 @@ class TextEncoder(nn.Module, ABC):
         Takes and raises what `forward` does.
         """
 
+    def first(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Return the last state of the token that starts each text, as `hidden` does; no text is empty."""
+        lengths = mask.sum(dim=1)
+        return self.hidden(tokens, mask, segments, at=lengths.cumsum(0) - lengths)
+
     @abstractmethod
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that came with the encoder's weights, or a new one."""

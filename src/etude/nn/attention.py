@@ -136,6 +136,11 @@ class Attend(nn.Module):
         self.causal = causal
         self.dropout = Dropout(dropout)
 
+    @property
+    def watched(self) -> bool:
+        """Whether `record_attention` looks on, or another hook."""
+        return bool(self._forward_hooks)
+
     def forward(
         self,
         query: Float[Tensor, "B H Q K"],
@@ -154,6 +159,10 @@ class Attend(nn.Module):
 
 class SelfAttention(nn.Module):
     """Multi-head attention of each row's tokens to one another; query, key and value in one product.
+
+    Where only the first token of each row asks, keys and values are not made: with a query q, the score q (W x + b) is
+    (Wᵀ q) x and a part that is the same for all x, of which softmax takes no notice; and what is found, the sum of
+    p (W x + b), is W times that of p x, and b times that of p. So each matrix is multiplied by one vector for each head.
 
     Args:
         width: D.
@@ -180,12 +189,37 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "N D"], layout: Layout, at: Int[Tensor, " M"] | None = None
     ) -> Float[Tensor, "M D"]:
         """Attend within each row of the layout; return what those tokens found whose numbers are given, by default all."""
+        if at is not None and at is layout.starts and self.folds:
+            return self.output(self._found_from_first(x, layout))
         projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
         rotated = layout.pad(self.relative.rotate(projected, layout.positions))
         query, key, value = rotated.transpose(1, 3).unbind(2)
         mixed = self.attend(query, key, value, layout.key_mask, self.relative.bias(layout))
         found = layout.pack(mixed.transpose(1, 2).flatten(2))
         return self.output(found if at is None else found.index_select(0, at))
+
+    @property
+    def folds(self) -> bool:
+        """Whether the first tokens of rows, where they alone are asked for, do without keys and values.
+
+        Not if these are no product of the states and one matrix, nor if someone looks at what all tokens attend to.
+        """
+        plain = type(self.query_key_value) is nn.Linear and type(self.relative) is Relative
+        return plain and not self.attend.causal and not self.attend.watched
+
+    def _found_from_first(self, x: Float[Tensor, "N D"], layout: Layout) -> Float[Tensor, "B D"]:
+        by_head = self.query_key_value.weight.unflatten(0, (3, -1, self.head_width))
+        of_query, of_key, of_value = by_head.unbind()
+        query_bias, _, value_bias = self.query_key_value.bias.unflatten(0, (3, -1, self.head_width)).unbind()
+        first = x.index_select(0, layout.starts)
+        query = F.linear(first, of_query.flatten(0, 1), query_bias.flatten()).unflatten(1, (-1, self.head_width))
+        # [B, H, D]; the scores are divided by √D, not by √K.
+        folded = (query.transpose(0, 1) @ of_key).transpose(0, 1) * math.sqrt(len(of_key))
+        states = layout.pad(x)
+        weights = attention_weights(folded[:, None], states[:, None], layout.key_mask).squeeze(1)
+        weights = self.attend.dropout(weights).to(x.dtype)
+        found = (weights @ states).transpose(0, 1) @ of_value.mT
+        return (found.transpose(0, 1) + value_bias * weights.sum(dim=2, keepdim=True)).flatten(1)
 
     def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
         """Attend from one new position of each row to it and to those in `past`, which it joins."""

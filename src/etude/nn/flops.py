@@ -68,6 +68,7 @@ class Flops:
         *,
         keys_train: bool = True,
         kept: Counts | None = None,
+        first: bool = False,
     ) -> None:
         """Go through all parts of a layer, or of any other module.
 
@@ -77,13 +78,21 @@ class Flops:
             keys: [N] real tokens that attention to elsewhere looks at; None: there is no such attention.
             keys_train: Whether anything trains that these keys are made from.
             kept: [N] those of its tokens that it goes on with behind attention; None: all.
+            first: These are the first token of each example.
         """
         width, elsewhere = 0, False
+        done: set[nn.Module] = set()
         residual = next((part for part in module.modules() if isinstance(part, Residual)), None)
         if isinstance(residual, PreNorm):  # it is registered after the sublayer, and computes before it
             self.look_up(residual)
         for part in module.modules():
-            if isinstance(part, SelfAttention | CrossAttention):
+            if part in done:
+                continue
+            if isinstance(part, SelfAttention) and first and part.folds:
+                self._attend_from_first(part, positions)
+                done = {*part.query_key_value.modules(), *part.attend.modules()}
+                positions = np.ones_like(positions)
+            elif isinstance(part, SelfAttention | CrossAttention):
                 width, elsewhere = part.output.in_features, isinstance(part, CrossAttention)
             elif isinstance(part, Attend):
                 seen = keys if elsewhere and keys is not None else positions
@@ -99,6 +108,17 @@ class Flops:
         backward = (self.trains or keys_train) + self.trains + 2 * keys_train
         self.total = self.total + product * (2 + backward)
         self.trains |= keys_train
+
+    def _attend_from_first(self, layer: SelfAttention, tokens: Counts) -> None:
+        """Add the query's product, that with the keys' matrix, those with the states, and that with the values' matrix."""
+        once, weight = np.ones_like(tokens), layer.query_key_value.weight
+        width = weight.shape[1]
+        heads = width // layer.head_width
+        states_train = self.trains
+        for _ in range(3):
+            self._multiply(width * width, weight.requires_grad, once)
+            self.look_up(layer.query_key_value)
+        self.total = self.total + 2 * 2 * heads * width * tokens * (1 + self.trains + states_train)
 
     def _multiply(self, size: int, trains: bool, positions: Counts) -> None:
         self.total = self.total + 2 * size * positions * (1 + trains + self.trains)

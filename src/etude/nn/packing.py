@@ -56,6 +56,12 @@ class Layout:
         """The position of each real token among those of its row, from 0."""
         return self.pack(self.grid_positions)
 
+    @cached_property
+    def starts(self) -> Int[Tensor, " B"]:
+        """The first token of each row; no row is empty."""
+        lengths = self.mask.sum(dim=1)
+        return lengths.cumsum(0) - lengths
+
     @property
     def key_mask(self) -> Bool[Tensor, "B 1 1 L"] | None:
         """Which keys every query of a row may attend to; None where all may."""

@@ -43,8 +43,8 @@ class Pooling(ABC):
         """Return the pooled states of texts, which are what an encoder takes."""
         return self.of(encoder(tokens, mask, segments), mask)
 
-    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return how many states of each text, of so many tokens, are read."""
+    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"] | None:
+        """Return how many states of each text, of so many tokens, are read; None: the first of each."""
         return lengths
 
 
@@ -76,12 +76,10 @@ class First(Pooling):
         segments: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B D"]:
         """Return the first states."""
-        lengths = mask.sum(dim=1)
-        return encoder.hidden(tokens, mask, segments, at=lengths.cumsum(0) - lengths)
+        return encoder.first(tokens, mask, segments)
 
-    def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return ones."""
-        return np.ones_like(lengths)
+    def states_read(self, lengths: Int[np.ndarray, " N"]) -> None:
+        """Return None."""
 
 
 POOLINGS: Mapping[PoolingName, Pooling] = {"mean": Mean(), "first": First(), "pooler": First()}
