@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from etude.errors import ConfigurationError
+from etude.experiment.record import RECORD, read
 from etude.experiment.report.road import Cell, road_page, road_table
 from etude.experiment.run import train
 from etude.interrupts import StoppedError
+from etude.store.folder import create, write_json
+from etude.store.lock import RunLock
 
 
 @pytest.fixture
@@ -89,6 +95,52 @@ def test_a_stopped_road_says_how_it_goes_on(
     with caplog.at_level("WARNING"), pytest.raises(StoppedError, match="at step 3"):
         road()
     assert caplog.messages[-1] == "the road stopped in run 1 of 5; the same command goes on with it"
+
+
+def test_a_run_that_another_command_is_at_is_come_back_to(
+    road: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others go before it, and what starts from it waits; so does the whole road, in the end."""
+    order: list[str] = []
+    place = tmp_path / "outputs/road/small"
+    held = RunLock(create(tmp_path / "outputs", "road/small", "pretrained"))
+
+    def trained(run: Path, _lock: RunLock) -> None:
+        order.append(run.name)
+        write_json(run / "data.json", {"rows": {"train": 20}})
+        write_json(run / "finished.json", {"step": 2, "scores": {"test/accuracy": 0.5}})
+
+    def sleep(_: float) -> None:
+        order.append("wait")
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr("etude.experiment.run._train_and_report", trained)
+    monkeypatch.setattr("etude.experiment.run.with_its_model", lambda values, *_: values)
+    monkeypatch.setattr("etude.experiment.road.time", SimpleNamespace(sleep=sleep))
+    with held, caplog.at_level("INFO"):
+        assert road() == place
+    others = [f"scratch-20-seed{seed}" for seed in (1, 2)]
+    assert order == [*others, "wait", "pretrained", *(f"pretrained-20-seed{seed}" for seed in (1, 2))]
+    assert f"road: {place / 'pretrained'} is in use by process {os.getpid()}" in caplog.messages
+    assert json.loads((place / "road.json").read_text())["metric"] == "test/accuracy"
+
+
+@pytest.mark.slow
+def test_two_commands_share_a_road(road: Callable[..., Path]) -> None:
+    """Each run is trained by one of them, and both end with the road's results."""
+    context = multiprocessing.get_context("fork")
+    walkers = [context.Process(target=road) for _ in range(2)]
+    for walker in walkers:
+        walker.start()
+    for walker in walkers:
+        walker.join()
+    assert [walker.exitcode for walker in walkers] == [0, 0]
+    folder = road()
+    for run in (path for path in folder.iterdir() if path.is_dir()):
+        steps = [event.step for event in read(run / RECORD) if "train/loss" in event.values]
+        assert steps == sorted(set(steps)), run
+        assert len((run / ".lock").read_text().split()) == 1
+    assert len(json.loads((folder / "road.json").read_text())["cells"]) == 2
 
 
 def test_the_table_and_the_page() -> None:

@@ -1,7 +1,8 @@
 """A road: one pretraining, then fine-tunings from several starts, with few labels and with many, over several seeds.
 
 Each of its runs is a run like any other, in a folder with a name that says what it is. So a road that was stopped goes on
-where it was when the same command is given again, and does nothing when all is done.
+where it was when the same command is given again, and does nothing when all is done. Given twice at a time, the two share
+the runs.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,18 @@ from etude.configuration.check import check
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.configuration.root import Road, Root
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, FolderInUseError
 from etude.experiment import launch
 from etude.experiment.report.road import Cell, road_page, road_table
 from etude.interrupts import StoppedError
 from etude.store.folder import DATA, FINISHED, without_secrets, write_json, write_text
 
 RESULTS = "road.json"
-PRETRAINED = "{pretrained}"
-"""In what a start says, this stands for the folder of the pretraining."""
+WAIT = 5.0
+"""Seconds until it is looked again whether another command has ended a run."""
+
+PRETRAINING, PRETRAINED = "pretrained", "{pretrained}"
+"""The name of the pretraining's run, and what stands for its folder in what is said of a start."""
 
 MACHINE = ("trainer", "logger", "paths")
 ARCHITECTURE = ("model", "tokenizer")
@@ -83,21 +89,58 @@ def walk(values: Mapping[str, Any], overrides: Sequence[str], train: Callable[[D
         for seed in root.road.seeds
     ]
     named = {
-        **({"pretrained": lines.pretraining()} if root.road.pretrain else {}),
+        **({PRETRAINING: lines.pretraining()} if root.road.pretrain else {}),
         **{f.name: lines.fork(f) for f in forks},
     }
     for line in named.values():
         _composed(line)
-    for number, (name, line) in enumerate(named.items(), 1):
-        _log.info("road: run %d of %d: %s", number, len(named), name)
-        try:
-            train(_composed(line), line)
-        except StoppedError:
-            _log.warning("the road stopped in run %d of %d; the same command goes on with it", number, len(named))
-            raise
+    _train_all(
+        {name: partial(_train, train, line) for name, line in named.items()},
+        after={fork.name: PRETRAINING for fork in forks if PRETRAINING in named and lines.is_pretrained(fork)},
+    )
     if launch.global_rank() == 0:
         _write(folder, root, values)
     return folder
+
+
+def _train(train: Callable[[DictConfig, list[str]], object], line: list[str]) -> None:
+    train(_composed(line), line)
+
+
+def _train_all(runs: Mapping[str, Callable[[], None]], after: Mapping[str, str]) -> None:
+    """Train all runs, in this order but for those that another command is at: these are looked at again later.
+
+    Args:
+        runs: What trains each, by its name.
+        after: The run that must be there before the one of a name begins.
+    """
+    number = {name: index for index, name in enumerate(runs, 1)}
+    left, elsewhere = list(runs), set[str]()
+
+    def is_done(name: str) -> bool:
+        if name not in elsewhere:
+            _log.info("road: run %d of %d: %s", number[name], len(runs), name)
+        try:
+            runs[name]()
+        except FolderInUseError as error:
+            if launch.started_outside():  # the other ranks of this command are in the run already
+                raise
+            if name not in elsewhere:
+                _log.info("road: %s", str(error).partition(";")[0])
+            elsewhere.add(name)
+            return False
+        except StoppedError:
+            message = "the road stopped in run %d of %d; the same command goes on with it"
+            _log.warning(message, number[name], len(runs))
+            raise
+        return True
+
+    while left:
+        done = next((name for name in left if after.get(name) not in left and is_done(name)), None)
+        if done is None:
+            time.sleep(WAIT)
+        else:
+            left.remove(done)
 
 
 @dataclass(frozen=True)
@@ -118,11 +161,15 @@ class _Lines:
 
     def pretraining(self) -> list[str]:
         said = [word for word in self.said if _says(word, *MACHINE, *ARCHITECTURE)]
-        return [*self.road.pretrain, *said, *self._place("pretrained")]
+        return [*self.road.pretrain, *said, *self._place(PRETRAINING)]
+
+    def is_pretrained(self, fork: Fork) -> bool:
+        """Whether it starts from the pretraining."""
+        return any(PRETRAINED in word for word in self.road.starts[fork.start])
 
     def fork(self, fork: Fork) -> list[str]:
         start = [
-            word.replace(PRETRAINED, str(self.outputs / self.place / "pretrained"))
+            word.replace(PRETRAINED, str(self.outputs / self.place / PRETRAINING))
             for word in self.road.starts[fork.start]
         ]
         limit = "null" if fork.labels == "all" else fork.labels
