@@ -20,7 +20,7 @@ from etude.experiment.report import inspection_page
 from etude.experiment.restored import load_run
 from etude.experiment.stored import stored_configuration
 from etude.store.folder import write_json, write_text
-from etude.tasks.attention import ShowsAttention
+from etude.tasks.attention import ShowsAttention, UnseenError
 
 INSPECTIONS = "inspections"
 ATTENTION = "attention.json"
@@ -115,6 +115,8 @@ def _look_at_samples(run: Path, samples: Path) -> list[Inspection]:
         text = str(next(iter(json.loads(line).values())))  # a sample's first column is what the task was given
         try:
             seen.append(look(task, tokenizer, text, most=SAMPLE_WEIGHTS))
+        except UnseenError:
+            raise
         except ConfigurationError as error:
             _log.info("no attention is shown of the sample %.40r: %s", text, error)
         if len(seen) == SAMPLES:

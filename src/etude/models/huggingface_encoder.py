@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from etude.errors import ConfigurationError
+from etude.models.huggingface_attention import record_wrapped
 from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
 from etude.models.kept import KeptFiles, files_of_heads
 from etude.models.pretrained_heads import read_output_layer
@@ -130,6 +132,10 @@ class WrappedEncoder(TextEncoder):
         """
         states: Tensor = self(tokens, mask, segments)[mask]
         return states if at is None else states[at]
+
+    def record_attention(self) -> AbstractContextManager[dict[str, Float[Tensor, "B H L L"]]]:
+        """Look inside, as `record_wrapped` says."""
+        return record_wrapped(self.model)
 
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that the files have, or one that transformers draws; the encoder becomes that of the whole model.

@@ -1,6 +1,6 @@
 """Models of transformers that write texts, their output layer taken out: what decoders and encoder-decoders share.
 
-Axes: D model width, V vocabulary.
+Axes: B texts, H heads, Q positions that attend, L positions attended to, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from etude.errors import ConfigurationError
+from etude.models.huggingface_attention import record_wrapped
 from etude.models.huggingface_files import check_vocabulary, config_of, load_whole, most_tokens
 from etude.models.weights import read_json
 from etude.pretrained_files import open_pretrained
@@ -97,6 +98,10 @@ class WrappedModel(nn.Module, ABC):
         Raises:
             ConfigurationError: If the features show that the model cannot be used.
         """
+
+    def record_attention(self) -> AbstractContextManager[dict[str, Float[Tensor, "B H Q L"]]]:
+        """Look inside, as `record_wrapped` says."""
+        return record_wrapped(self.model)
 
     @abstractmethod
     def stacks(self) -> list[str]:

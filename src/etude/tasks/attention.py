@@ -6,6 +6,7 @@ Axes: H heads, Q tokens that attend, L tokens attended to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -78,6 +79,24 @@ class ShowsAttention(Protocol):
         ...
 
 
+@runtime_checkable
+class RecordsAttention(Protocol):
+    """A model whose attention another library computes, and that can be looked into nevertheless."""
+
+    def record_attention(self) -> AbstractContextManager[dict[str, Float[Tensor, "B H Q L"]]]:
+        """Do what `etude.nn.attention.record_attention` does with etude's own models."""
+        ...
+
+
+class UnseenError(ConfigurationError):
+    """A model has no attention to look at, whatever it reads."""
+
+
+def recorded(model: nn.Module) -> AbstractContextManager[dict[str, Float[Tensor, "B H Q L"]]]:
+    """Look inside a model, whoever computes it, while the block runs."""
+    return model.record_attention() if isinstance(model, RecordsAttention) else record_attention(model)
+
+
 def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int]:
     """Return the ids of a text that is to be looked at whole.
 
@@ -106,7 +125,8 @@ def encoder_attention(
         segments: Which text of a pair each id belongs to; None: to the first.
 
     Raises:
-        ConfigurationError: If there is a target, or the encoder's attention is another library's.
+        ConfigurationError: If there is a target.
+        UnseenError: If the encoder has no attention between all tokens.
     """
     if target is not None:
         raise ConfigurationError(f"the target {target!r} has no place in an encoder; leave it out (command line)")
@@ -125,11 +145,11 @@ def own_attention(
         segments: As in `encoder_attention`; None where the model is no encoder.
 
     Raises:
-        ConfigurationError: If the model's attention is another library's.
+        UnseenError: If the model has no attention between all tokens.
     """
     tokens = torch.tensor([ids], device=model.output_weight.device)
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    with record_attention(model) as maps:
+    with recorded(model) as maps:
         if segments is None:
             model(tokens, mask)
         else:
@@ -139,13 +159,11 @@ def own_attention(
 
 
 def refuse_unseen(model: nn.Module, maps: Mapping[str, Tensor]) -> None:
-    """Refuse a model whose attention was computed by another library, and so was not recorded.
+    """Refuse a model of which nothing was recorded.
 
     Raises:
-        ConfigurationError: If there are no maps.
+        UnseenError: If there are no maps.
     """
     if not maps:
-        raise ConfigurationError(
-            f"{type(model).__name__} has no attention of etude's own to look at; train with model=pretrained, or another "
-            "model that is not model=huggingface"
-        )
+        kind = type(getattr(model, "model", model)).__name__
+        raise UnseenError(f"{kind} has no attention between all tokens of a text to look at; set another model.name")

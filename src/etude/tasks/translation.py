@@ -28,9 +28,8 @@ from etude.metrics.texts import TextMetric, text_statistics
 from etude.metrics.translation import BLEU, TER, ChrF
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.flops import seq2seq_flops
-from etude.nn.attention import record_attention
 from etude.seeding import mix
-from etude.tasks.attention import Attention, AttentionMap, readable, refuse_unseen
+from etude.tasks.attention import Attention, AttentionMap, readable, recorded, refuse_unseen
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.sums import Row
@@ -254,7 +253,7 @@ class Translation(Task):
             found = tuple(readable("target", target, tokenizer, limit))
         inputs = [self.facts.bos, *found]
         tgt = torch.tensor([inputs], device=self.device)
-        with record_attention(self.model) as maps:
+        with recorded(self.model) as maps:
             self.model(src, tgt, src_mask, torch.ones_like(tgt, dtype=torch.bool))
         refuse_unseen(self.model, maps)
         shown = []
