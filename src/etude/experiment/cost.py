@@ -21,7 +21,10 @@ from etude.store.folder import COST, write_json
 from etude.tasks.base import Task
 from etude.tasks.sums import gathered
 
-COUNTED = "products of matrices at real tokens, forward and backward (etude.nn.flops); validations not included"
+COUNTED = (
+    "products of matrices at real tokens, forward and backward (etude.nn.flops; of wrapped models as torch counts them); "
+    "validations not included"
+)
 
 
 def conclude_cost(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> None:
@@ -63,7 +66,7 @@ def cost(experiment: Experiment, step: int, spent: Spent, against: Peak | None) 
         "steps": step,
         "tokens": experiment.data.tokens_at(step),
         "flops": flops,
-        "flops_are": COUNTED if flops is not None else "not known for this task",
+        "flops_are": COUNTED if flops is not None else "not known for this task or model",
         "model_flops_utilisation": flops / training / against.flops if known and flops and against else None,
         "peak_flops": against.flops if against else None,
         "peak_is": against.source if against else "not known for this device",

@@ -56,17 +56,25 @@ def record_wrapped(model: Any) -> Iterator[dict[str, Float[Tensor, "B H Q L"]]]:
                 if getattr(weights, "shape", ())[2:] == between[kind]:
                     maps[name.format(number)] = weights.detach()
 
-    implementation = model.config._attn_implementation
     hooks = [
         model.register_forward_pre_hook(ask, with_kwargs=True),
         model.register_forward_hook(record, with_kwargs=True),
     ]
     try:
-        with quiet():
-            model.set_attn_implementation("eager")
+        with plain_attention(model):
             yield maps
     finally:
-        with quiet():
-            model.set_attn_implementation(implementation)
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Have a model of transformers attend by plain products while the block runs."""
+    implementation = model.config._attn_implementation
+    with quiet():
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(implementation)

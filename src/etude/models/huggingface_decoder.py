@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from etude.errors import ConfigurationError
 from etude.models.huggingface_files import first_list
+from etude.models.huggingface_flops import counted_flops, texts_of
 from etude.models.huggingface_whole import WrappedModel, copied
 from etude.models.text_decoder import TextDecoder
+from etude.nn.flops import Flops
 from etude.nn.packing import Layout
 from etude.nn.positions import check_length
 from etude.types import Facts
@@ -99,6 +102,12 @@ class WrappedDecoder(WrappedModel, TextDecoder):
         check_length(mask.cumsum(1)[mask] - 1, self.max_length)
         features: Tensor = self.model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits
         return features[mask]
+
+    def training_flops(self, lengths: Int[np.ndarray, "N 1"]) -> Flops | None:
+        """Count training, as `counted_flops` says."""
+        return counted_flops(
+            self.model, lambda few: self.hidden(*texts_of(few[:, 0], self.matrix)), lengths, self.max_length
+        )
 
     def start(self, rows: int) -> WrappedPast:
         """Return the past before the first step: nothing was read."""

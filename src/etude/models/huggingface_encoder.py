@@ -10,6 +10,7 @@ import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,10 +20,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from etude.errors import ConfigurationError
 from etude.models.huggingface_attention import record_wrapped
 from etude.models.huggingface_files import Loaded, check_vocabulary, config_of, first_list, load, most_tokens
+from etude.models.huggingface_flops import counted_flops, texts_of
 from etude.models.kept import KeptFiles, files_of_heads
 from etude.models.pretrained_heads import read_output_layer
 from etude.models.text_encoder import MaskedLMHead, OutputKind, OutputLayer, TextEncoder
 from etude.models.weights import SPECIAL, check_names, read_json, say_left_out
+from etude.nn.flops import Flops
 from etude.nn.positions import check_length
 from etude.pretrained_files import PretrainedFiles, open_pretrained
 from etude.types import Facts
@@ -136,6 +139,12 @@ class WrappedEncoder(TextEncoder):
     def record_attention(self) -> AbstractContextManager[dict[str, Float[Tensor, "B H L L"]]]:
         """Look inside, as `record_wrapped` says."""
         return record_wrapped(self.model)
+
+    def training_flops(self, lengths: Int[np.ndarray, "N 1"]) -> Flops | None:
+        """Count training, as `counted_flops` says."""
+        return counted_flops(
+            self.model, lambda few: self(*texts_of(few[:, 0], self.output_weight)), lengths, self.max_length
+        )
 
     def masked_lm_head(self) -> MaskedLMHead:
         """Return the head that the files have, or one that transformers draws; the encoder becomes that of the whole model.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,7 +20,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from etude.errors import ConfigurationError
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.huggingface_files import first_list
+from etude.models.huggingface_flops import counted_flops, texts_of
 from etude.models.huggingface_whole import WrappedModel, copied
+from etude.nn.flops import Flops
 from etude.nn.packing import Layout
 from etude.nn.positions import check_length
 from etude.types import Facts
@@ -151,6 +154,15 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         check_length(src_mask.cumsum(1)[src_mask] - 1, self.max_length)
         states = self.model.get_encoder()(input_ids=src, attention_mask=src_mask.long()).last_hidden_state
         return WrappedMemory(states, src_mask)
+
+    def training_flops(self, lengths: Int[np.ndarray, "N 2"]) -> Flops | None:
+        """Count training, as `counted_flops` says."""
+
+        def run(few: Int[np.ndarray, "B 2"]) -> Float[Tensor, "N D"]:
+            (src, src_mask), (tgt, tgt_mask) = (texts_of(side, self.matrix) for side in few.T)
+            return self.hidden(src, tgt, src_mask, tgt_mask)
+
+        return counted_flops(self.model, run, lengths, self.max_length)
 
     def start(self, memory: WrappedMemory) -> WrappedCache:
         """Return the cache before the first step: one row for each source sentence."""
