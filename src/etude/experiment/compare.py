@@ -64,7 +64,9 @@ def compare(folders: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, 
     for folder in left_out:
         _log.warning("%s is not finished, and left out; etude resume %s", folder, folder)
     if len(finished) < 2:
-        raise ConfigurationError(f"{len(finished)} finished runs are given; name two or more, or a folder of them")
+        raise ConfigurationError(
+            f"finished runs that are given: {len(finished)}; name two or more, or a folder of them"
+        )
     split = common_split(finished, overrides.get("split"))
     groups = grouped([ComparedRun.read(folder, split) for folder in finished])
     found = {"split": split, **compared(groups, split, _asked(overrides.get("metric"), groups)), "left_out": left_out}

@@ -31,12 +31,11 @@ def find_checkpoint(run: Path, which: str) -> Path:
         return named.resolve()
     last = newest_valid(folder) if which in ("best", "last") else None
     if last is None:
-        raise ConfigurationError(f"{run} has no checkpoint {which!r}; there are: {_names(folder)}")
+        names = sorted(path.name for path in folder.glob("step-*"))
+        if not names:
+            raise ConfigurationError(f"{run} has no checkpoint yet; first: etude resume {run}")
+        raise ConfigurationError(f"{run} has no checkpoint {which!r}; there are: {', '.join(names)}")
     return last
-
-
-def _names(folder: Path) -> str:
-    return ", ".join(sorted(path.name for path in folder.glob("step-*"))) or "none yet"
 
 
 def load_run(run: Path, values: dict[str, Any] | None = None, which: str = "best") -> tuple[Task, Tokenizer]:
@@ -46,10 +45,13 @@ def load_run(run: Path, values: dict[str, Any] | None = None, which: str = "best
         run: The run's folder.
         values: The run's configuration, where it was changed.
         which: `best`, `last` or a step's number.
+
+    Raises:
+        ConfigurationError: If there is no such checkpoint.
     """
-    values = values or stored_configuration(run)
+    checkpoint, values = find_checkpoint(run, which), values or stored_configuration(run)
     task = build_task(values, Facts.from_json(json.loads((run / "facts.json").read_text())), run)
-    task.load_state_dict(read_weights(find_checkpoint(run, which)))
+    task.load_state_dict(read_weights(checkpoint))
     device = "cuda" if torch.cuda.is_available() and values["trainer"]["accelerator"] in ("auto", "gpu") else "cpu"
     return task.to(device).eval(), Tokenizer.load(run / "tokenizer")
 

@@ -173,7 +173,10 @@ def load_peer(folder: Path, auto: str) -> torch.nn.Module:
     """
     import transformers
 
-    model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+    from etude.models.huggingface_files import quiet
+
+    with quiet():
+        model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
     problems = [str(name) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[key]]
     if problems:
         raise MismatchError(f"{type(model).__name__} and the exported weights differ in {', '.join(problems[:6])}")
