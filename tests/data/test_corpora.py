@@ -322,6 +322,22 @@ def test_a_hundredth_of_the_documents_is_held_out(tmp_path: Path) -> None:
     assert sorted([*val, *(row.fields["text"] for row in corpus.rows("train"))]) == sorted(documents)
 
 
+def test_another_share_of_the_documents_is_held_out(tmp_path: Path) -> None:
+    documents = [f"document {number}" for number in range(60)]
+    root = write(tmp_path, t_txt="\n\n".join(documents))
+    with pytest.raises(
+        DataError, match=r"t\.txt has documents: 60, of which none is in val with data\.val_share=0\.01;"
+    ):
+        list(TextFiles(f"{root}/t.txt").rows("val"))
+    corpus = TextFiles(f"{root}/t.txt", val_share=0.2)
+    assert corpus.fingerprint() != TextFiles(f"{root}/t.txt").fingerprint()
+    val = [row.fields["text"] for row in corpus.rows("val")]
+    assert 4 < len(val) < 24
+    assert sorted([*val, *(row.fields["text"] for row in corpus.rows("train"))]) == sorted(documents)
+    with pytest.raises(DataError, match=r"none is in train with data\.val_share=0\.999"):
+        list(TextFiles(f"{root}/t.txt", val_share=0.999).rows("train"))
+
+
 def test_long_documents_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("etude.data.corpora.texts.LONGEST_DOCUMENT", 10)
     root = write(tmp_path, t_txt="1234567\n" * 7)
@@ -340,9 +356,10 @@ def test_one_line_need_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_empty_files_of_a_folder_are_counted(tmp_path: Path) -> None:
-    corpus = TextFiles(write(tmp_path, a_txt=b"", b_txt="text", c_txt=b"\n \n"))
+    texts = ["one", "two", "three", "four", "five", "six"]
+    corpus = TextFiles(write(tmp_path, a_txt=b"", b_txt="\n\n".join(texts), c_txt=b"\n \n"), val_share=0.5)
     rows = [row.fields["text"] for split in ("train", "val") for row in corpus.rows(split)]
-    assert rows == ["text"]
+    assert sorted(rows) == sorted(texts)
     assert corpus.dropped["empty file"] == 4, "both splits are read from them"
     assert corpus.dropped.first["empty file"] == "a.txt"
 

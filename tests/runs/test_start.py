@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, DataError
 from etude.experiment.restored import find_checkpoint
 from etude.experiment.run import resume, train
 from etude.store.saver import read_weights
@@ -90,3 +90,11 @@ def test_what_does_not_fit_is_refused(begun: Callable[..., Path], more: list[str
 def test_a_start_that_is_no_run(begun: Callable[..., Path]) -> None:
     with pytest.raises(ConfigurationError, match="no run 'nowhere'"):
         begun("classification", "start=nowhere")
+
+
+def test_a_start_that_nothing_was_trained_of(begun: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        begun("masked_lm", "run.name=empty", "data.train=/nowhere")
+    (empty,) = tmp_path.rglob("empty")
+    with pytest.raises(ConfigurationError, match="is a run that nothing was trained of; first: etude resume"):
+        begun("classification", f"start={empty}")

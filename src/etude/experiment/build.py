@@ -78,7 +78,12 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None, run: Path |
 def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
     """Build the data module. It is prepared when it is first asked for facts."""
     if tokenizer is None and root.start is not None:
-        tokenizer = Tokenizer.load(resolve(root.start, root.paths.outputs) / TOKENIZER)
+        start = resolve(root.start, root.paths.outputs)
+        if not (start / TOKENIZER).exists():
+            raise ConfigurationError(
+                f"start={root.start} is a run that nothing was trained of; first: etude resume {start}"
+            )
+        tokenizer = Tokenizer.load(start / TOKENIZER)
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,

@@ -9,7 +9,6 @@ from etude.data.corpora.holdout import digest, split_of
 from etude.data.sources import Dropped, Row, content_sha256, read_lines, read_text, text_of
 from etude.errors import ConfigurationError, DataError
 
-HELD_OUT = {"val": 0.01}
 LONGEST_DOCUMENT = 1_000_000
 """Characters; a longer document is divided at a line end, so that no file has to fit into memory."""
 
@@ -22,25 +21,31 @@ class TextFiles:
 
     Args:
         train: A file, a folder (all its files that are not hidden, in order of name), or several of either.
-        val: The same for validation; None: about one in a hundred documents of train, chosen by their text.
+        val: The same for validation; None: a share of the documents of train, chosen by their text.
         test: The same for testing; None: no such split.
+        val_share: That share.
 
     Attributes:
         dropped: Lines and empty files left out, by reason.
     """
 
     def __init__(
-        self, train: str | list[str], val: str | list[str] | None = None, test: str | list[str] | None = None
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        val_share: float = 0.01,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
         named = {split: [paths] if isinstance(paths, str) else paths for split, paths in given.items() if paths}
         self.paths = {split: [Path(path).expanduser() for path in paths] for split, paths in named.items()}
+        self.held_out = {"val": val_share}
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash of all files' content."""
+        """Return a hash of all files' content, and of the share."""
         contents = (f"{split} {content_sha256(path)}" for split in self.paths for path in self._files(split))
-        return digest("TextFiles 1", HELD_OUT, LONGEST_DOCUMENT, *contents)
+        return digest("TextFiles 1", self.held_out, LONGEST_DOCUMENT, *contents)
 
     def splits(self) -> tuple[str, ...]:
         """Return train, val, and test where it is given."""
@@ -50,16 +55,25 @@ class TextFiles:
         """Yield documents with the field `text`; their lines stay lines.
 
         Raises:
-            DataError: If a file or folder is missing, unreadable, empty, or not UTF-8 throughout.
+            DataError: If a file or folder is missing, unreadable, empty, or not UTF-8 throughout, or if documents are too
+                few for the share of them to be one.
         """
         shared = "val" not in self.paths and split in ("train", "val")
+        documents = taken = 0
         for path in self._files("train" if shared else split):
             if path not in self.paths["train" if shared else split] and not path.stat().st_size:
                 self.dropped.drop("empty file", path.name)
                 continue
             for row in self._documents(path):
-                if not shared or split_of(row.fields["text"], HELD_OUT) == split:
+                documents += 1
+                if not shared or split_of(row.fields["text"], self.held_out) == split:
+                    taken += 1
                     yield row
+        if shared and documents and not taken:
+            raise DataError(
+                f"{', '.join(map(str, self.paths['train']))} has documents: {documents:,}, of which none is in {split} with "
+                f"data.val_share={self.held_out['val']:g}; write another share, such as 0.1, or data.val=FILE"
+            )
 
     def _files(self, split: str) -> Iterator[Path]:
         for path in self.paths[split]:
