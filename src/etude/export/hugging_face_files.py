@@ -19,6 +19,7 @@ from etude.decoding.search import Beam, Sample, Search
 from etude.errors import ConfigurationError
 from etude.export.proof import MismatchError
 from etude.models.bart import ACTIVATIONS
+from etude.models.huggingface_files import quiet
 from etude.nn.feed_forward import Activation
 from etude.tokenization.tokenizer import SOURCE, Tokenizer
 from etude.types import Facts
@@ -172,8 +173,6 @@ def load_peer(folder: Path, auto: str) -> torch.nn.Module:
         MismatchError: If a weight is missing or left over.
     """
     import transformers
-
-    from etude.models.huggingface_files import quiet
 
     with quiet():
         model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
