@@ -191,7 +191,9 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert line.startswith("etude: error: ") and says in line
 
 
-@pytest.mark.parametrize("words", [["predict"], ["inspect", "a text"], ["evaluate"], ["export", "to=huggingface"]])
+@pytest.mark.parametrize(
+    "words", [["predict"], ["inspect", "a text"], ["evaluate"], ["export", "to=huggingface"], ["replay", "step=1"]]
+)
 def test_a_run_without_a_checkpoint_is_one_line(
     overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
@@ -202,7 +204,8 @@ def test_a_run_without_a_checkpoint_is_one_line(
     capsys.readouterr()
     command, *more = words
     assert main([command, str(run), *more]) == 78
-    assert capsys.readouterr().err == f"etude: error: {run} has no checkpoint yet; first: etude resume {run}\n"
+    why = "ended before anything was trained" if command == "replay" else "has no checkpoint yet"
+    assert capsys.readouterr().err == f"etude: error: {run} {why}; first: etude resume {run}\n"
 
 
 def test_line_n_is_answered_before_line_n_plus_one_is_written(runs: dict[str, Path]) -> None:

@@ -96,5 +96,5 @@ def test_a_start_that_nothing_was_trained_of(begun: Callable[..., Path], tmp_pat
     with pytest.raises(DataError):
         begun("masked_lm", "run.name=empty", "data.train=/nowhere")
     (empty,) = tmp_path.rglob("empty")
-    with pytest.raises(ConfigurationError, match="is a run that nothing was trained of; first: etude resume"):
+    with pytest.raises(ConfigurationError, match="ended before anything was trained; first: etude resume"):
         begun("classification", f"start={empty}")

@@ -19,11 +19,11 @@ from etude.data.module import Limit, PlannedData
 from etude.data.plan import BatchSize
 from etude.errors import ConfigurationError, EtudeError
 from etude.experiment.machine import Machine
-from etude.experiment.stored import stored_configuration
+from etude.experiment.stored import stored_configuration, stored_tokenizer
 from etude.models.kept import KeptFiles
 from etude.pretrained_files import standing_in
 from etude.seeding import mix, seed_all
-from etude.store.folder import PRETRAINED, TOKENIZER, resolve
+from etude.store.folder import PRETRAINED, resolve
 from etude.tasks.base import Task
 from etude.tokenization.tokenizer import Tokenizer
 from etude.types import Facts
@@ -78,12 +78,7 @@ def build(nodes: dict[str, Any], tokenizer: Tokenizer | None = None, run: Path |
 def build_data(root: Root, nodes: dict[str, Any], machine: Machine, tokenizer: Tokenizer | None = None) -> PlannedData:
     """Build the data module. It is prepared when it is first asked for facts."""
     if tokenizer is None and root.start is not None:
-        start = resolve(root.start, root.paths.outputs)
-        if not (start / TOKENIZER).exists():
-            raise ConfigurationError(
-                f"start={root.start} is a run that nothing was trained of; first: etude resume {start}"
-            )
-        tokenizer = Tokenizer.load(start / TOKENIZER)
+        tokenizer = stored_tokenizer(resolve(root.start, root.paths.outputs))
     return make(nodes["data"])(
         tokenizer=tokenizer if tokenizer is not None else make(nodes["tokenizer"])(),
         seed=root.seed,

@@ -23,14 +23,13 @@ from etude.errors import ConfigurationError
 from etude.experiment.build import Experiment, build
 from etude.experiment.loop import Length, Milestones, StepLoop
 from etude.experiment.start import load_start
-from etude.experiment.stored import stored_configuration
+from etude.experiment.stored import stored_configuration, stored_tokenizer
 from etude.experiment.timetable import timetable
 from etude.optim.course import FROM_THE_START
-from etude.store.folder import CHECKPOINTS, TOKENIZER
+from etude.store.folder import CHECKPOINTS
 from etude.store.integrity import checkpoints, verify
 from etude.store.progress import recount
 from etude.store.saver import FolderCheckpointIO
-from etude.tokenization.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 _LONGEST_TEXT = 80
@@ -99,7 +98,7 @@ def in_one_process(run: Path, until: int) -> tuple[Experiment, int]:
     micro_batches = machine.get("micro_batches", 1) * ranks
     machine.update(devices=1, nodes=1, strategy="auto", micro_batches=micro_batches, workers=0)
     _, checkpoint = _newest(run / CHECKPOINTS, until)
-    return build(values, Tokenizer.load(run / TOKENIZER), None if checkpoint is None else run), ranks
+    return build(values, stored_tokenizer(run), None if checkpoint is None else run), ranks
 
 
 class _Recount(Callback):

@@ -11,7 +11,7 @@ import torch
 
 from etude.errors import ConfigurationError
 from etude.experiment.build import build_task
-from etude.experiment.stored import stored_configuration
+from etude.experiment.stored import stored_configuration, stored_tokenizer
 from etude.store.folder import resolve
 from etude.store.saver import newest_valid, read_weights
 from etude.tasks.base import Task
@@ -82,7 +82,7 @@ def load_members(named: Any, run: Path, outputs: Path, which: str = "best") -> d
 
 def _same_vocabulary(run: Path, member: Path) -> None:
     """Refuse a member whose ids mean other tokens: the mean of probabilities of different things is nothing."""
-    prints = [Tokenizer.load(folder / "tokenizer").fingerprint for folder in (run, member)]
+    prints = [stored_tokenizer(folder).fingerprint for folder in (run, member)]
     if prints[0] != prints[1]:
         raise ConfigurationError(
             f"ensemble: {member} has another vocabulary than {run} (tokenizer {prints[1][:12]}, not {prints[0][:12]}); "

@@ -13,13 +13,25 @@ from etude.configuration.check import check
 from etude.configuration.compose import Composer
 from etude.configuration.conf import CONF
 from etude.errors import ConfigurationError
-from etude.store.folder import CONFIGURATION, within
+from etude.store.folder import CONFIGURATION, TOKENIZER, within
+from etude.tokenization.tokenizer import Tokenizer
 
 _SIZES = {"batch.examples": "batch.tokens", "batch.tokens": "batch.examples"}
 """A batch has one size: the one that is given takes the place of the other."""
 
 NAMED = ("task.metrics",)
 """Keys under which names are free: what is not there yet is added."""
+
+
+def stored_tokenizer(run: Path) -> Tokenizer:
+    """Return a run's tokenizer.
+
+    Raises:
+        ConfigurationError: If the run ended before it had one.
+    """
+    if not (run / TOKENIZER).exists():
+        raise ConfigurationError(f"{run} ended before anything was trained; first: etude resume {run}")
+    return Tokenizer.load(run / TOKENIZER)
 
 
 def stored_configuration(
