@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.nn.feed_forward import Activation
+from etude.nn.packing import Layout
 
 OutputKind = Literal["text", "token", "span"]
 """What a last layer says: something of a text by its pooler, of each token, or of a token as an answer's first and last."""
@@ -94,8 +95,7 @@ class TextEncoder(nn.Module, ABC):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
         """Return the last state of the token that starts each text, as `hidden` does; no text is empty."""
-        lengths = mask.sum(dim=1)
-        return self.hidden(tokens, mask, segments, at=lengths.cumsum(0) - lengths)
+        return self.hidden(tokens, mask, segments, at=Layout.from_mask(mask).starts)
 
     @abstractmethod
     def masked_lm_head(self) -> MaskedLMHead:
