@@ -1,10 +1,10 @@
-# Two commands: `make demo` trains, evaluates, translates and reports; `make test` passes the tests.
-# Both set up everything they need in .venv, from the committed lock.
+# `make demo` trains, evaluates, translates and reports; `make test` passes the tests. Everything that they need is set up in
+# .venv, from the committed lock. The other targets are for those who work on etude: CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test test-slow lint docs coverage wheel lock clean
 
 demo: .venv/installed
 	@run=$$($(BIN)/etude train experiment=translation/demo) && \
@@ -24,6 +24,21 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The site, in build/site: docs/ and the docstrings. To read it while writing: .venv/bin/mkdocs serve
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# Lines and branches that the tests run, in processes that they start too; what is not reached: build/coverage/html
+coverage: .venv/installed
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report= $(TESTS)
+	$(BIN)/coverage html --quiet --directory build/coverage/html
+	$(BIN)/coverage report
+
+wheel: .venv/installed
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
+
 # The lock holds every package at one version. The project itself is installed so that its sources can be edited.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "etude needs Python 3.11 or newer; try: make PYTHON=python3.11")'
@@ -35,7 +50,7 @@ lint: .venv/installed
 # Written anew from the ranges in pyproject.toml.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet ".[dev,export]"
+	build/lock/bin/python -m pip install --quiet ".[dev,docs,export]"
 	build/lock/bin/python -m pip freeze --exclude etude | sed 's/+cpu$$//' > requirements.lock
 
 clean:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from etude.configuration.compose import compose
-from etude.experiment.predict import load_run
-from etude.experiment.run import train
-from etude.nn.attention import record_attention
+from etude.config.compose import compose
+from etude.commands.predict import load_run
+from etude.training.fit import train
+from etude.models.layers.attention import record_attention
 
 # %% [markdown]
 # ## Compose

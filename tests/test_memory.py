@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from etude.errors import MemoryExhaustedError
-from etude.memory import memory_errors
+from etude.errors import MemoryExhaustedError, memory_errors
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.1 GiB is free."

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from etude import pretrained_files
+from etude import hub as pretrained_files
 from etude.errors import DataError
+from etude.hub import open_pretrained
 from etude.packages import PACKAGES, Package
-from etude.pretrained_files import open_pretrained
 
 
 def test_folder(tmp_path: Path) -> None:

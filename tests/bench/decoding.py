@@ -30,20 +30,20 @@ import torch
 import transformers
 from torch import Tensor
 
-from etude.configuration.check import plain
-from etude.configuration.compose import compose
-from etude.decoding.search import Beam
-from etude.experiment.bench_decoding import NEVER
-from etude.experiment.build import Experiment, build
-from etude.experiment.restored import load_run
-from etude.experiment.stored import stored_configuration
-from etude.export.hugging_face import seq2seq_config, sines_first
-from etude.export.hugging_face_files import load_peer, write_model
-from etude.export.proof import native_translator
-from etude.models.bart import to_bart
-from etude.nn.positions import Sinusoidal
-from etude.nn.residual import PostNorm
+from etude.commands.bench_decoding import NEVER
+from etude.commands.export.huggingface_files import load_peer, write_model
+from etude.commands.export.huggingface_translation import seq2seq_config, sines_first
+from etude.commands.export.proof import native_translator
+from etude.config.check import plain
+from etude.config.compose import compose
+from etude.models.generation.search import Beam
+from etude.models.layers.positions import Sinusoidal
+from etude.models.layers.residual import PostNorm
+from etude.models.pretrained.bart import to_bart
+from etude.runs.stored import stored_configuration
 from etude.tasks.translation import Translation
+from etude.training.build import Experiment, build
+from etude.training.restore import load_run
 from etude.types import Facts
 from tests.bench.hand_layers import copy_weights
 from tests.bench.hand_translation import HandTranslation
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=512)
     options = parser.parse_args()
     if options.run is None:
-        postnorm = "model.residual._target_=etude.nn.residual.PostNorm"
+        postnorm = "model.residual._target_=etude.models.layers.residual.PostNorm"
         experiment = build(plain(compose(*overrides(options.root), postnorm)))
     else:
         experiment = trained(options.run)

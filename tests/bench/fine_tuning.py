@@ -27,9 +27,9 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from etude.experiment.build import Experiment
-from etude.pretrained_files import open_pretrained
+from etude.hub import open_pretrained
 from etude.tasks.classification import Classification
+from etude.training.build import Experiment
 from tests.bench.hand_encoder import HandClassifier, HandEncoder
 from tests.bench.hand_layers import Loop, by_length, copy_weights
 from tests.bench.hugging_face import Example, HuggingFaceTraining, padded, real_tokens

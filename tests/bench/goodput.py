@@ -17,15 +17,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
-from etude.experiment.record import RECORD, read
-from etude.store.saver import newest_valid
+from etude.checkpoints.saver import newest_valid
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
+from etude.runs.record import RECORD, read
 from tests.runs.killing import begin, kill_after
 
 CHECKPOINT_EVERY = "2s"
-IMPORTS = "import etude.experiment.run"
+IMPORTS = "import etude.training.fit"
 
 
 def compose(overrides: list[str]) -> dict[str, object]:

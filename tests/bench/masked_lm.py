@@ -22,7 +22,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from etude.experiment.build import Experiment
+from etude.training.build import Experiment
 from etude.types import IGNORED, Facts
 from tests.bench.hand_encoder import HandEncoder, HandMaskedLM
 from tests.bench.hand_layers import Loop, Rows, copy_weights
@@ -41,7 +41,7 @@ OVERRIDES = (
     "model.feed_forward=1024",
     f"model.dropout={DROPOUT}",
     "model.activation_dropout=0.0",
-    "model.residual._target_=etude.nn.residual.PostNorm",
+    "model.residual._target_=etude.models.layers.residual.PostNorm",
     f"data.max_length={LENGTH}",
     f"batch.tokens={LENGTH * BLOCKS}",
     f"optimizer.lr={RATE}",

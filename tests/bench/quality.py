@@ -23,12 +23,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from etude.clock import Duration
 from etude.data.loader import Slice
-from etude.experiment.build import Experiment
-from etude.pretrained_files import open_pretrained
+from etude.duration import Duration
+from etude.hub import open_pretrained
 from etude.tasks.classification import Classification
 from etude.tasks.regression import Regression
+from etude.training.build import Experiment
 from tests.bench.hugging_face import Example, padded
 from tests.bench.through_trainer import built
 

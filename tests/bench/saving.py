@@ -24,12 +24,11 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
-from etude.experiment.build import Experiment, build
-from etude.store.saver import CheckpointSaver, FolderCheckpointIO, Retention
-from etude.tasks.timetable import Timetable
+from etude.checkpoints.saver import CheckpointSaver, FolderCheckpointIO, Retention
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
+from etude.tasks.run_context import RunContext
+from etude.training.build import Experiment, build
 
 STEPS, WARMUP, EVERY, ROUNDS = 40, 5, 15, 5
 INTERVAL = 600.0
@@ -122,7 +121,7 @@ def main(words: list[str]) -> None:
     check(composition.config, composition.overrides, composition.sources)
     experiment = build(plain(composition.config))
     micro_batches = experiment.machine.micro_batches
-    experiment.task.timetable = Timetable(experiment.root.seed, micro_batches, 1.0, 1e9, False, 10)
+    experiment.task.timetable = RunContext(experiment.root.seed, micro_batches, 1.0, 1e9, False, 10)
     print(json.dumps({name: round(value, 6) for name, value in measure(experiment).items()}))
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from etude.data.collate import framed, pad, real
-from etude.decoding.search import Beam
-from etude.experiment.bench_decoding import NEVER
+from etude.commands.bench_decoding import NEVER
+from etude.data.loader import framed, pad, real
 from etude.models.encoder import Encoder
+from etude.models.generation.search import Beam
+from etude.models.layers.residual import PostNorm, PreNorm, Residual
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 from tests.bench.hand_encoder import HandEncoder
 from tests.bench.hand_layers import Rows, by_length, copy_weights, cross_entropy

@@ -7,18 +7,18 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from etude.configuration.check import plain
-from etude.configuration.compose import compose
-from etude.experiment.bench import fit
-from etude.experiment.build import Experiment, build
-from etude.tasks.timetable import Timetable
+from etude.commands.bench import fit
+from etude.config.check import plain
+from etude.config.compose import compose
+from etude.tasks.run_context import RunContext
+from etude.training.build import Experiment, build
 from tests.bench.rounds import Stopwatch, Work
 
 
 def built(*overrides: str) -> Experiment:
     """Return the experiment of a command line, ready to train."""
     experiment = build(plain(compose(*overrides)))
-    experiment.task.timetable = Timetable(experiment.root.seed, 1, 1.0, 1e9, in_seconds=False, log_every=10)
+    experiment.task.timetable = RunContext(experiment.root.seed, 1, 1.0, 1e9, in_seconds=False, log_every=10)
     return experiment
 
 

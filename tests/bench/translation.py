@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from etude.experiment.build import Experiment
+from etude.training.build import Experiment
 from tests.bench.hand_layers import Loop, by_length, copy_weights
 from tests.bench.hand_translation import HandTranslation
 from tests.bench.hugging_face import HuggingFaceTraining, marian, pair, pair_collate, real_tokens

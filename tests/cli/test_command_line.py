@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from etude.cli.commands import COMMANDS, Command
+from etude.cli.command_table import COMMANDS, Command
 from etude.cli.main import main
-from etude.configuration import modules, signatures
-from etude.configuration.check import plain
+from etude.config import modules, signatures
+from etude.config.check import plain
 from etude.errors import DataError
 
 SOURCE = Path(__file__).parents[2] / "src"

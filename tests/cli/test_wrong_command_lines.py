@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.cli.commands import Command
+from etude.cli.command_table import Command
 from etude.cli.main import main
-from etude.configuration import modules, signatures
+from etude.config import modules, signatures
 
 FILES = {
     "experiment/typo.yaml": "# @package _global_\nmodel: {witdh: 128}\n",
@@ -30,7 +30,7 @@ FILES = {
     "experiment/broken.yaml": "# @package _global_\nmodel: {width: [1\n",
     "experiment/twice.yaml": "# @package _global_\nseed: 1\nseed: 2\n",
     "experiment/evil.yaml": "# @package _global_\nmodel: {_target_: os.system, command: ls}\n",
-    "experiment/through.yaml": "# @package _global_\nmodel: {_target_: etude.experiment.launch.subprocess.Popen}\n",
+    "experiment/through.yaml": "# @package _global_\nmodel: {_target_: etude.training.launch.subprocess.Popen}\n",
     "experiment/unlisted.yaml": "# @package _global_\ntask: {_target_: badpackage.Task}\n",
     "experiment/listed.yaml": "# @package _global_\ntrust: [badpackage]\ntask: {_target_: badpackage.Tsak}\n",
     "experiment/reexport.yaml": "# @package _global_\ntrust: [badpackage]\ndata: {_target_: badpackage.run}\n",
@@ -103,7 +103,7 @@ CASES = [
     ("train batch.tokens=0", ["batch.tokens = 0", "at least 1"]),
     ("train non_finite=ignore", ["ignore", "skip", "stop"]),
     ("train non_finite=skip non_finite.limit=0.5", ["non_finite.limit = 0.5", "int"]),
-    ("train non_finite._target_=etude.optim.schedules.Cosine", ["Cosine is no etude.tasks.guard.Guard"]),
+    ("train non_finite._target_=etude.optim.schedules.Cosine", ["Cosine is no etude.tasks.non_finite.NonFinitePolicy"]),
     ("train scheduler.warmup=10fortnight", ["scheduler.warmup", "10fortnight"]),
     ("train scheduler.warmup=30s", ["scheduler.warmup = 30s", "budget = 20epoch"]),
     ("train budget=30min", ["scheduler.warmup = 400step", "budget = 30min", "60s"]),
@@ -128,7 +128,7 @@ CASES = [
     ("train experiment=masked_lm/demo decoding=beam", ["Beam does not fit the task", "MaskedAnswers"]),
     ("train experiment=masked_lm/demo decoding.fillers=0", ["decoding.fillers = 0", "at least 1"]),
     ("train experiment=masked_lm/demo data/masking=span", ["data/masking=span does not exist", "data/masking=spans"]),
-    ("train experiment=masked_lm/demo data.masking.rate=0.3", ["data.masking.rate is not a key of Tokens"]),
+    ("train experiment=masked_lm/demo data.masking.rate=0.3", ["data.masking.rate is not a key of TokenMasking"]),
     ("train experiment=masked_lm/text", ["data.train has no value", "data.train="]),
     ("train validate.metric=val/blue", ["validate.metric = val/blue", "val/bleu"]),
     ("train batch.examples=32", ["batch.examples = 32", "batch.tokens=null"]),
@@ -139,7 +139,7 @@ CASES = [
     ("train average.last=[3,1]", ["average.last has 1", "2 or more", "[3, 5]"]),
     ("train average.last=3", ["average.last = 3", "a list of int"]),
     ("train data.sampling=0.1", ["data.sampling = 0.1", "takes a Sampling", "or null"]),
-    ("train task.consistency._target_=etude.losses.consistency.RDrop task.consistency.weight=1", ["alpha"]),
+    ("train task.consistency._target_=etude.models.losses.consistency.RDrop task.consistency.weight=1", ["alpha"]),
     ("train decoding.beams=0", ["decoding.beams = 0", "at least 1"]),
     ("train tokenizer.vocabulary=5", ["tokenizer.vocabulary = 5", "at least 8"]),
     ("train model/positions=rotari", ["model/positions=rotari does not exist", "did you mean model/positions=rotary?"]),
@@ -149,7 +149,10 @@ CASES = [
     ("train model.norm.normalized_shape=[3]", ["model.norm.normalized_shape cannot be given", "LayerNorm"]),
     ("train model.norm.epz=1e-6", ["model.norm.epz is not a key of LayerNorm", "did you mean model.norm.eps?"]),
     ("train model.feed_forward_layer.dropout=0.3", ["model.feed_forward_layer.dropout cannot be given"]),
-    ("train model.embeddings._target_=etude.nn.positions.ALiBi", ["etude.nn.positions.ALiBi", "maker of Embeddings"]),
+    (
+        "train model.embeddings._target_=etude.models.layers.positions.ALiBi",
+        ["etude.models.layers.positions.ALiBi", "maker of Embeddings"],
+    ),
     ("train model.attention_dropout=1.0", ["model.attention_dropout = 1.0", "[0, 1)"]),
     ("train experiment=classification/minilm model/norm=rms", ["Could not override 'model/norm'"]),
     ("train model.dropout=1.0", ["model.dropout = 1.0", "[0, 1)"]),

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.causal_lm import Blocks, CausalLMData, Documents, Windows
+from etude.data.causal_lm import Blocks, CausalLMData, Documents, DocumentWindows
 from etude.data.corpora import OneText
 from etude.data.loader import Slice
-from etude.data.module import Limit
-from etude.data.plan import BatchSize
 from etude.data.prepare import Split, prepare
-from etude.data.sources import Dropped, Row
+from etude.data.readers.sources import Dropped, Row
+from etude.data.sizes import BatchSize, Limit
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import Bytes
 from etude.types import IGNORED, Facts
@@ -105,7 +104,7 @@ def test_blocks_predict_everything_once_in_every_epoch(
 def test_windows_predict_everything_once_for_any_stride(sizes: list[int], max_length: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, max_length))
     split = split_of(sizes)
-    windows = Windows(split, len(sizes), FACTS, max_length, stride)
+    windows = DocumentWindows(split, len(sizes), FACTS, max_length, stride)
     assert predicted(windows, split, 0) == each_once(sizes)
     for example in range(len(windows.lengths)):
         (piece,) = windows.pieces(example, 0)
@@ -119,7 +118,7 @@ def test_the_bytes_of_an_epoch_are_those_of_the_documents(sizes: list[int], max_
     split = split_of(sizes)
     for examples in (
         Blocks(split, len(sizes), FACTS, max_length, 1),
-        Windows(split, len(sizes), FACTS, max_length, max_length),
+        DocumentWindows(split, len(sizes), FACTS, max_length, max_length),
     ):
         everything = Slice(np.arange(len(examples.lengths)), epoch, 1, filler=False)
         assert int(examples.batch(everything).text_bytes.sum()) == sum(sizes)
@@ -147,7 +146,7 @@ def test_one_text_is_cut_elsewhere_in_each_epoch() -> None:
 
 
 def test_a_row_beside_a_shorter_one_and_a_filler() -> None:
-    windows = Windows(split_of([3, 8]), 2, FACTS, 20, 20)
+    windows = DocumentWindows(split_of([3, 8]), 2, FACTS, 20, 20)
     batch = windows.batch(Slice(np.array([1, 0]), 0, 77, filler=False))
     assert batch.tokens.shape == (2, 9)
     assert batch.mask.sum(dim=1).tolist() == [9, 4]

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etude.data.corpora.files import ParallelFiles
+from etude.data.corpora.own_files import ParallelFiles
 from etude.data.loader import PlanLoader, PlanSampler
-from etude.data.module import Limit
-from etude.data.plan import BatchSize
-from etude.data.sampling import BPEDropout, Sampling, UnigramSampling
+from etude.data.sizes import BatchSize, Limit
+from etude.data.subword_regularization import BPEDropout, Sampling, UnigramSampling
 from etude.data.translation import TranslationData
 from etude.errors import ConfigurationError
 from etude.tokenization.trained import BPE, Unigram

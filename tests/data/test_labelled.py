@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etude.data.class_weights import BalancedWeights, GivenWeights
 from etude.data.classification import ClassificationData
 from etude.data.corpora import Tables
 from etude.data.encode import Encoding
-from etude.data.labelled import LabelledData
+from etude.data.labelled_texts import LabelledData
 from etude.data.loader import Slice
-from etude.data.module import Limit
 from etude.data.multilabel import MultilabelData
-from etude.data.plan import BatchSize
 from etude.data.regression import RegressionData
-from etude.data.weights import Balanced, Given
+from etude.data.sizes import BatchSize, Limit
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import Bytes
 from etude.types import IGNORED, ClassificationBatch
@@ -85,7 +84,7 @@ def test_both_texts_fit_and_keep_their_beginnings(first: list[int], second: list
 
 
 def test_a_step_is_divided_by_its_weights(tmp_path: Path) -> None:
-    weighted = data(ClassificationData, tmp_path, PAIRS, weights=Balanced())
+    weighted = data(ClassificationData, tmp_path, PAIRS, weights=BalancedWeights())
     each = {"yes": 5 / (2 * 2), "no": 5 / (2 * 3)}
     made = batch(weighted, *range(5))
     assert made.weights is not None
@@ -106,12 +105,12 @@ def test_without_weights_a_step_is_divided_by_a_whole_number(tmp_path: Path) -> 
 
 def test_weights_by_hand() -> None:
     counts = np.array([3, 0, 1])
-    assert Given({"c": 4.0}).of(counts, ("a", "b", "c")).tolist() == [1.0, 1.0, 4.0]
-    assert Balanced().of(counts, ("a", "b", "c")).tolist() == pytest.approx([4 / 6, 0.0, 2.0])
+    assert GivenWeights({"c": 4.0}).of(counts, ("a", "b", "c")).tolist() == [1.0, 1.0, 4.0]
+    assert BalancedWeights().of(counts, ("a", "b", "c")).tolist() == pytest.approx([4 / 6, 0.0, 2.0])
     with pytest.raises(ConfigurationError, match="no class is called that; the data has a, b, c"):
-        Given({"d": 1.0}).of(counts, ("a", "b", "c"))
+        GivenWeights({"d": 1.0}).of(counts, ("a", "b", "c"))
     with pytest.raises(ConfigurationError, match="is not positive"):
-        Given({"a": 0.0})
+        GivenWeights({"a": 0.0})
 
 
 def test_several_labels(tmp_path: Path) -> None:

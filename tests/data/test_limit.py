@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from etude.data.classification import ClassificationData
-from etude.data.corpora.files import Tables
-from etude.data.module import Limit
-from etude.data.plan import BatchSize
+from etude.data.corpora.own_files import Tables
+from etude.data.sizes import BatchSize, Limit
 from etude.tokenization.trained import BPE
 
 ROWS = {"train": 90, "val": 40, "test": 40}

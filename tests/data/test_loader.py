@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from etude.data.loader import PlanLoader, PlanSampler, Slice
-from etude.data.plan import BatchSize, Plan
+from etude.data.plan import Plan
+from etude.data.sizes import BatchSize
 from etude.types import ClassificationBatch
 
 LENGTHS = np.random.default_rng(0).integers(2, 23, 61)

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from etude.data.loader import Slice
 from etude.data.masked_lm import MaskedTexts
-from etude.data.masking import Masker, Masking, Spans, Tokens, WholeWords
+from etude.data.masking import Masker, Masking, SpanMasking, TokenMasking, WholeWordMasking
 from etude.errors import ConfigurationError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.trained import Bytes, WordPiece
-from etude.tokenization.words import WordBoundaries
+from etude.tokenization.word_boundaries import WordBoundaries
 from etude.types import IGNORED, Facts
 from tests.data.test_prepare import prepared, toy
 
-STRATEGIES: list[Callable[..., Masking]] = [Tokens, WholeWords, Spans]
+STRATEGIES: list[Callable[..., Masking]] = [TokenMasking, WholeWordMasking, SpanMasking]
 TOKENIZER = Bytes().build(iter(()))
 
 
@@ -52,7 +52,7 @@ def test_exactly_as_many_are_chosen_as_the_plan_counts(starts: np.ndarray, share
 @given(begun(), st.floats(0.01, 0.99), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=60)
 def test_words_are_whole_but_for_one_where_no_other_fits(starts: np.ndarray, share: float, seed: int) -> None:
-    masking = WholeWords(probability=share)
+    masking = WholeWordMasking(probability=share)
     count = int(masking.counts(np.array([len(starts)]))[0])
     chosen = masking.select(starts, count, bits(len(starts), seed)) >= 0
     words = np.split(chosen, np.flatnonzero(starts)[1:])
@@ -65,7 +65,7 @@ def test_words_are_whole_but_for_one_where_no_other_fits(starts: np.ndarray, sha
 @given(begun(), st.floats(0.01, 0.99), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=60)
 def test_spans_begin_at_words_and_only_one_ends_within_a_word(starts: np.ndarray, share: float, seed: int) -> None:
-    masking = Spans(probability=share)
+    masking = SpanMasking(probability=share)
     count = int(masking.counts(np.array([len(starts)]))[0])
     deciding = masking.select(starts, count, bits(len(starts), seed))
     begins = np.unique(deciding[deciding >= 0])
@@ -81,17 +81,17 @@ def test_spans_begin_at_words_and_only_one_ends_within_a_word(starts: np.ndarray
 
 
 def test_lengths_of_spans_are_geometric_and_cut_off_at_ten() -> None:
-    lengths = Spans().lengths((np.arange(100_000) + 0.5) / 100_000)
+    lengths = SpanMasking().lengths((np.arange(100_000) + 0.5) / 100_000)
     assert lengths.mean() == pytest.approx(3.8, abs=0.01)
     counts = np.bincount(lengths, minlength=11)[1:]
     expected = 0.2 * 0.8 ** np.arange(10)
     assert counts / 100_000 == pytest.approx(expected / expected.sum(), abs=1e-4)
-    assert Spans().lengths(np.array([0.0, 1.0])).tolist() == [1, 10]
-    assert set(Spans(geometric=0.999, longest=1).lengths(np.array([0.0, 0.5, 1.0]))) == {1}
+    assert SpanMasking().lengths(np.array([0.0, 1.0])).tolist() == [1, 10]
+    assert set(SpanMasking(geometric=0.999, longest=1).lengths(np.array([0.0, 0.5, 1.0]))) == {1}
 
 
 def test_every_token_is_equally_often_chosen_alone() -> None:
-    counts = sum(Tokens().select(np.ones(20, bool), 3, bits(20, seed)) >= 0 for seed in range(1500))
+    counts = sum(TokenMasking().select(np.ones(20, bool), 3, bits(20, seed)) >= 0 for seed in range(1500))
     assert np.abs(counts / 1500 - 0.15).max() < 4 * np.sqrt(0.15 * 0.85 / 1500)  # four standard deviations
 
 
@@ -105,7 +105,7 @@ def test_the_shares_are_those_asked_for(kind: Callable[..., Masking]) -> None:
     every = np.tile(ids, len(texts))
     assert np.array_equal(labels[chosen], every[chosen])
     assert np.array_equal(seen[~chosen], every[~chosen])
-    count = chosen.sum() / (4 if kind is Spans else 1)  # a span is replaced as one
+    count = chosen.sum() / (4 if kind is SpanMasking else 1)  # a span is replaced as one
     error = 4 * np.sqrt(0.6 * 0.4 / count)  # four standard deviations
     assert abs((seen[chosen] == TOKENIZER.mask).mean() - 0.6) < error
     assert abs((seen[chosen] == every[chosen]).mean() - 0.1) < error
@@ -113,7 +113,7 @@ def test_the_shares_are_those_asked_for(kind: Callable[..., Masking]) -> None:
 
 
 def test_a_span_is_replaced_as_one() -> None:
-    masker = Masker(Spans(masked=0.5, random=0.0), TOKENIZER)
+    masker = Masker(SpanMasking(masked=0.5, random=0.0), TOKENIZER)
     ids = np.array(TOKENIZER.encode(["words " * 30])[0])
     words = WordBoundaries.of(TOKENIZER).starts(ids).cumsum()
     for example in range(50):
@@ -153,8 +153,8 @@ def test_a_tokenizer_without_words_is_refused_where_words_are_needed(monkeypatch
     monkeypatch.setattr(Tokenizer, "names", lambda self, ids: ["x" for _ in ids])
     plain.backend.pre_tokenizer = None
     plain.backend.decoder = None
-    Masker(Tokens(), plain)
-    for kind in (WholeWords, Spans):
+    Masker(TokenMasking(), plain)
+    for kind in (WholeWordMasking, SpanMasking):
         with pytest.raises(ConfigurationError, match="choose data/masking=tokens"):
             Masker(kind(), plain)
 
@@ -172,4 +172,4 @@ def test_a_tokenizer_without_words_is_refused_where_words_are_needed(monkeypatch
 )
 def test_impossible_shares_are_refused_with_their_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=str(next(iter(wrong.values())))):
-        Spans(**wrong)
+        SpanMasking(**wrong)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.plan import BatchSize, Plan
+from etude.data.plan import Plan
+from etude.data.sizes import BatchSize
 
 pools = st.one_of(st.none(), st.integers(1, 9))
 batches = st.one_of(

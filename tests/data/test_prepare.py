@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from etude.data.encode import Encoding
 from etude.data.labels import ClassLabels
 from etude.data.prepare import Prepared, followed, prepare
-from etude.data.sources import Dropped, Row
+from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import BPE, Bytes
 

@@ -1,4 +1,4 @@
-"""Questions from files: what is kept, to the letter; what is dropped and counted; and the windows that are made of them."""
+"""QuestionFiles from files: what is kept, to the letter; what is dropped and counted; and the windows that are made of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etude.data.corpora import Questions, Squad
+from etude.data.corpora import QuestionFiles, Squad
 from etude.data.loader import Slice
-from etude.data.module import Limit
-from etude.data.plan import BatchSize
 from etude.data.question_answering import QuestionData, QuestionWindows
+from etude.data.sizes import BatchSize, Limit
 from etude.errors import DataError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.trained import WordPiece
 
 PASSAGES = [f"Passage {number}:\r\n the caf\u0065\u0301 has {number} \U0001f31e." for number in range(60)]
@@ -148,7 +147,7 @@ def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, line: str, say
     good = json.dumps({"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}})
     path = tmp_path / "train.jsonl"
     path.write_text(f"{good}\n{line}\n")
-    corpus = Questions(str(path), str(path), None)
+    corpus = QuestionFiles(str(path), str(path), None)
     assert corpus.splits() == ("train", "val")
     with pytest.raises(DataError, match=says):
         list(corpus.rows("train"))
@@ -161,7 +160,7 @@ def made(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> QuestionDa
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings: dict[str, Any] = {"max_length": 16, "stride": 4, "max_question": 3, **changes}
     return QuestionData(
-        Questions(str(path), str(path), None),
+        QuestionFiles(str(path), str(path), None),
         **settings,
         tokenizer=WordPiece(80),
         seed=1,

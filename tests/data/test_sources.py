@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.sources import Dropped, _lines_in_parts, content_sha256, download, read_lines, text_of
+from etude.data.readers.sources import Dropped, _lines_in_parts, content_sha256, download, read_lines, text_of
 from etude.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from etude.data.corpora import Clinc150, LabelledLines, Tables
 from etude.data.corpora.split_files import SplitFiles
-from etude.data.sources import Dropped
-from etude.data.tables import read_rows
+from etude.data.readers.sources import Dropped
+from etude.data.readers.tables import read_rows
 from etude.errors import ConfigurationError, DataError
 
 COLUMNS = {"text": "text", "label": "label"}

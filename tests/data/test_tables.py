@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.sources import Dropped, Row
-from etude.data.tables import csv_rows, read_rows
+from etude.data.readers.sources import Dropped, Row
+from etude.data.readers.tables import csv_rows, read_rows
 from etude.errors import DataError
 
 COLUMNS = {"text": "sentence", "label": "class"}

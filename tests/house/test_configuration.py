@@ -12,16 +12,15 @@ from typing import get_type_hints
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from etude.cli.commands import COMMANDS
-from etude.clock import Duration
-from etude.configuration import root as typed
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer, Composition
-from etude.configuration.conf import CONF
-from etude.configuration.root import NODES, Root
-from etude.configuration.schema import INJECTED
-from etude.configuration.schema import PARTS as GIVEN_TO_PARTS
-from etude.configuration.signatures import signature
+from etude.cli.command_table import COMMANDS
+from etude.config import schema as typed
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer, Composition
+from etude.config.nodes import INJECTED
+from etude.config.nodes import PARTS as GIVEN_TO_PARTS
+from etude.config.schema import NODES, Config
+from etude.config.signatures import signature
+from etude.duration import Duration
 
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
@@ -75,7 +74,7 @@ def composed(*overrides: str) -> Composition:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_passes(experiment: str) -> None:
     composition = composed(f"experiment={experiment}", *NEEDED.get(experiment, ()))
-    root = Root.from_plain(plain(composition.config))
+    root = Config.from_plain(plain(composition.config))
     assert root.budget.amount > 0
     assert (root.batch.tokens is None) != (root.batch.examples is None)
     first = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
@@ -190,12 +189,12 @@ def test_what_a_model_gives_to_its_parts_is_an_argument_of_each() -> None:
 
 
 def test_every_field_of_the_root_has_its_sentence() -> None:
-    source = inspect.getsource(typed)
     for section in [
         value for value in vars(typed).values() if dataclasses.is_dataclass(value) and value is not Duration
     ]:
+        source = inspect.getsource(section)
         for name in get_type_hints(section):
-            assert re.search(rf'^    {name}: [^\n]*\n    """[A-Z][^\n]*\."""$', source, re.MULTILINE), (section, name)
+            assert re.search(rf'^    {name}: [^\n]*\n    """[A-Z][^"]*\."""$', source, re.MULTILINE), (section, name)
 
 
 def test_the_roots_groups_are_the_folders() -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.cli.commands import COMMANDS
+from etude.cli.command_table import COMMANDS
 from etude.cli.main import main
-from etude.configuration.compose import Composer, compose
-from etude.configuration.conf import CONF
+from etude.config.compose import CONF, Composer, compose
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.metrics.alignment import Gold, Links, align, alignment_error_rate, by_words, diagonal, word_of_each, words
+from etude.metrics.word_alignment import (
+    Gold,
+    Links,
+    align,
+    alignment_error_rate,
+    by_words,
+    diagonal,
+    word_of_each,
+    words,
+)
 
 LINKS = st.frozensets(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=7)
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text import squad
 
-from etude.metrics.answers import F1, ExactMatch, best_null_threshold, normalised
-from etude.metrics.texts import TextMetric, text_scores
+from etude.metrics.question_answering import AnswerExactMatch, AnswerF1, best_null_threshold, normalised
+from etude.metrics.text_metrics import TextMetric, text_scores
 
 BY_HAND = [
     ("The  Eiffel-Tower!", ["eiffel tower", "EiffelTower"], 100, 100),  # a hyphen goes without leaving a space
@@ -32,8 +32,8 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("output", "references", "exact", "f1"), BY_HAND)
 def test_by_hand(output: str, references: list[str], exact: float, f1: float) -> None:
-    assert ExactMatch().value(output, references) == exact
-    assert F1().value(output, references) == pytest.approx(f1)
+    assert AnswerExactMatch().value(output, references) == exact
+    assert AnswerF1().value(output, references) == pytest.approx(f1)
 
 
 def test_normalised() -> None:
@@ -52,7 +52,7 @@ def test_equal_to_torchmetrics_where_every_question_has_an_answer() -> None:
         )
         for _ in range(200)
     ]
-    metrics: dict[str, TextMetric] = {"exact_match": ExactMatch(), "f1": F1()}
+    metrics: dict[str, TextMetric] = {"exact_match": AnswerExactMatch(), "f1": AnswerF1()}
     mine = text_scores(metrics, [row[0] for row in rows], [row[1] for row in rows], bootstrap=50)
     theirs = squad(
         [{"prediction_text": output, "id": str(i)} for i, (output, _) in enumerate(rows)],
@@ -70,7 +70,7 @@ def test_equal_to_torchmetrics_where_every_question_has_an_answer() -> None:
 
 
 def test_questions_with_and_without_an_answer_apart() -> None:
-    metrics: dict[str, TextMetric] = {"f1": F1()}
+    metrics: dict[str, TextMetric] = {"f1": AnswerF1()}
     found = text_scores(metrics, ["sun", "", "moon", ""], [["sun"], [""], [""], ["sun"]], bootstrap=20)
     assert {name: score.value for name, score in found.items()} == {
         "f1": 50,

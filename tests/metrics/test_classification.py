@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from etude.metrics.classification import F1, Accuracy, ClassMetric, Matthews
+from etude.metrics.classification import Accuracy, ClassF1, ClassMetric, Matthews
 from etude.types import IGNORED
 
 # Rows by (label, prediction): (0, 0) three times, (0, 1) twice, (1, 1) five times, (2, 0) once; class 3 does not occur.
 LABELS = np.array([0] * 5 + [1] * 5 + [2])
 PREDICTIONS = np.array([0, 0, 0, 1, 1] + [1] * 5 + [0])
 CLASSES = ("a", "b", "c", "d")
-METRICS = (Accuracy(), F1(), F1(average="weighted"), F1("a"), Matthews())
+METRICS = (Accuracy(), ClassF1(), ClassF1(average="weighted"), ClassF1("a"), Matthews())
 
 
 def value(metric: ClassMetric, predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -21,9 +21,9 @@ def test_worked_by_hand() -> None:
     assert value(Accuracy(), PREDICTIONS, LABELS) == 8 / 11
     # F1 = 2 · right / (of this class + given this class)
     each = [2 * 3 / (5 + 4), 2 * 5 / (5 + 7), 0.0]
-    assert value(F1(), PREDICTIONS, LABELS) == pytest.approx(sum(each) / 3, abs=1e-6)
-    assert value(F1("b"), PREDICTIONS, LABELS) == pytest.approx(each[1], abs=1e-6)
-    assert value(F1("d"), PREDICTIONS, LABELS) == 0
+    assert value(ClassF1(), PREDICTIONS, LABELS) == pytest.approx(sum(each) / 3, abs=1e-6)
+    assert value(ClassF1("b"), PREDICTIONS, LABELS) == pytest.approx(each[1], abs=1e-6)
+    assert value(ClassF1("d"), PREDICTIONS, LABELS) == 0
 
 
 @pytest.mark.parametrize("metric", METRICS)

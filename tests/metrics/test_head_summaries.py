@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.metrics.attention import head_summaries, opposite
+from etude.metrics.head_summary import head_summaries, opposite
 
 SIZES = st.integers(1, 7)
 

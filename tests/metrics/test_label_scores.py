@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from etude.errors import ConfigurationError
-from etude.metrics.classification import F1, Accuracy, Matthews
-from etude.metrics.multilabel import ExactMatch, MultilabelF1
+from etude.metrics.classification import Accuracy, ClassF1, Matthews
+from etude.metrics.multilabel import LabelSetMatch, MultilabelF1
 from etude.metrics.regression import MeanSquaredError, Pearson, Spearman
 
 LABELS = [0] * 6 + [1] * 4 + [2] * 2
@@ -43,9 +43,9 @@ def test_classes() -> None:
     each = [f1(PREDICTIONS, LABELS, k) for k in range(3)]
     weighted = (6 * each[0] + 4 * each[1] + 2 * each[2]) / 12
     assert Accuracy().statistics(*rows).whole == same(8 / 12)
-    assert F1().statistics(*rows).whole == same(sum(each) / 3)
-    assert F1(average="weighted").statistics(*rows).whole == same(weighted)
-    assert F1("b").statistics(*rows).whole == same(each[1])
+    assert ClassF1().statistics(*rows).whole == same(sum(each) / 3)
+    assert ClassF1(average="weighted").statistics(*rows).whole == same(weighted)
+    assert ClassF1("b").statistics(*rows).whole == same(each[1])
     assert Matthews().statistics(*rows).whole == same(matthews(PREDICTIONS, LABELS))
 
 
@@ -60,7 +60,7 @@ def test_a_positive_class_must_be_there() -> None:
     with pytest.raises(
         ConfigurationError, match=r"task\.metrics: positive=1 is no class of the data, which has a, b, c"
     ):
-        F1("1").check(CLASSES)
+        ClassF1("1").check(CLASSES)
 
 
 def test_several_classes() -> None:
@@ -68,7 +68,7 @@ def test_several_classes() -> None:
     predictions = np.array([[1, 0, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0]], bool)
     assert MultilabelF1("micro").statistics(predictions, labels).whole == same(2 * 4 / (5 + 5))
     assert MultilabelF1("macro").statistics(predictions, labels).whole == same((1 + 0 + 1) / 3)
-    assert ExactMatch().statistics(predictions, labels).whole == 2 / 4
+    assert LabelSetMatch().statistics(predictions, labels).whole == 2 / 4
     assert MultilabelF1("micro").statistics(predictions, labels).signature == "nrefs:1|classes:3|average:micro"
 
 

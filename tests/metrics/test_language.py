@@ -5,7 +5,7 @@ import math
 import pytest
 
 from etude.errors import DataError
-from etude.metrics.language import bits_per_byte, perplexity
+from etude.metrics.language_modeling import bits_per_byte, perplexity
 
 
 def test_a_uniform_guess_is_as_uncertain_as_its_choices() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from etude.metrics.classification import F1, Matthews
+from etude.metrics.classification import ClassF1, Matthews
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Recomputed
 
@@ -41,7 +41,7 @@ def test_many_classes_in_deterministic_mode() -> None:
     labels = generator.integers(600, size=20_000)
     predictions = np.where(generator.random(20_000) < 0.8, labels, generator.integers(600, size=20_000))
     classes = [str(number) for number in range(600)]
-    metrics = {"macro_f1": F1(), "matthews": Matthews()}
+    metrics = {"macro_f1": ClassF1(), "matthews": Matthews()}
     statistics = {name: metric.statistics(predictions, labels, classes) for name, metric in metrics.items()}
     torch.use_deterministic_algorithms(True)
     try:

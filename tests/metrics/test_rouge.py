@@ -4,7 +4,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from etude.metrics.rouge import ROUGE
-from etude.metrics.texts import text_scores
+from etude.metrics.text_metrics import text_scores
 
 OUTPUTS = ["the police killed the gunman", "a network learns to summarise papers", "nothing"]
 REFERENCES = [

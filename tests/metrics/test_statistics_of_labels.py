@@ -21,8 +21,8 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
-from etude.metrics.classification import F1, Accuracy, ClassMetric, Matthews
-from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
+from etude.metrics.classification import Accuracy, ClassF1, ClassMetric, Matthews
+from etude.metrics.multilabel import LabelSetMatch, MultilabelF1, MultilabelMetric
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
 from etude.metrics.resampling import interval, paired_p_value, scored
 from etude.metrics.score import Statistics
@@ -41,13 +41,13 @@ def of_classes(metric: ClassMetric) -> Make:
 
 METRICS: dict[str, tuple[str, Make]] = {
     "accuracy": ("classes", of_classes(Accuracy())),
-    "macro_f1": ("classes", of_classes(F1())),
-    "weighted_f1": ("classes", of_classes(F1(average="weighted"))),
-    "f1_of_b": ("classes", of_classes(F1("b"))),
+    "macro_f1": ("classes", of_classes(ClassF1())),
+    "weighted_f1": ("classes", of_classes(ClassF1(average="weighted"))),
+    "f1_of_b": ("classes", of_classes(ClassF1("b"))),
     "matthews": ("classes", of_classes(Matthews())),
     "multilabel_micro_f1": ("several", MultilabelF1("micro").statistics),
     "multilabel_macro_f1": ("several", MultilabelF1("macro").statistics),
-    "multilabel_exact_match": ("several", ExactMatch().statistics),
+    "multilabel_exact_match": ("several", LabelSetMatch().statistics),
     "pearson": ("numbers", Pearson().statistics),
     "spearman": ("numbers", Spearman().statistics),
     "mean_squared_error": ("numbers", MeanSquaredError().statistics),
@@ -157,9 +157,9 @@ def test_scores_of_classes_are_those_of_torchmetrics(rows: Pair) -> None:
     known = torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
     expected: list[tuple[ClassMetric, Any]] = [
         (Accuracy(), multiclass_accuracy(*known, 3, average="micro")),
-        (F1(), multiclass_f1_score(*known, 3, average="macro")),
-        (F1(average="weighted"), multiclass_f1_score(*known, 3, average="weighted")),
-        (F1("b"), multiclass_f1_score(*known, 3, average="none")[1]),
+        (ClassF1(), multiclass_f1_score(*known, 3, average="macro")),
+        (ClassF1(average="weighted"), multiclass_f1_score(*known, 3, average="weighted")),
+        (ClassF1("b"), multiclass_f1_score(*known, 3, average="none")[1]),
     ]
     if min(len(np.unique(column)) for column in rows) > 1:
         expected.append((Matthews(), multiclass_matthews_corrcoef(*known, 3)))
@@ -180,7 +180,7 @@ def test_scores_of_several_classes_are_those_of_torchmetrics(rows: Pair) -> None
     expected: list[tuple[MultilabelMetric, Any]] = [
         (MultilabelF1("micro"), multilabel_f1_score(*known, classes, average="micro")),
         (MultilabelF1("macro"), multilabel_f1_score(*known, classes, average="macro")),
-        (ExactMatch(), multilabel_exact_match(*known, classes)),
+        (LabelSetMatch(), multilabel_exact_match(*known, classes)),
     ]
     for metric, value in expected:
         assert metric.statistics(*rows).whole == pytest.approx(float(value), abs=SINGLE)

@@ -14,7 +14,7 @@ from sacrebleu.significance import PairedTest
 from etude.errors import ConfigurationError, DataError
 from etude.metrics.resampling import paired_p_value
 from etude.metrics.score import Score, Statistics
-from etude.metrics.texts import TextMetric, text_scores
+from etude.metrics.text_metrics import TextMetric, text_scores
 from etude.metrics.translation import BLEU, TER, ChrF
 
 REFERENCES = [

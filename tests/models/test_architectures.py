@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
-from etude.experiment.build import make
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
 from etude.models.encoder import Encoder
+from etude.models.layers.dropout import Dropout
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.dropout import Dropout
+from etude.training.build import make
 from etude.types import Facts
 
 COMPOSER = Composer(CONF, "train")

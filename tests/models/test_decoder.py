@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.decoding.search import Beam, Greedy, Sample, Search
 from etude.models.decoder import Decoder
-from etude.nn.attention import record_attention
-from etude.nn.positions import ALiBi, Learned, Positions, Rotary, Sinusoidal, TooLongError
-from etude.nn.residual import PostNorm, PreNorm, Residual
+from etude.models.generation.search import Beam, Greedy, Sample, Search
+from etude.models.layers.attention import record_attention
+from etude.models.layers.positions import ALiBi, Learned, Positions, Rotary, Sinusoidal, TooLongError
+from etude.models.layers.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 
 B, L, WIDTH, VOCABULARY, MAX_LENGTH = 3, 7, 24, 29, 11

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.finetune.lora import LoRA
 from etude.models.encoder import Encoder
-from etude.nn.attention import record_attention
-from etude.nn.packing import Layout
-from etude.nn.positions import ALiBi, Rotary, TooLongError
-from etude.nn.residual import PostNorm, PreNorm, Residual
+from etude.models.layers.attention import record_attention
+from etude.models.layers.positions import ALiBi, Rotary, TooLongError
+from etude.models.layers.residual import PostNorm, PreNorm, Residual
+from etude.models.layers.unpad import Unpadding
+from etude.optim.finetune.lora import LoRA
 from etude.types import Facts
 
 B, L, WIDTH, VOCABULARY = 3, 7, 24, 29
@@ -135,7 +135,7 @@ def test_first_states_with_dropout_are_those_of_all_in_the_mean() -> None:
     bias = model.get_parameter("layers.2.attention.query_key_value.bias")
     nn.init.normal_(bias)
     torch.manual_seed(3)
-    layer, layout = model.layers[2].get_submodule("attention"), Layout.from_mask(mask)
+    layer, layout = model.layers[2].get_submodule("attention"), Unpadding.from_mask(mask)
     x = torch.randn(13, WIDTH, dtype=torch.float64)
     with torch.no_grad():
         draws = [

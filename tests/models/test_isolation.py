@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from etude.models.encoder import Encoder
-from etude.nn.packing import Layout
-from etude.nn.positions import ALiBi, Learned, Rotary, Sinusoidal
+from etude.models.layers.positions import ALiBi, Learned, Rotary, Sinusoidal
+from etude.models.layers.unpad import Unpadding
 from etude.types import Facts
 
 LENGTHS = [3, 9, 1, 6, 9]
@@ -60,4 +60,4 @@ def test_what_one_document_says_changes_nothing_of_another(positions: Any) -> No
 def test_positions_begin_anew_in_each_document() -> None:
     _, mask = documents(1)
     expected = [place for length in LENGTHS for place in range(length)]
-    assert Layout.from_mask(mask).positions.tolist() == expected
+    assert Unpadding.from_mask(mask).positions.tolist() == expected

@@ -14,15 +14,15 @@ import transformers
 from torch import nn
 
 from etude.errors import DataError, StorageError
-from etude.models.gpt2 import pretrained_gpt2
-from etude.models.huggingface_encoder import WrappedEncoder
-from etude.models.huggingface_seq2seq import WrappedEncoderDecoder
-from etude.models.kept import KeptFiles
-from etude.models.pretrained import pretrained_encoder
-from etude.models.pretrained_seq2seq import pretrained_seq2seq
-from etude.models.weights import kept, read_safetensors
-from etude.pretrained_files import open_pretrained, standing_in
-from etude.store.folder import write_json
+from etude.hub import open_pretrained, standing_in
+from etude.models.pretrained.bert import pretrained_encoder
+from etude.models.pretrained.encoder_decoders import pretrained_seq2seq
+from etude.models.pretrained.gpt2 import pretrained_gpt2
+from etude.models.pretrained.skeleton import PretrainedSkeleton
+from etude.models.pretrained.weight_files import kept, read_safetensors
+from etude.models.wrapped.wrapped_encoder import WrappedEncoder
+from etude.models.wrapped.wrapped_seq2seq import WrappedEncoderDecoder
+from etude.runs.folder import write_json
 from etude.types import Facts
 
 FACTS = Facts(vocabulary=29, pad=1, bos=0, eos=2)
@@ -67,7 +67,7 @@ def test_the_same_model_without_its_files(tmp_path: Path, name: str) -> None:
     described = first.files.describe()
     shutil.rmtree(folder)
 
-    files = KeptFiles(tmp_path / "pretrained.json")
+    files = PretrainedSkeleton(tmp_path / "pretrained.json")
     with standing_in(files):
         again: Any = build(FACTS, str(folder))
     assert again.files is files and files.describe() == described
@@ -85,7 +85,7 @@ def test_the_same_model_without_its_files(tmp_path: Path, name: str) -> None:
 def test_only_its_own_name_is_stood_in_for(tmp_path: Path) -> None:
     folder, other = (saved(tmp_path / name, "bert", "AutoModel", STACK) for name in ("one", "other"))
     write_json(tmp_path / "pretrained.json", kept(open_pretrained(str(folder))))
-    with standing_in(KeptFiles(tmp_path / "pretrained.json")):
+    with standing_in(PretrainedSkeleton(tmp_path / "pretrained.json")):
         assert not any(tensor.any() for tensor in read_safetensors(open_pretrained(str(folder))).values())
         assert any(tensor.any() for tensor in read_safetensors(open_pretrained(str(other))).values())
     assert any(tensor.any() for tensor in read_safetensors(open_pretrained(str(folder))).values())
@@ -98,9 +98,9 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: str) -> None:
     with pytest.raises(
         StorageError, match=r"pretrained.json cannot be read.*put it back from the run's newest checkpoint"
     ):
-        KeptFiles(path)
+        PretrainedSkeleton(path)
     with pytest.raises(StorageError, match="No such file"):
-        KeptFiles(tmp_path / "absent.json")
+        PretrainedSkeleton(tmp_path / "absent.json")
 
 
 def test_of_sharded_weights_all_are_kept(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from etude.models.layers.attention import record_attention
+from etude.models.layers.positions import Learned, Positions, Sinusoidal, TooLongError
+from etude.models.layers.residual import PostNorm, PreNorm, Residual
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.attention import record_attention
-from etude.nn.positions import Learned, Positions, Sinusoidal, TooLongError
-from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 
 B, S, T, WIDTH, HEADS, VOCABULARY = 3, 7, 5, 22, 2, 29

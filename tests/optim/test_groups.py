@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from etude.errors import ConfigurationError
-from etude.optim.groups import parameter_groups
+from etude.optim.parameter_groups import parameter_groups
 
 
 class Model(nn.Module):

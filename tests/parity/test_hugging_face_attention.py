@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.models.any_pretrained import pretrained
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.huggingface import huggingface
-from etude.models.huggingface_encoder import WrappedEncoder
-from etude.models.text_decoder import TextDecoder
-from etude.tasks.attention import UnseenError, own_attention, recorded
+from etude.models.base import EncoderDecoder, TextDecoder
+from etude.models.pretrained.auto import pretrained
+from etude.models.wrapped.huggingface import huggingface
+from etude.models.wrapped.wrapped_encoder import WrappedEncoder
+from etude.tasks.attention_maps import UnseenError, own_attention, recorded
 from etude.types import Facts
 from tests.parity import test_hugging_face_decoders as decoders
 from tests.parity import test_hugging_face_encoders as encoders

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from etude.errors import ConfigurationError, DataError
+from etude.hub import open_pretrained
 from etude.models.encoder import Encoder
-from etude.models.pretrained import pretrained_encoder, to_bert
-from etude.nn.feed_forward import GatedFeedForward
-from etude.nn.positions import Rotary, Sinusoidal
-from etude.nn.residual import PostNorm, PreNorm
-from etude.pretrained_files import open_pretrained
+from etude.models.layers.feed_forward import GatedFeedForward
+from etude.models.layers.positions import Rotary, Sinusoidal
+from etude.models.layers.residual import PostNorm, PreNorm
+from etude.models.pretrained.bert import pretrained_encoder, to_bert
 from etude.types import Facts
 
 VOCABULARY, WIDTH, LAYERS = 29, 22, 3

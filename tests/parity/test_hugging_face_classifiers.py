@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from etude.errors import ConfigurationError
-from etude.models.pretrained import pretrained_encoder
-from etude.nn.dropout import Dropout
+from etude.models.layers.dropout import Dropout
+from etude.models.pretrained.bert import pretrained_encoder
 from etude.optim.schedules import Constant
 from etude.tasks.classification import Classification
 from etude.types import Facts

@@ -12,17 +12,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from etude.decoding.search import Beam, Greedy, Search
 from etude.errors import ConfigurationError
-from etude.finetune.base import from_the_top
-from etude.finetune.lora import LoRA
-from etude.finetune.selection import BitFit, TopLayers
+from etude.models.base import EncoderDecoder, TextDecoder
 from etude.models.decoder import Decoder
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.huggingface import huggingface
-from etude.models.huggingface_decoder import WrappedDecoder
-from etude.models.text_decoder import TextDecoder
-from etude.nn.positions import TooLongError
+from etude.models.generation.search import Beam, Greedy, Search
+from etude.models.layers.positions import TooLongError
+from etude.models.wrapped.huggingface import huggingface
+from etude.models.wrapped.wrapped_decoder import WrappedDecoder
+from etude.optim.finetune.base import from_the_top
+from etude.optim.finetune.lora import LoRA
+from etude.optim.finetune.selection import BitFit, TopLayers
 from etude.optim.schedules import Constant
 from etude.tasks.causal_lm import CausalLM
 from etude.tokenization.trained import BPE

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etude.errors import ConfigurationError, DataError, EtudeError
-from etude.models.any_pretrained import pretrained
-from etude.models.bart import Bart
-from etude.models.encoder_families import ENCODER_FAMILIES
-from etude.models.huggingface_encoder import WrappedEncoder
-from etude.models.pretrained import PretrainedEncoder, pretrained_encoder, to_bert
-from etude.models.text_encoder import TextEncoder
-from etude.nn.positions import TooLongError
+from etude.models.base import TextEncoder
+from etude.models.layers.positions import TooLongError
+from etude.models.pretrained.auto import pretrained
+from etude.models.pretrained.bart import Bart
+from etude.models.pretrained.bert import PretrainedEncoder, pretrained_encoder, to_bert
+from etude.models.pretrained.encoder_families import ENCODER_FAMILIES
+from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.types import Facts
 
 VOCABULARY, WIDTH = 29, 12

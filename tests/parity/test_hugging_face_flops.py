@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from etude.models.any_pretrained import pretrained
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.flops import decoder_flops, encoder_flops, seq2seq_flops
-from etude.models.huggingface import huggingface
-from etude.models.huggingface_attention import plain_attention
-from etude.models.huggingface_encoder import WrappedEncoder
-from etude.nn.flops import Flops
+from etude.models.base import EncoderDecoder
+from etude.models.layers.flop_counts import Flops
+from etude.models.model_flops import decoder_flops, encoder_flops, seq2seq_flops
+from etude.models.pretrained.auto import pretrained
+from etude.models.wrapped.huggingface import huggingface
+from etude.models.wrapped.wrapped_attention import plain_attention
+from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.schedules import Constant
 from etude.tasks.masked_lm import MaskedLM
 from etude.types import IGNORED, MaskedLMBatch

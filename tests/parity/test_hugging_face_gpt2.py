@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2
 
 from etude.errors import ConfigurationError, DataError
 from etude.models.decoder import Decoder
-from etude.models.gpt2 import gpt2_config, pretrained_gpt2, to_gpt2
-from etude.nn.feed_forward import FeedForward, GatedFeedForward
-from etude.nn.positions import Rotary
-from etude.nn.residual import PostNorm
+from etude.models.layers.feed_forward import FeedForward, GatedFeedForward
+from etude.models.layers.positions import Rotary
+from etude.models.layers.residual import PostNorm
+from etude.models.pretrained.gpt2 import gpt2_config, pretrained_gpt2, to_gpt2
 from etude.types import Facts
 
 VOCABULARY, WIDTH, LAYERS, MAX_LENGTH = 29, 22, 3, 11

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from etude.errors import ConfigurationError, DataError
-from etude.models.pretrained_seq2seq import pretrained_seq2seq
+from etude.models.pretrained.encoder_decoders import pretrained_seq2seq
 from etude.types import Facts
 
 VOCABULARY = 29

@@ -12,15 +12,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from etude.decoding.search import Beam, Greedy, Search
 from etude.errors import ConfigurationError
-from etude.finetune.base import from_the_top
-from etude.finetune.lora import LoRA
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.huggingface import huggingface
-from etude.models.huggingface_seq2seq import WrappedEncoderDecoder
-from etude.models.text_decoder import TextDecoder
-from etude.nn.positions import TooLongError
+from etude.models.base import EncoderDecoder, TextDecoder
+from etude.models.generation.search import Beam, Greedy, Search
+from etude.models.layers.positions import TooLongError
+from etude.models.wrapped.huggingface import huggingface
+from etude.models.wrapped.wrapped_seq2seq import WrappedEncoderDecoder
+from etude.optim.finetune.base import from_the_top
+from etude.optim.finetune.lora import LoRA
 from etude.optim.schedules import Constant
 from etude.tasks.translation import Translation
 from etude.types import IGNORED, Facts, TranslationBatch

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.models.layers.attention import CrossAttention, SelfAttention
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.residual import PostNorm, PreNorm, Residual
+from etude.models.layers.unpad import Unpadding
 from etude.models.seq2seq import DecoderLayer, Seq2Seq
-from etude.nn.attention import CrossAttention, SelfAttention
-from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import FeedForward
-from etude.nn.packing import Layout
-from etude.nn.residual import PostNorm, PreNorm, Residual
 from etude.types import Facts
 
 B, S, T, WIDTH, HEADS, INNER, VOCABULARY = 3, 7, 5, 22, 2, 31, 29
@@ -84,7 +84,7 @@ def test_multi_head_attention(causal: bool) -> None:
     theirs = cast(nn.MultiheadAttention, shuffled(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)))
     ours = SelfAttention(WIDTH, HEADS, causal=causal)
     copy_self_attention(theirs, ours)
-    x, layout = torch.randn(B, T, WIDTH), Layout.from_mask(TARGET_MASK)
+    x, layout = torch.randn(B, T, WIDTH), Unpadding.from_mask(TARGET_MASK)
     expected, _ = theirs(
         x, x, x, key_padding_mask=~TARGET_MASK, attn_mask=CAUSAL if causal else None, need_weights=False
     )
@@ -99,7 +99,7 @@ def test_encoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
     )
     ours = EncoderLayer(ATTENTION, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_encoder_layer(theirs, ours)
-    x, layout = torch.randn(B, S, WIDTH), Layout.from_mask(SOURCE_MASK)
+    x, layout = torch.randn(B, S, WIDTH), Unpadding.from_mask(SOURCE_MASK)
     close(ours(layout.pack(x), layout), theirs(x, src_key_padding_mask=~SOURCE_MASK)[SOURCE_MASK])
 
 
@@ -113,7 +113,7 @@ def test_decoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
     ours = DecoderLayer(causal, cross, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_decoder_layer(theirs, ours)
     x, memory = torch.randn(B, T, WIDTH), torch.randn(B, S, WIDTH)
-    source, target = Layout.from_mask(SOURCE_MASK), Layout.from_mask(TARGET_MASK)
+    source, target = Unpadding.from_mask(SOURCE_MASK), Unpadding.from_mask(TARGET_MASK)
     expected = theirs(
         x,
         memory,

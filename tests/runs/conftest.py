@@ -98,9 +98,8 @@ def overrides(small_data: Path, tmp_path: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def composed(overrides: Callable[..., list[str]]) -> Callable[..., Any]:
     """The checked configuration of a small experiment."""
-    from etude.configuration.check import check
-    from etude.configuration.compose import Composer
-    from etude.configuration.conf import CONF
+    from etude.config.check import check
+    from etude.config.compose import CONF, Composer
 
     def compose(task: str, *more: str) -> Any:
         composer = Composer(CONF, "train")

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.callbacks import Callback
 
-from etude.experiment import run as experiment_run
-from etude.experiment.record import RECORD, comparable, read
-from etude.experiment.report.page import REPORT
-from etude.store.folder import FINISHED, write_configuration
+from etude.report.page import REPORT
+from etude.runs.folder import FINISHED, write_configuration
+from etude.runs.record import RECORD, comparable, read
+from etude.training import fit as experiment_run
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["etude.experiment.run"])
+CONTEXT.set_forkserver_preload(["etude.training.fit"])
 
 EXACT = (
     "callbacks=averaged",
@@ -56,21 +56,21 @@ class Point(NamedTuple):
 
 
 POINTS = {
-    "before anything is written": ("etude.experiment.run:build", (1,)),
+    "before anything is written": ("etude.training.fit:build", (1,)),
     "while the tokenizer is written": ("pathlib:Path.write_text", (2, 1)),
-    "before the facts are written": ("etude.experiment.facts:write_json", (1, 2, 3)),
-    "while a file is written": ("etude.store.durable:write_file", (1, 2, 3, 4)),
+    "before the facts are written": ("etude.training.run_facts:write_json", (1, 2, 3)),
+    "while a file is written": ("etude.atomic:write_file", (1, 2, 3, 4)),
     "at a step": ("etude.tasks.base:Task.training_step", (1, 2, 7, 8, 13)),
     "in a validation": ("etude.tasks.base:Task.validation_step", (1, 2)),
     "when a validation is scored": ("etude.tasks.base:Task._conclude", (1, 2)),
-    "while a line of the record is written": ("etude.experiment.record:Record.append", (1, 4, 6)),
-    "while a checkpoint is written": ("etude.store.checkpoint:write_file", (1, 2, 3, 9)),
+    "while a line of the record is written": ("etude.runs.record:Record.append", (1, 4, 6)),
+    "while a checkpoint is written": ("etude.checkpoints.checkpoint:write_file", (1, 2, 3, 9)),
     "before a checkpoint gets its name": ("pathlib:Path.rename", (1, 2, 3, 4)),
-    "before the links are set": ("etude.store.retention:replace_link", (1, 3, 6)),
-    "before old checkpoints are removed": ("etude.store.retention:remove", (1, 2)),
+    "before the links are set": ("etude.checkpoints.retention:replace_link", (1, 3, 6)),
+    "before old checkpoints are removed": ("etude.checkpoints.retention:remove", (1, 2)),
     "in the last evaluation": ("etude.tasks.base:Task.test_step", (1,)),
-    "before the scores are written": ("etude.experiment.run:write_json", (1,)),
-    "before the report is written": ("etude.experiment.run:report", (1,)),
+    "before the scores are written": ("etude.training.fit:write_json", (1,)),
+    "before the report is written": ("etude.training.fit:report", (1,)),
 }
 """Where a process is ended, and at which calls."""
 

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from etude import worker
+from etude.cli import worker
 from etude.cli.main import main
-from etude.experiment import launch
+from etude.training import launch
 from tests.runs.killing import CONTEXT
 
 STEP = "etude.tasks.base:Task.training_step"
 VALIDATION = "etude.tasks.base:Task.validation_step"
 SCORING = "etude.tasks.base:Task._conclude"
-STARTING = "etude.experiment.run:build"
+STARTING = "etude.training.fit:build"
 
 
 class Sent(NamedTuple):

@@ -11,15 +11,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from etude.checkpoints.saver import read_weights
 from etude.cli.main import main
-from etude.configuration.check import plain
-from etude.experiment.build import build_task
-from etude.experiment.evaluate import evaluate
-from etude.experiment.export import export
-from etude.experiment.restored import load_run
-from etude.experiment.run import fit, train
-from etude.experiment.stored import stored_configuration
-from etude.store.saver import read_weights
+from etude.commands.evaluate import evaluate
+from etude.commands.export.command import export
+from etude.config.check import plain
+from etude.runs.stored import stored_configuration
+from etude.training.build import build_task
+from etude.training.fit import fit, train
+from etude.training.restore import load_run
 from etude.types import Facts
 from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.processes import STEP, run
@@ -88,7 +88,7 @@ def test_a_run_with_adapters_is_whole(
     assert counts["trainable"] == 2 * 2 * (2 * 16 + 16 * 2) + 2 * 16 + 2
     assert f"290 of {counts['total']:,} parameters train ({100 * 290 / counts['total']:.3g} %)" in caplog.text
     stored = OmegaConf.load(folder / "config.yaml")
-    assert stored.finetune["_target_"] == "etude.finetune.lora.LoRA"
+    assert stored.finetune["_target_"] == "etude.optim.finetune.lora.LoRA"
     finished = json.loads((folder / "finished.json").read_text())["scores"]
     assert evaluate([folder], {})["scores"] == finished
     task, _ = load_run(folder)

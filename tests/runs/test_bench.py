@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.configuration.check import plain
-from etude.configuration.compose import compose
-from etude.decoding.hypothesis import Hypothesis
-from etude.decoding.search import Greedy
-from etude.experiment import bench, bench_decoding
-from etude.experiment.build import build
+from etude.commands import bench, bench_decoding
+from etude.config.check import plain
+from etude.config.compose import compose
+from etude.models.generation.hypothesis import Hypothesis
+from etude.models.generation.search import Greedy
 from etude.tasks.translation import Translation
+from etude.training.build import build
 
 Overrides = Callable[..., list[str]]
 

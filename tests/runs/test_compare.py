@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.configuration.check import plain
+from etude.commands.compare import compare
+from etude.config.check import plain
 from etude.errors import ConfigurationError, StorageError
-from etude.experiment import comparison
-from etude.experiment.compare import compare
 from etude.metrics.resampling import paired_p_value
-from etude.metrics.texts import text_scores
-from etude.store.folder import COST, DATA, FACTS, FINISHED, runs_in
+from etude.metrics.text_metrics import text_scores
+from etude.report import significance as comparison
+from etude.runs.folder import COST, DATA, FACTS, FINISHED, runs_in
 from etude.tasks.translation import STANDARD_METRICS
 from etude.types import Facts
 from tests.runs.conftest import sentence

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from etude.configuration.check import plain
-from etude.experiment.run import fit, resume
-from etude.store.progress import recount
+from etude.checkpoints.loop_state import recount
+from etude.config.check import plain
+from etude.training.fit import fit, resume
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from etude.configuration.check import plain
-from etude.experiment.build import build
-from etude.experiment.cost import training_flops
-from etude.experiment.record import RECORD, read
-from etude.experiment.run import fit, resume
-from etude.store.folder import COST
+from etude.config.check import plain
+from etude.runs.folder import COST
+from etude.runs.record import RECORD, read
+from etude.training.build import build
+from etude.training.cost import training_flops
+from etude.training.fit import fit, resume
 from tests.runs.conftest import TASKS
 from tests.runs.killing import begin
 

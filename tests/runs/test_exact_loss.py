@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from etude.configuration.check import plain
-from etude.experiment.build import Experiment, build
+from etude.config.check import plain
+from etude.training.build import Experiment, build
 from tests.runs.conftest import TASKS
 
 NO_DROPOUT = ("model.dropout=0.0",)
@@ -53,8 +53,8 @@ def test_gradients_of_drawn_segmentations_do_not_either(
     composed: Callable[..., Any], world: int, micro_batches: int
 ) -> None:
     drawn = (
-        "data.sampling={_target_:etude.data.sampling.BPEDropout,source:0.1,target:0.2}",
-        "task.consistency={_target_:etude.losses.consistency.RDrop,alpha:2.0}",
+        "data.sampling={_target_:etude.data.subword_regularization.BPEDropout,source:0.1,target:0.2}",
+        "task.consistency={_target_:etude.models.losses.consistency.RDrop,alpha:2.0}",
     )
     experiment = build(plain(composed("translation", *NO_DROPOUT, *drawn)))
     whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}

@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from etude.configuration.check import plain
-from etude.configuration.compose import compose
+from etude.commands.export.command import export
+from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
+from etude.commands.export.proof import MismatchError, ProofTexts
+from etude.config.check import plain
+from etude.config.compose import compose
 from etude.errors import ConfigurationError
-from etude.experiment.build import build
-from etude.experiment.export import export
-from etude.experiment.restored import load_run
-from etude.experiment.run import train
-from etude.export.hugging_face_encoder import HuggingFaceEncoder
-from etude.export.proof import Examples, MismatchError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
+from etude.training.build import build
+from etude.training.fit import train
+from etude.training.restore import load_run
 from tests.runs import processes
 from tests.runs.conftest import SMALL
 
@@ -62,7 +62,7 @@ def test_a_classifier_is_exported_and_exported_again(run: Path) -> None:
 
 
 def test_a_failed_proof_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: HuggingFaceEncoder, examples: Examples, folder: Path) -> dict[str, Any]:
+    def fails(self: HuggingFaceEncoder, examples: ProofTexts, folder: Path) -> dict[str, Any]:
         assert any(folder.iterdir())
         raise MismatchError("logits differ")
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from etude.configuration.check import plain
-from etude.experiment.record import RECORD, read, series
-from etude.experiment.run import fit
+from etude.config.check import plain
+from etude.runs.record import RECORD, read, series
+from etude.training.fit import fit
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, begin
 

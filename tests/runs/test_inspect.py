@@ -13,7 +13,7 @@ import pytest
 from etude.cli.main import main
 from tests.conftest import ROOT
 
-HAND_MADE = ROOT / "tests" / "experiment" / "alignments.json"
+HAND_MADE = ROOT / "tests" / "report" / "alignments.json"
 
 
 class Tags(HTMLParser):

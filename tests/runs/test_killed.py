@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etude.configuration.check import plain
+from etude.config.check import plain
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, POINTS, Point, assert_same, begin, end, finish, kill_after, kill_at
 
@@ -54,8 +54,8 @@ def test_killed_it_is_the_same_run(beginning: Callable[..., Path], task: str) ->
 
 
 EVERYTHING = (
-    "data.sampling={_target_:etude.data.sampling.BPEDropout,source:0.1,target:0.2}",
-    "task.consistency={_target_:etude.losses.consistency.RDrop,alpha:2.0}",
+    "data.sampling={_target_:etude.data.subword_regularization.BPEDropout,source:0.1,target:0.2}",
+    "task.consistency={_target_:etude.models.losses.consistency.RDrop,alpha:2.0}",
     "validate.metric=val/loss",
     "validate.mode=min",
     "stop={patience:2,min_delta:100.0}",
@@ -67,11 +67,11 @@ EVERYTHING = (
 
 AT_THE_END = (
     Point("etude.tasks.base:Task.training_step", 9),
-    Point("etude.callbacks.stopping:StopWithoutProgress.on_validation_end", 2),
-    Point("etude.experiment.run:keep_best_average", 1),
-    Point("etude.experiment.averaging:score", 2),
-    Point("etude.store.checkpoint:write_file", 1),
-    Point("etude.experiment.averaging:replace_link", 1),
+    Point("etude.training.callbacks.early_stopping:StopWithoutProgress.on_validation_end", 2),
+    Point("etude.training.fit:keep_best_average", 1),
+    Point("etude.training.checkpoint_averaging:score", 2),
+    Point("etude.checkpoints.checkpoint:write_file", 1),
+    Point("etude.training.checkpoint_averaging:replace_link", 1),
 )
 
 

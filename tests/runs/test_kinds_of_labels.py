@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
+from etude.commands.compare import compare
+from etude.commands.evaluate import evaluate
+from etude.commands.export.command import export
+from etude.commands.predict import predict
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
 from etude.errors import ConfigurationError, DataError
-from etude.experiment import comparison
-from etude.experiment.build import build
-from etude.experiment.compare import compare
-from etude.experiment.evaluate import evaluate
-from etude.experiment.export import export
-from etude.experiment.predict import predict
-from etude.experiment.report.page import report
-from etude.experiment.run import fit
 from etude.metrics.resampling import paired_p_value
+from etude.report import significance as comparison
+from etude.report.page import report
+from etude.training.build import build
+from etude.training.fit import fit
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.killing import begin
 from tests.runs.test_exact_loss import gradients
@@ -36,7 +35,7 @@ KINDS = {
         "data=table",
         "data.pair=other",
         "data.label=same",
-        "data.weights={_target_:etude.data.weights.Balanced}",
+        "data.weights={_target_:etude.data.class_weights.BalancedWeights}",
     ),
     "several": ("data=table_several", "task=multilabel", "data.label=topics", "validate.metric=val/micro_f1"),
     "numbers": ("data=table_numbers", "task=regression", "data.label=length", "validate.metric=val/spearman"),

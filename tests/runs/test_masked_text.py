@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from etude.cli.main import main
-from etude.experiment.predict import predict
-from etude.store.folder import resolve
+from etude.commands.predict import predict
+from etude.runs.folder import resolve
 
 
 def test_a_run_on_spans_is_scored_and_answers(

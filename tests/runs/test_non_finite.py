@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from etude.configuration.check import plain
-from etude.experiment.record import RECORD, read, series
-from etude.experiment.report.page import REPORT, report
-from etude.experiment.run import fit
-from etude.store.checkpoint import read as read_checkpoint
+from etude.checkpoints.checkpoint import read as read_checkpoint
+from etude.config.check import plain
+from etude.report.page import REPORT, report
+from etude.runs.record import RECORD, read, series
+from etude.training.fit import fit
 from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run
 from tests.runs.test_continued import continue_from_every_step

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.configuration.check import check
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
-from etude.experiment.evaluate import evaluate
-from etude.experiment.predict import predict
-from etude.experiment.run import train
+from etude.commands.evaluate import evaluate
+from etude.commands.predict import predict
+from etude.config.check import check
+from etude.config.compose import CONF, Composer
+from etude.training.fit import train
 from tests.runs.conftest import SMALL
 
 ODD = [
@@ -100,7 +99,7 @@ def test_a_line_for_each_line_whatever_the_batch_and_the_order(
     assert len(together) == len(ODD)
     assert all(len(line.splitlines()) <= 1 for line in together)
     assert together[1] == together[2] == ""
-    said = [record.getMessage() for record in caplog.records if record.name == "etude.experiment.predict"]
+    said = [record.getMessage() for record in caplog.records if record.name == "etude.commands.predict"]
     assert said[0] == "1 of 10 lines had bytes that are no UTF-8; they were replaced by U+FFFD"
     assert said[1] == "1 of 10 lines had more tokens than the model reads; a part of each was left out"
     alone = answers(runs["one"], ODD[::-1], batch__examples=1, **search)

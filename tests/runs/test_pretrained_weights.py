@@ -13,19 +13,18 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
+from etude.checkpoints.saver import read_weights
+from etude.commands.evaluate import evaluate
+from etude.commands.export.command import export
+from etude.commands.replay import replay
+from etude.commands.reproduce import reproduce
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
 from etude.errors import ConfigurationError, DataError
-from etude.experiment.build import build_task
-from etude.experiment.evaluate import evaluate
-from etude.experiment.export import export
-from etude.experiment.replay import replay
-from etude.experiment.reproduce import reproduce
-from etude.experiment.restored import find_checkpoint, load_run
-from etude.experiment.run import resume, train
-from etude.store.folder import PRETRAINED
-from etude.store.saver import read_weights
+from etude.runs.folder import PRETRAINED
+from etude.training.build import build_task
+from etude.training.fit import resume, train
+from etude.training.restore import find_checkpoint, load_run
 from etude.types import Facts
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
@@ -253,7 +252,7 @@ def test_a_model_of_another_kind_is_refused_when_its_files_are_read(
     folder = weights("roberta")
     values = plain(composed("classification/minilm", "pretrained", "roberta"))
     values["task"] = {"_target_": "etude.tasks.translation.Translation"}
-    values["decoding"] = {"_target_": "etude.decoding.search.Greedy"}
+    values["decoding"] = {"_target_": "etude.models.generation.search.Greedy"}
     values["model"]["name"] = str(folder)
     with pytest.raises(ConfigurationError, match=r"Translation takes .*EncoderDecoder, .* a PretrainedEncoder;"):
         build_task(values, Facts(*vocabulary_of(folder)))

@@ -13,15 +13,14 @@ import torch
 import transformers
 
 from etude.cli.main import main
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
-from etude.experiment.build import build
-from etude.experiment.compare import compare
-from etude.experiment.evaluate import evaluate
-from etude.experiment.export import export
-from etude.experiment.predict import predict
-from etude.experiment.run import train
+from etude.commands.compare import compare
+from etude.commands.evaluate import evaluate
+from etude.commands.export.command import export
+from etude.commands.predict import predict
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
+from etude.training.build import build
+from etude.training.fit import train
 from tests.runs.conftest import SMALL
 from tests.runs.killing import EXACT, POINTS, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.test_exact_loss import gradients

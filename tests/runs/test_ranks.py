@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.experiment.launch import LOST
-from etude.experiment.record import RECORD, read, series
+from etude.runs.record import RECORD, read, series
+from etude.training.launch import LOST
 from tests.conftest import ROOT
 from tests.runs.conftest import TASKS
 from tests.runs.processes import STEP, Ended, Sent, command, ended, gone, run

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from etude.errors import ConfigurationError
-from etude.experiment.run import train
+from etude.training.fit import train
 from tests.runs.processes import run
 
 LONG = "a sentence of many more bytes than are allowed\n"

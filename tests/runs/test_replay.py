@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from etude.configuration.check import plain
+from etude.checkpoints.checkpoint import read, remove, snapshot, write
+from etude.checkpoints.integrity import checkpoints
+from etude.commands.replay import in_one_process, replay, train_forward
+from etude.config.check import plain
 from etude.errors import ConfigurationError
-from etude.experiment.record import RECORD
-from etude.experiment.record import read as read_record
-from etude.experiment.replay import in_one_process, replay, train_forward
-from etude.experiment.run import fit, train
-from etude.store.checkpoint import read, remove, snapshot, write
-from etude.store.integrity import checkpoints
+from etude.runs.record import RECORD
+from etude.runs.record import read as read_record
+from etude.training.fit import fit, train
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from etude.checkpoints.checkpoint import read as read_checkpoint
+from etude.checkpoints.checkpoint import remove, snapshot, write
 from etude.cli.main import main
-from etude.cli.on_runs import NOT_IDENTICAL
-from etude.experiment import drift
-from etude.experiment.record import RECORD, Event, Record, read
-from etude.store.checkpoint import read as read_checkpoint
-from etude.store.checkpoint import remove, snapshot, write
-from etude.store.folder import FINISHED, MADE_OF, write_json
+from etude.cli.run_commands import NOT_IDENTICAL
+from etude.runs import drift
+from etude.runs.folder import FINISHED, MADE_OF, write_json
+from etude.runs.record import RECORD, Event, Record, read
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT
 from tests.runs.test_same_command import touched

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import sacrebleu
 
-from etude.configuration.check import plain
+from etude.commands.evaluate import evaluate
+from etude.commands.predict import predict
+from etude.config.check import plain
 from etude.errors import ConfigurationError, DataError
-from etude.experiment.evaluate import evaluate
-from etude.experiment.predict import predict
-from etude.experiment.record import RECORD, read
-from etude.experiment.run import fit
+from etude.runs.record import RECORD, read
+from etude.training.fit import fit
 from tests.runs.killing import begin
 
 LEARNING = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from etude.configuration.check import plain
-from etude.store.integrity import checkpoints
+from etude.checkpoints.integrity import checkpoints
+from etude.config.check import plain
 from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 from tests.runs.processes import SCORING, STARTING, STEP, VALIDATION, Sent, command, ended, gone, run
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from etude.configuration.check import plain
-from etude.experiment.record import RECORD, read, series
-from etude.experiment.run import fit
+from etude.config.check import plain
+from etude.runs.record import RECORD, read, series
+from etude.training.fit import fit
 from tests.runs.killing import BATCH, begin
 
 STEPS = 10_000

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from etude.checkpoints.saver import read_weights
 from etude.errors import ConfigurationError, DataError
-from etude.experiment.restored import find_checkpoint
-from etude.experiment.run import resume, train
-from etude.store.saver import read_weights
+from etude.training.fit import resume, train
+from etude.training.restore import find_checkpoint
 
 FROZEN = ["finetune=head", "budget=2step"]
 """Nothing of the model moves, so its weights are those it began with."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from etude.store.integrity import checkpoints, verify
+from etude.checkpoints.integrity import checkpoints, verify
 from tests.runs.killing import BATCH, EXACT, End, assert_same, end
 from tests.runs.processes import Ended, command, ended
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from etude.configuration.check import plain
-from etude.experiment.evaluate import evaluate
-from etude.experiment.record import RECORD, read
-from etude.experiment.run import fit
+from etude.commands.evaluate import evaluate
+from etude.config.check import plain
+from etude.runs.record import RECORD, read
+from etude.training.fit import fit
 from tests.runs.conftest import sentence
 from tests.runs.killing import begin, finish
 

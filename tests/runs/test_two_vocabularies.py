@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from etude.commands.export.command import export
 from etude.errors import ConfigurationError
-from etude.experiment.export import export
-from etude.experiment.inspection import look
-from etude.experiment.restored import load_run
-from etude.experiment.run import train
+from etude.models.layers.embeddings import TiedOutputEmbeddings
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.embeddings import TiedOutput
-from etude.tokenization.tokenizer import SOURCE, Tokenizer
+from etude.report.inspection import look
+from etude.tokenization.base import SOURCE, Tokenizer
+from etude.training.fit import train
+from etude.training.restore import load_run
 
 TIED = "model/embeddings=tied_output"
 
@@ -48,7 +48,7 @@ def test_two_vocabularies_from_training_to_export(trained: Callable[..., Path], 
     source = tokenizer.of("source")
     assert (source.vocabulary, tokenizer.vocabulary, tokenizer.of("target")) == (60, 45, tokenizer)
     assert isinstance(task.model, Seq2Seq)
-    assert isinstance(task.model.embedding, TiedOutput)
+    assert isinstance(task.model.embedding, TiedOutputEmbeddings)
     assert task.model.embedding.source_vectors.num_embeddings == 60
     assert task.model.output_weight.shape == (45, 16)
 

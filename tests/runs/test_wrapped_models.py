@@ -15,15 +15,14 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import manual_seed
 
 from etude.cli.main import main
-from etude.configuration.check import check, plain
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
+from etude.commands.evaluate import evaluate
+from etude.commands.export.command import export
+from etude.commands.inspect import inspect
+from etude.config.check import check, plain
+from etude.config.compose import CONF, Composer
 from etude.errors import ConfigurationError
-from etude.experiment.evaluate import evaluate
-from etude.experiment.export import export
-from etude.experiment.inspect import inspect
-from etude.experiment.restored import load_run
-from etude.experiment.run import train
+from etude.training.fit import train
+from etude.training.restore import load_run
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.processes import STEP

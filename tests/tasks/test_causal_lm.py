@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.decoding.search import Greedy, Sample, Search
 from etude.errors import ConfigurationError
 from etude.models.decoder import Decoder
+from etude.models.generation.search import Greedy, Sample, Search
 from etude.optim.schedules import Constant
 from etude.tasks.causal_lm import CausalLM
 from etude.tokenization.trained import BPE, Bytes
@@ -114,7 +114,7 @@ def test_an_answer_goes_on_where_the_line_ends() -> None:
 
 
 def always(token: int) -> Callable[[Sequence[Sequence[int]]], list[list[object]]]:
-    from etude.decoding.hypothesis import Hypothesis
+    from etude.models.generation.hypothesis import Hypothesis
 
     return lambda prompts: [[Hypothesis((*prompt, token), 0.0, True, 0.0)] for prompt in prompts]
 

@@ -12,26 +12,26 @@ import torch
 from torch import nn
 
 from etude.errors import ConfigurationError, NonFiniteError
-from etude.tasks.guard import Guard, Skip, Stop
-from etude.tasks.sums import Sums
+from etude.tasks.non_finite import NonFinitePolicy, SkipNonFinite, StopOnNonFinite
+from etude.tasks.running_sums import Sums
 
 NAN, INF = float("nan"), float("inf")
 
 
-def begun(guard: Guard) -> Guard:
+def begun(guard: NonFinitePolicy) -> NonFinitePolicy:
     guard.begin(
         torch.device("cpu"), lambda step: list(range(10 * step, 10 * step + 11)), Path("outputs/x"), scaled=False
     )
     return guard
 
 
-def see(guard: Guard, step: int, loss: float, norm: float = 1.0) -> None:
+def see(guard: NonFinitePolicy, step: int, loss: float, norm: float = 1.0) -> None:
     guard.saw_loss(step, torch.tensor(loss))
     guard.saw_norm(step, torch.tensor(norm))
 
 
 def test_the_guard_finds_the_first_broken_step() -> None:
-    guard = begun(Stop())
+    guard = begun(StopOnNonFinite())
     for step, loss in enumerate((1.0, 2.0, NAN, 4.0), start=1):
         see(guard, step, loss, INF if step == 4 else 1.0)
     broken = guard.broken()
@@ -41,7 +41,7 @@ def test_the_guard_finds_the_first_broken_step() -> None:
 
 
 def test_stop_takes_every_step_and_stops_when_it_is_asked() -> None:
-    guard = begun(Stop())
+    guard = begun(StopOnNonFinite())
     see(guard, 7, 1.0, INF)
     assert not guard.leaves_out()
     with pytest.raises(NonFiniteError, match=r"^step 7: .*norm inf; .*: 70, 71, .*, 77 and 3 more; .*x step=7; "):
@@ -52,7 +52,7 @@ def test_stop_takes_every_step_and_stops_when_it_is_asked() -> None:
 
 
 def test_skip_leaves_out_broken_steps_up_to_its_limit(caplog: pytest.LogCaptureFixture) -> None:
-    guard = begun(Skip(limit=2))
+    guard = begun(SkipNonFinite(limit=2))
     answers = []
     for step, (loss, norm) in enumerate([(1.0, 1.0), (INF, 1.0), (1.0, NAN), (2.0, 2.0)], start=1):
         see(guard, step, loss, norm)
@@ -64,7 +64,7 @@ def test_skip_leaves_out_broken_steps_up_to_its_limit(caplog: pytest.LogCaptureF
     ]
     assert guard.values() == {"train/skipped_steps": 2}
     guard.check()
-    continued = begun(Skip(limit=2))
+    continued = begun(SkipNonFinite(limit=2))
     continued.load_state_dict(guard.state_dict())
     see(continued, 5, INF)
     with pytest.raises(NonFiniteError, match=r"^step 5: .* after 2 steps were left out \(non_finite.limit=2\)"):
@@ -73,9 +73,9 @@ def test_skip_leaves_out_broken_steps_up_to_its_limit(caplog: pytest.LogCaptureF
 
 def test_skip_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(ConfigurationError, match=r"non_finite\.limit=0"):
-        Skip(limit=0)
+        SkipNonFinite(limit=0)
     with pytest.raises(ConfigurationError, match="16-mixed"):
-        Skip().begin(torch.device("cpu"), lambda step: [], Path(), scaled=True)
+        SkipNonFinite().begin(torch.device("cpu"), lambda step: [], Path(), scaled=True)
 
 
 @pytest.mark.parametrize(

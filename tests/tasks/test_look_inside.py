@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from etude.decoding.search import Greedy
 from etude.errors import ConfigurationError
-from etude.experiment.inspection import look, shown_by
 from etude.models.encoder import Encoder
+from etude.models.generation.search import Greedy
+from etude.models.layers.attention import Attend
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.attention import Attend
 from etude.optim.schedules import Constant
-from etude.tasks.attention import ShowsAttention
+from etude.report.inspection import look, shown_by
+from etude.tasks.attention_maps import ShowsAttention
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM

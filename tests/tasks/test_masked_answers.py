@@ -12,7 +12,7 @@ import torch
 
 from etude.models.encoder import Encoder
 from etude.optim.schedules import Constant
-from etude.tasks.masked_answers import Filling, FillMasks, Likelihood, MaskedAnswers, PseudoLogLikelihood
+from etude.tasks.fill_mask import Filling, FillMasks, Likelihood, MaskedAnswers, PseudoLogLikelihood
 from etude.tasks.masked_lm import MaskedLM
 from etude.tokenization.trained import BPE
 from etude.types import Facts
@@ -63,7 +63,7 @@ def test_a_score_is_the_same_to_the_last_bit_wherever_the_text_stands() -> None:
 
 def test_copies_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = task(PseudoLogLikelihood()).predictions(TEXTS, TOKENIZER)
-    monkeypatch.setattr("etude.tasks.masked_answers.TOKENS", 30)
+    monkeypatch.setattr("etude.tasks.fill_mask.TOKENS", 30)
     parts = task(PseudoLogLikelihood()).predictions(TEXTS, TOKENIZER)
     assert [one.outputs[0].score for one in parts] == pytest.approx([one.outputs[0].score for one in whole], abs=1e-4)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.tasks.spikes import HEIGHT, LEAST, WINDOW, Spikes, spike_height
+from etude.tasks.loss_spikes import HEIGHT, LEAST, WINDOW, Spikes, spike_height
 
 LOSSES = st.lists(st.integers(-1000, 1000).map(float), min_size=LEAST, max_size=WINDOW + 30)
 

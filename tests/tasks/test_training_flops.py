@@ -19,17 +19,17 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from etude.decoding.search import Greedy
-from etude.finetune.base import Finetune
-from etude.finetune.lora import LoRA
-from etude.finetune.selection import BitFit, Head, TopLayers
-from etude.losses.consistency import RDrop
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
+from etude.models.generation.search import Greedy
+from etude.models.layers.embeddings import SeparateEmbeddings
+from etude.models.layers.feed_forward import GatedFeedForward
+from etude.models.layers.residual import PostNorm
+from etude.models.losses.consistency import RDrop
 from etude.models.seq2seq import Seq2Seq
-from etude.nn.embeddings import Separate
-from etude.nn.feed_forward import GatedFeedForward
-from etude.nn.residual import PostNorm
+from etude.optim.finetune.base import Finetune
+from etude.optim.finetune.lora import LoRA
+from etude.optim.finetune.selection import BitFit, Head, TopLayers
 from etude.optim.schedules import Constant
 from etude.tasks.base import Task
 from etude.tasks.causal_lm import CausalLM
@@ -121,7 +121,7 @@ def counted_by_torch(task: Task, batch: Batch) -> int:
     ("case", "finetune"),
     [
         (translation, None),
-        (partial(translation, embeddings=Separate), None),
+        (partial(translation, embeddings=SeparateEmbeddings), None),
         (partial(translation, residual=PostNorm, feed_forward_layer=GatedFeedForward), None),
         (masked_lm, None),
         (classification, None),

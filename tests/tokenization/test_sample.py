@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.tokenization.sample import sample
+from etude.tokenization.training_sample import sample
 
 
 @given(st.lists(st.text(min_size=1, max_size=7), max_size=31), st.integers(1, 50), st.randoms())

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from etude.errors import ConfigurationError
 from etude.seeding import uniforms
 from etude.tokenization import segmentation
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.segmentation import BPESegmenter, UnigramSegmenter
-from etude.tokenization.tokenizer import Tokenizer
 from etude.tokenization.trained import BPE, Bytes, Unigram
 
 TEXTS = [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError, DataError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.trained import BPE, Bytes, Unigram, WordPiece
 
 TEXTS = [

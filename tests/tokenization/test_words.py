@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.trained import BPE, NAMES, SPECIAL, Bytes, Unigram, WordPiece
-from etude.tokenization.words import WordBoundaries
+from etude.tokenization.word_boundaries import WordBoundaries
 
 TEXTS = ["The lake (and the road) doesn't freeze... 5 stars! Größe, 3rd; déjà-vu — yes?"] * 5
 RECIPES: list[BPE | Unigram | WordPiece] = [BPE(110), Unigram(110), WordPiece(160)]

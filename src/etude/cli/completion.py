@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from etude.cli.commands import COMMANDS
-from etude.cli.composed import run_composed
-from etude.configuration.compose import Composer
-from etude.configuration.conf import CONF
+from etude.cli.command_table import COMMANDS
+from etude.cli.hydra_commands import run_composed
+from etude.config.compose import CONF, Composer
 
 
 def complete(words: Sequence[str]) -> int:

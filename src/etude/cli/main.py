@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from etude import __version__
-from etude.cli.commands import find, load, overview
+from etude.cli.command_table import find, load, overview
+from etude.cli.console import configure_console
 from etude.cli.streams import drop_output
-from etude.console import configure_console
 from etude.errors import ConfigurationError, EtudeError
-from etude.interrupts import INTERRUPTED, StoppedError, stop_on_signals
+from etude.signals import INTERRUPTED, StoppedError, stop_on_signals
 
 READER_GONE = 141
 
@@ -73,5 +73,5 @@ def dispatch(words: Sequence[str]) -> int:
         command = replace(command, target=command.kinds[rest.pop(0)])
     # Imported when needed: Hydra takes as long as everything else that `etude --help` does.
     if command.root is not None:
-        return int(load("etude.cli.composed:run_composed")(command, rest))
-    return int(load("etude.cli.on_runs:run_on_runs")(name, command, rest))
+        return int(load("etude.cli.hydra_commands:run_composed")(command, rest))
+    return int(load("etude.cli.run_commands:run_on_runs")(name, command, rest))

@@ -127,7 +127,7 @@ class TextColumn(Sequence[str]):
         return self.content[row].tobytes().decode("utf-8")
 
 
-class Texts(Mapping[str, TextColumn]):
+class TextColumns(Mapping[str, TextColumn]):
     """The texts of a split as read: `texts[field][example]` is a string."""
 
     def __init__(self, columns: Mapping[str, TextColumn]) -> None:

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from etude.data.collate import framed, pad, real
-from etude.data.loader import Slice
-from etude.data.module import Limit, PlannedData
-from etude.data.plan import BatchSize
+from etude.data.base import PlannedData
+from etude.data.loader import Slice, framed, pad, real
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.sizes import BatchSize, Limit
 from etude.errors import ConfigurationError
 from etude.seeding import mix
-from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, CausalLMBatch, Facts
 
 WHOLE = 1 << 62
@@ -177,7 +176,7 @@ class Blocks(Documents):
         return self._last_order
 
 
-class Windows(Documents):
+class DocumentWindows(Documents):
     """Each document alone, in windows of at most full length, of which each moves on by the stride.
 
     A document's first window counts whole, the others in what none before them has counted: so every prediction counts
@@ -274,7 +273,7 @@ class CausalLMData(PlannedData):
         """Return the first `rows` documents of a split, in blocks or windows."""
         if training:
             return Blocks(split, rows, self.facts, self.max_length, self.seed)
-        return Windows(split, rows, self.facts, self.max_length, self.stride)
+        return DocumentWindows(split, rows, self.facts, self.max_length, self.stride)
 
     @property
     def facts(self) -> Facts:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from etude.data.labelled import LabelledData, LabelledTexts
+from etude.data.class_weights import ClassWeights
+from etude.data.labelled_texts import LabelledData, LabelledTexts
 from etude.data.labels import ClassLabels, Labels
 from etude.data.prepare import Corpus, Split
-from etude.data.weights import ClassWeights
 
 
 class ClassificationData(LabelledData):

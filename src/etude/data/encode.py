@@ -14,9 +14,9 @@ import numpy as np
 
 from etude.data.cache import RaggedWriter
 from etude.data.labels import Labels
-from etude.data.sources import Row
+from etude.data.readers.sources import Row
 from etude.errors import ConfigurationError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.truncation import lengths_within
 
 OVERFLOWS = ("drop", "truncate", "truncate_longer", "window")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from etude.data.sources import Row
+from etude.data.readers.sources import Row
 from etude.errors import DataError
 
 
@@ -98,7 +98,7 @@ class ClassLabels(_Classes):
 
 
 class SeveralLabels(_Classes):
-    """Any number of classes: their names as a list in JSON, as tables write it (see `etude.data.tables.read_rows`)."""
+    """Any number of classes: their names as a list in JSON, as tables write it (see `etude.data.readers.tables.read_rows`)."""
 
     def value(self, row: Row) -> tuple[int, ...]:
         """Return the ids of a row's classes, before they are sorted.

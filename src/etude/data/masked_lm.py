@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from etude.data.collate import framed, pad, real
-from etude.data.loader import Slice
+from etude.data.base import PlannedData
+from etude.data.loader import Slice, framed, pad, real
 from etude.data.masking import Masker, Masking
-from etude.data.module import Limit, PlannedData
-from etude.data.plan import BatchSize
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.sizes import BatchSize, Limit
 from etude.errors import ConfigurationError
-from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, MaskedLMBatch
 
 PART = 10_000_000

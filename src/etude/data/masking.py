@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int, UInt64
 
 from etude.errors import ConfigurationError
 from etude.seeding import mix
-from etude.tokenization.tokenizer import Tokenizer
-from etude.tokenization.words import WordBoundaries
+from etude.tokenization.base import Tokenizer
+from etude.tokenization.word_boundaries import WordBoundaries
 from etude.types import IGNORED
 
 Starts = Bool[np.ndarray, " n"]
@@ -73,7 +73,7 @@ class Masking(ABC):
 
 
 @dataclass(frozen=True)
-class Tokens(Masking):
+class TokenMasking(Masking):
     """Every token is as likely as any other (Devlin et al. 2019)."""
 
     WORDS: ClassVar[bool] = False
@@ -87,7 +87,7 @@ class Tokens(Masking):
 
 
 @dataclass(frozen=True)
-class WholeWords(Masking):
+class WholeWordMasking(Masking):
     """All tokens of a word or none (BERT's whole word masking), each replaced for itself.
 
     Words are taken in random order; one that has more tokens than are still to be chosen is passed over, as in BERT's code.
@@ -114,7 +114,7 @@ class WholeWords(Masking):
 
 
 @dataclass(frozen=True)
-class Spans(Masking):
+class SpanMasking(Masking):
     """Spans of whole words, each replaced as one (Joshi et al. 2020, section 3.1).
 
     The length of a span in words is geometric, cut off at `longest` and renormalised: with the defaults, 3.8 in the mean.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from etude.data.labelled import LabelledData, LabelledTexts
+from etude.data.labelled_texts import LabelledData, LabelledTexts
 from etude.data.labels import Labels, SeveralLabels
 from etude.data.prepare import Split
 from etude.types import MultilabelBatch

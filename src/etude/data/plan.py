@@ -16,37 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Real, UInt64
 
+from etude.data.sizes import BatchSize
 from etude.seeding import mix
 
 Array = np.ndarray
 
 Counts = Callable[[Int[Array, " n"]], Real[Array, " n"]]
 """What each of some examples adds to the denominator of the loss."""
-
-
-@dataclass(frozen=True)
-class BatchSize:
-    """The size of a global batch, in tokens or in examples, and what it is drawn from.
-
-    Attributes:
-        tokens: Real tokens, source and target together; None if the size is in examples.
-        examples: Examples; None if the size is in tokens.
-        pool: How many steps' examples, drawn at random, are sorted by length together. 1: a batch is a random sample of the
-            data. None: all are, so that a batch has texts of one length, and where length tells of the label or the
-            genre, fewer labels and genres than the data.
-    """
-
-    tokens: int | None = None
-    examples: int | None = None
-    pool: int | None = None
-
-    def steps(self, cost: Int[Array, " N"]) -> int:
-        """Return the steps of an epoch over examples of these costs, in tokens."""
-        if self.examples is not None:
-            return -(-len(cost) // self.examples)
-        total = int(cost.sum())
-        # No step may be smaller than the longest example, or some step would be left empty.
-        return max(1, min(-(-total // (self.tokens or 1)), total // int(cost.max())))
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from etude.data.cache import Ragged, TextColumn, Texts, cached
+from etude.data.cache import Ragged, TextColumn, TextColumns, cached
 from etude.data.encode import Encoding, encode_split, token_type
 from etude.data.labels import ClassLabels, Labels
-from etude.data.sources import Dropped, Row
+from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
-from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.tokenization.base import Tokenizer, TokenizerRecipe
 
 FORMAT = 1
 """Version of what is written; a new one leaves the folders of the old one unread."""
@@ -61,14 +61,14 @@ class Split:
     """
 
     tokens: dict[str, Ragged]
-    texts: Texts
+    texts: TextColumns
     labels: npt.NDArray[Any] | None
 
     def only(self, chosen: npt.NDArray[np.int64]) -> Split:
         """Return some of the examples, in a given order."""
         return Split(
             {field: tokens.only(chosen) for field, tokens in self.tokens.items()},
-            Texts({field: column.only(chosen) for field, column in self.texts.items()}),
+            TextColumns({field: column.only(chosen) for field, column in self.texts.items()}),
             None if self.labels is None else self.labels[chosen],
         )
 
@@ -232,7 +232,7 @@ def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, kept: tu
             field: Ragged(folder / f"{field}.tokens", token_type(tokenizer.of(field).vocabulary))
             for field in encoding.text_fields
         },
-        texts=Texts({field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in kept}),
+        texts=TextColumns({field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in kept}),
         labels=np.load(folder / "labels.npy") if encoding.label_field else None,
     )
 

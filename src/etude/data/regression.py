@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from etude.data.labelled import LabelledData, LabelledTexts
+from etude.data.labelled_texts import LabelledData, LabelledTexts
 from etude.data.labels import Labels, Numbers
 from etude.data.prepare import Split
 from etude.errors import DataError

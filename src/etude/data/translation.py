@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from etude.data.collate import framed, pad, real
-from etude.data.loader import Slice
-from etude.data.module import Limit, PlannedData
-from etude.data.plan import BatchSize, Counts
+from etude.data.base import PlannedData
+from etude.data.loader import Slice, framed, pad, real
+from etude.data.plan import Counts
 from etude.data.prepare import Corpus, Prepared, Split, prepare
-from etude.data.sampling import SampledTokens, Sampling, Tokens
-from etude.tokenization.tokenizer import Tokenizer, TokenizerRecipe
+from etude.data.sizes import BatchSize, Limit
+from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
+from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, Facts, TranslationBatch
 
 

@@ -57,7 +57,7 @@ class Accuracy(ClassMetric):
         return mean_of_rows(hits, _signature(classes), (0, 1), labels != IGNORED)
 
 
-class F1(ClassMetric):
+class ClassF1(ClassMetric):
     """The harmonic mean of precision and recall, from 0 to 1.
 
     Args:

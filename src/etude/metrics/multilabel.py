@@ -52,7 +52,7 @@ class MultilabelF1(MultilabelMetric):
         return float(found)
 
 
-class ExactMatch(MultilabelMetric):
+class LabelSetMatch(MultilabelMetric):
     """The share of rows all of whose classes were predicted, and no other, from 0 to 1."""
 
     def statistics(self, predictions: Bool[np.ndarray, "N C"], labels: Bool[np.ndarray, "N C"]) -> Statistics:

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from etude.models.text_decoder import TextDecoder
-from etude.nn.attention import SelfAttention
-from etude.nn.dropout import Dropout
-from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import FeedForward
-from etude.nn.key_values import KeyValues
-from etude.nn.packing import DocumentLayout, Layout
-from etude.nn.positions import Learned, Positions
-from etude.nn.residual import Norm, PreNorm, Residual
+from etude.models.base import TextDecoder
+from etude.models.layers.attention import SelfAttention
+from etude.models.layers.dropout import Dropout
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.key_value_cache import KeyValueCache
+from etude.models.layers.positions import Learned, Positions
+from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.unpad import DocumentUnpadding, Unpadding
 from etude.types import Facts
 
 GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
@@ -44,7 +44,7 @@ class Past:
     """
 
     tokens: Int[Tensor, "B L"]
-    layers: tuple[KeyValues, ...]
+    layers: tuple[KeyValueCache, ...]
 
     def select(self, rows: Int[Tensor, " R"]) -> Past:
         """Return the past of the given rows, in that order; a row may be repeated or left out."""
@@ -54,7 +54,7 @@ class Past:
 class CausalLayer(EncoderLayer):
     """Causal self-attention and feed-forward, each with its residual connection."""
 
-    def step(self, x: Float[Tensor, "B D"], past: KeyValues) -> Float[Tensor, "B D"]:
+    def step(self, x: Float[Tensor, "B D"], past: KeyValueCache) -> Float[Tensor, "B D"]:
         """Return the next layer's states of one new position in each row, whose keys and values join `past`."""
         x = self.attention_residual(x, lambda states: self.attention.step(states, past))
         return self.feed_forward_residual(x, self.feed_forward)
@@ -157,7 +157,7 @@ class Decoder(TextDecoder):
         """Return the last states at the N real tokens, in the order of `tokens[mask]`. As `TextDecoder` says."""
         return self.decode(tokens, _layout(mask, documents))
 
-    def decode(self, tokens: Int[Tensor, "B L"], layout: Layout) -> Float[Tensor, "N D"]:
+    def decode(self, tokens: Int[Tensor, "B L"], layout: Unpadding) -> Float[Tensor, "N D"]:
         """Return the last states at the real tokens of a layout."""
         x = self.dropout(self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions))
         for layer in self.layers:
@@ -169,7 +169,7 @@ class Decoder(TextDecoder):
         weight = self.embedding.weight
         empty = weight.new_empty(rows, 0, 2, self.heads, self.width // self.heads)
         tokens = torch.empty(rows, 0, dtype=torch.long, device=weight.device)
-        return Past(tokens, (KeyValues(empty),) * len(self.layers))
+        return Past(tokens, (KeyValueCache(empty),) * len(self.layers))
 
     def step(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B V"], Past]:
         """Decode one position further. As `TextDecoder` says."""
@@ -196,5 +196,5 @@ class Decoder(TextDecoder):
         return x, Past(torch.cat([past.tokens, tokens[:, None]], dim=1), layers)
 
 
-def _layout(mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None) -> Layout:
-    return Layout.from_mask(mask) if documents is None else DocumentLayout.of(mask, documents)
+def _layout(mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None) -> Unpadding:
+    return Unpadding.from_mask(mask) if documents is None else DocumentUnpadding.of(mask, documents)

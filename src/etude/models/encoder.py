@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from etude.models.text_encoder import BertHead, MaskedLMHead, TextEncoder
-from etude.nn.attention import SelfAttention
-from etude.nn.dropout import Dropout
-from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import FeedForward
-from etude.nn.packing import Layout
-from etude.nn.positions import Learned, Positions
-from etude.nn.residual import Norm, PreNorm, Residual
+from etude.models.base import BertHead, MaskedLMHead, TextEncoder
+from etude.models.layers.attention import SelfAttention
+from etude.models.layers.dropout import Dropout
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.positions import Learned, Positions
+from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.unpad import Unpadding
 from etude.types import Facts
 
 GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
@@ -124,7 +124,7 @@ class Encoder(TextEncoder):
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L D"]:
         """Return the last states; zeros at padding. As `TextEncoder` says."""
-        layout = Layout.from_mask(mask)
+        layout = Unpadding.from_mask(mask)
         return layout.pad(self.encode(tokens, layout, segments))
 
     def hidden(
@@ -138,7 +138,7 @@ class Encoder(TextEncoder):
 
         The last layer is computed for these only, behind its attention.
         """
-        return self.encode(tokens, Layout.from_mask(mask), segments, at)
+        return self.encode(tokens, Unpadding.from_mask(mask), segments, at)
 
     def first(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
@@ -147,13 +147,13 @@ class Encoder(TextEncoder):
 
         For the other tokens, the last layer multiplies nothing by its weights (see `SelfAttention`).
         """
-        layout = Layout.from_mask(mask)
+        layout = Unpadding.from_mask(mask)
         return self.encode(tokens, layout, segments, layout.starts)
 
     def encode(
         self,
         tokens: Int[Tensor, "B L"],
-        layout: Layout,
+        layout: Unpadding,
         segments: Int[Tensor, "B L"] | None = None,
         at: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:

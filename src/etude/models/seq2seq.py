@@ -17,17 +17,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.memory import Cache, Memory
-from etude.nn.attention import CrossAttention, SelfAttention
-from etude.nn.dropout import Dropout
-from etude.nn.embeddings import Embeddings, Shared
-from etude.nn.encoder_layer import EncoderLayer
-from etude.nn.feed_forward import FeedForward
-from etude.nn.key_values import KeyValues
-from etude.nn.packing import Layout
-from etude.nn.positions import Positions, Sinusoidal
-from etude.nn.residual import Norm, PreNorm, Residual
+from etude.models.base import EncoderDecoder
+from etude.models.decoder_memory import DecoderCache, DecoderMemory
+from etude.models.layers.attention import CrossAttention, SelfAttention
+from etude.models.layers.dropout import Dropout
+from etude.models.layers.embeddings import Embeddings, SharedEmbeddings
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.key_value_cache import KeyValueCache
+from etude.models.layers.positions import Positions, Sinusoidal
+from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.unpad import Unpadding
 from etude.types import Facts
 
 
@@ -59,7 +59,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "N D"],
-        layout: Layout,
+        layout: Unpadding,
         memory: tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]],
         mask: Bool[Tensor, "B 1 1 S"] | None,
     ) -> Float[Tensor, "N D"]:
@@ -71,8 +71,8 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x: Float[Tensor, "B D"],
-        layout: Layout,
-        past: KeyValues,
+        layout: Unpadding,
+        past: KeyValueCache,
         memory: tuple[Float[Tensor, "G H S K"], Float[Tensor, "G H S K"]],
         mask: Bool[Tensor, "G 1 1 S"] | None,
     ) -> Float[Tensor, "B D"]:
@@ -124,7 +124,7 @@ class Seq2Seq(EncoderDecoder):
         max_length: int,
         attention_dropout: float = 0.0,
         activation_dropout: float | None = None,
-        embeddings: Callable[..., Embeddings] = Shared,
+        embeddings: Callable[..., Embeddings] = SharedEmbeddings,
         positions: Callable[..., Positions] = Sinusoidal,
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
@@ -211,7 +211,7 @@ class Seq2Seq(EncoderDecoder):
             TooLongError: If a row has more than `max_length` real tokens.
         """
         states = self.hidden(src, tgt, src_mask, tgt_mask)
-        return Layout.from_mask(tgt_mask).pad(F.linear(states, self.output_weight, self.output_bias))
+        return Unpadding.from_mask(tgt_mask).pad(F.linear(states, self.output_weight, self.output_bias))
 
     def hidden(
         self,
@@ -221,7 +221,7 @@ class Seq2Seq(EncoderDecoder):
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "N D"]:
         """Return the decoder's last states at the N real target positions. As `EncoderDecoder` says."""
-        source, target = Layout.from_mask(src_mask), Layout.from_mask(tgt_mask)
+        source, target = Unpadding.from_mask(src_mask), Unpadding.from_mask(tgt_mask)
         x, y = self.embed_both(src, tgt, source, target)
         memory = self.remember(x, source)
         for layer, keys_values in zip(self.decoder, memory.layers(), strict=True):
@@ -241,7 +241,7 @@ class Seq2Seq(EncoderDecoder):
         return self.place(self.embedding.target(tokens), positions)
 
     def embed_both(
-        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Layout, target: Layout
+        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Unpadding, target: Unpadding
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
         """Return what encoder and decoder read of the real tokens."""
         vectors = self.embedding.both(source.pack(src), target.pack(tgt))
@@ -249,32 +249,34 @@ class Seq2Seq(EncoderDecoder):
         x, y = torch.split(x, [len(source.cells), len(target.cells)])
         return x, y
 
-    def remember(self, x: Float[Tensor, "N D"], source: Layout) -> Memory:
+    def remember(self, x: Float[Tensor, "N D"], source: Unpadding) -> DecoderMemory:
         """Run the encoder on embedded source tokens and project its states to every decoder layer's keys and values."""
         for layer in self.encoder:
             x = layer(x, source)
         projected = source.pad(self.memory(self.encoder_norm(x)))
         heads = (len(self.decoder), 2, self.heads, self.width // self.heads)
-        return Memory(torch.unflatten(projected, 2, heads), source.key_mask)
+        return DecoderMemory(torch.unflatten(projected, 2, heads), source.key_mask)
 
-    def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> Memory:
+    def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> DecoderMemory:
         """Return what the decoder attends to of the source. As `EncoderDecoder` says."""
-        source = Layout.from_mask(src_mask)
+        source = Unpadding.from_mask(src_mask)
         return self.remember(self.embed_source(source.pack(src), source.positions), source)
 
-    def start(self, memory: Memory) -> Cache:
+    def start(self, memory: DecoderMemory) -> DecoderCache:
         """Return the cache before the first step: one row for each source sentence."""
         rows, _, layers, _, heads, width = memory.states.shape
         empty = memory.states.new_empty(rows, 0, 2, heads, width)
         sentences = torch.arange(rows, device=empty.device)
-        return Cache(memory, sentences, sentences, memory, (KeyValues(empty),) * layers, length=0)
+        return DecoderCache(memory, sentences, sentences, memory, (KeyValueCache(empty),) * layers, length=0)
 
-    def step(self, tokens: Int[Tensor, " B"], cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:
+    def step(self, tokens: Int[Tensor, " B"], cache: DecoderCache) -> tuple[Float[Tensor, "B V"], DecoderCache]:
         """Decode one position further. As `EncoderDecoder` says."""
-        layout = Layout.from_mask(torch.ones_like(tokens, dtype=torch.bool).view(len(cache.groups), -1))
+        layout = Unpadding.from_mask(torch.ones_like(tokens, dtype=torch.bool).view(len(cache.groups), -1))
         past = tuple(layer.copy() for layer in cache.past)
         x = self.embed_target(tokens, tokens.new_full((1,), cache.length))
         for layer, seen, keys_values in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
             x = cast(DecoderLayer, layer).step(x, layout, seen, keys_values, cache.row_memory.mask)
         logits = F.linear(self.decoder_norm(x), self.output_weight, self.output_bias)
-        return logits, Cache(cache.memory, cache.sentences, cache.groups, cache.row_memory, past, cache.length + 1)
+        return logits, DecoderCache(
+            cache.memory, cache.sentences, cache.groups, cache.row_memory, past, cache.length + 1
+        )

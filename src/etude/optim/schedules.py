@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from etude.clock import Duration
+from etude.duration import Duration
 from etude.errors import ConfigurationError
 
 

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.finetune.base import Finetune
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score, Statistics
-from etude.optim.course import Course, follow
-from etude.optim.groups import courses_of, parameter_groups
+from etude.optim.finetune.base import Finetune
+from etude.optim.parameter_groups import courses_of, parameter_groups
+from etude.optim.parameter_schedule import ParameterSchedule, follow
 from etude.seeding import seed_micro_batch
-from etude.tasks.guard import Guard, Stop
+from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
 from etude.tasks.prediction import Output, Prediction
-from etude.tasks.progress import Progress
-from etude.tasks.sums import Row, Sums, gathered
-from etude.tasks.timetable import Texts, Timetable
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.run_context import RunContext, TaskData
+from etude.tasks.running_sums import Row, Sums, gathered
+from etude.tasks.training_progress import TrainingProgress
+from etude.tokenization.base import Tokenizer
 from etude.types import Batch, Facts
 
 
@@ -89,21 +89,21 @@ class Task(lightning.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.gradient_clip = gradient_clip
-        self.timetable = Timetable(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
-        self.guard: Guard = Stop()
+        self.timetable = RunContext(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
+        self.guard: NonFinitePolicy = StopOnNonFinite()
         self.metrics: Mapping[str, Any] = self.STANDARD
-        self.courses: Mapping[str, Course] = {}
+        self.courses: Mapping[str, ParameterSchedule] = {}
         self.bootstrap = 0
         self.sample_count = 0
         self.samples: list[dict[str, str]] = []
         self.rows: list[Row] = []
         self.results: dict[str, Score] = {}
         self.last_logged: dict[str, float] = {}
-        self._group_courses: list[Course] = []
+        self._group_courses: list[ParameterSchedule] = []
         self._evaluated: list[Row] = []
         self._evaluation = Sums()
         self._gradient_norm = torch.zeros(())
-        self._progress = Progress()
+        self._progress = TrainingProgress()
 
     # What a task must say
 
@@ -165,7 +165,7 @@ class Task(lightning.LightningModule):
     def training_flops(
         self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the floating-point operations of training on each example once (see `etude.nn.flops`); None: not known.
+        """Return the floating-point operations of training on each example once; None: not known.
 
         Args:
             lengths: Real tokens of each example; of a pair, of both sides.
@@ -297,9 +297,9 @@ class Task(lightning.LightningModule):
             logger.log_metrics(self.last_logged, step)
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> TaskData:
         """The data module of the trainer."""
-        return cast(Texts, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return cast(TaskData, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     # Evaluation: the same for validation while training and for `etude evaluate`
 

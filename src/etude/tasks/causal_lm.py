@@ -15,20 +15,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.decoding.hypothesis import Hypothesis
-from etude.decoding.search import Search
 from etude.errors import ConfigurationError
-from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.language import bits_per_byte, perplexity
+from etude.metrics.language_modeling import bits_per_byte, perplexity
 from etude.metrics.score import Score
-from etude.models.flops import decoder_flops
-from etude.models.text_decoder import TextDecoder
+from etude.models.base import TextDecoder
+from etude.models.generation.hypothesis import Hypothesis
+from etude.models.generation.search import Search
+from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.model_flops import decoder_flops
 from etude.seeding import mix
-from etude.tasks.attention import Attention, own_attention, readable
+from etude.tasks.attention_maps import Attention, own_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import Output, Prediction
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, CausalLMBatch, Facts
 
 OPENING = 32

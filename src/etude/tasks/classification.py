@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.losses.targets import weighted_cross_entropy
 from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
-from etude.metrics.classification import F1, Accuracy, ClassMetric
+from etude.metrics.classification import Accuracy, ClassF1, ClassMetric
 from etude.metrics.score import Statistics
-from etude.models.text_encoder import TextEncoder
+from etude.models.base import TextEncoder
+from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.targets import weighted_cross_entropy
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
-from etude.tasks.sums import Row
+from etude.tasks.running_sums import Row
 from etude.types import IGNORED, ClassificationBatch, Facts
 
-STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": F1()}
+STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": ClassF1()}
 
 DIGITS = 5
 """Of logits in the rows of an evaluation: probabilities are then right to four."""

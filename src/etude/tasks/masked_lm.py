@@ -15,17 +15,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.metrics.language import bits_per_byte, perplexity
+from etude.metrics.language_modeling import bits_per_byte, perplexity
 from etude.metrics.score import Score
-from etude.models.flops import encoder_flops
-from etude.models.text_encoder import TextEncoder
-from etude.tasks.attention import Attention, encoder_attention, readable
+from etude.models.base import TextEncoder
+from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.model_flops import encoder_flops
+from etude.tasks.attention_maps import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
-from etude.tasks.masked_answers import FillMasks, MaskedAnswers
+from etude.tasks.fill_mask import FillMasks, MaskedAnswers
 from etude.tasks.prediction import Prediction
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, MaskedLMBatch
 
 

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.losses.targets import binary_cross_entropy
-from etude.metrics.multilabel import ExactMatch, MultilabelF1, MultilabelMetric
+from etude.metrics.multilabel import LabelSetMatch, MultilabelF1, MultilabelMetric
 from etude.metrics.score import Statistics
-from etude.models.text_encoder import TextEncoder
+from etude.models.base import TextEncoder
+from etude.models.losses.targets import binary_cross_entropy
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
-from etude.tasks.sums import Row
+from etude.tasks.running_sums import Row
 from etude.types import Facts, MultilabelBatch
 
 STANDARD_METRICS: Mapping[str, MultilabelMetric] = {
     "micro_f1": MultilabelF1("micro"),
     "macro_f1": MultilabelF1("macro"),
-    "exact_match": ExactMatch(),
+    "exact_match": LabelSetMatch(),
 }
 
 DIGITS = 5

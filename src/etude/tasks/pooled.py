@@ -18,15 +18,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.errors import DataError
-from etude.models.flops import encoder_flops
-from etude.models.text_encoder import OutputKind, OutputLayer, TextEncoder
-from etude.nn.dropout import Dropout
-from etude.tasks.attention import Attention, encoder_attention, readable
+from etude.models.base import OutputKind, OutputLayer, TextEncoder
+from etude.models.layers.dropout import Dropout
+from etude.models.model_flops import encoder_flops
+from etude.tasks.attention_maps import Attention, encoder_attention, readable
 from etude.tasks.base import Schedule, Task
 from etude.tasks.pooling import POOLINGS, PoolingName
 from etude.tasks.prediction import Output, Prediction, RecordAnswer
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.truncation import cut_within, joined
 from etude.types import ClassificationBatch, Facts
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from etude.models.text_encoder import TextEncoder
+from etude.models.base import TextEncoder
 
 PoolingName = Literal["mean", "first", "pooler"]
 """`pooler`: what the first token's state becomes in the encoder's pooler, as in BERT."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 
 
 @dataclass(frozen=True)

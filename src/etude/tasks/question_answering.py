@@ -19,29 +19,29 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
-from etude.decoding.spans import best_spans
-from etude.metrics.answers import F1, ExactMatch, best_null_threshold
+from etude.metrics.question_answering import AnswerExactMatch, AnswerF1, best_null_threshold
 from etude.metrics.score import Score, Statistics
-from etude.metrics.texts import TextMetric, text_statistics
-from etude.models.flops import encoder_flops
-from etude.models.text_encoder import TextEncoder
-from etude.tasks.answers import answers_of, chosen, null_difference
+from etude.metrics.text_metrics import TextMetric, text_statistics
+from etude.models.base import TextEncoder
+from etude.models.generation.answer_spans import best_spans
+from etude.models.model_flops import encoder_flops
+from etude.tasks.answer_selection import answers_of, chosen, null_difference
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import RecordAnswer
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.tokenization.windows import Windows
 from etude.types import IGNORED, Facts, Question, QuestionBatch
 
 WINDOWS_AT_ONCE = 64
 """Windows that are read together in predictions."""
 
-STANDARD_METRICS: dict[str, TextMetric] = {"exact_match": ExactMatch(), "f1": F1()}
+STANDARD_METRICS: dict[str, TextMetric] = {"exact_match": AnswerExactMatch(), "f1": AnswerF1()}
 
 _log = logging.getLogger(__name__)
 
 
-class Questions(Protocol):
+class QuestionTexts(Protocol):
     """What the task asks of the data module of its trainer besides `Texts`."""
 
     def question(self, split: str, number: int) -> Question:
@@ -179,7 +179,7 @@ class QuestionAnswering(Task):
 
     def concluded(self, rows: list[Row], split: str) -> list[Row]:
         """Return a row for each question, with its answer; on val the threshold is chosen first."""
-        data = cast(Questions, self.texts)
+        data = cast(QuestionTexts, self.texts)
         found = []
         for number, windows in groupby(rows, key=lambda row: row["number"]):
             question = data.question(split, number)
@@ -280,7 +280,7 @@ def _best_threshold(rows: Sequence[Row]) -> float:
     """Return the threshold with the best F1 over questions; inf where all have an answer, so that all get one."""
     if all(any(row["references"]) for row in rows):
         return math.inf
-    metric = F1()
+    metric = AnswerF1()
     answered = [metric.value(chosen(row, math.inf)["text"], row["references"]) for row in rows]
     silent = [metric.value("", row["references"]) for row in rows]
     return best_null_threshold([null_difference(row) for row in rows], answered, silent)

@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.losses.targets import squared_error
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
 from etude.metrics.score import Statistics
-from etude.models.text_encoder import OutputLayer, TextEncoder
+from etude.models.base import OutputLayer, TextEncoder
+from etude.models.losses.targets import squared_error
 from etude.tasks.base import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
-from etude.tasks.sums import Row
+from etude.tasks.running_sums import Row
 from etude.types import Facts, RegressionBatch
 
 STANDARD_METRICS: Mapping[str, NumberMetric] = {

@@ -17,23 +17,23 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
-from etude.decoding.ensemble import Caches, ensemble, mean_log_probability
-from etude.decoding.hypothesis import Hypothesis
-from etude.decoding.search import Search
 from etude.errors import ConfigurationError
-from etude.losses.consistency import Consistency
-from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Statistics
-from etude.metrics.texts import TextMetric, text_statistics
+from etude.metrics.text_metrics import TextMetric, text_statistics
 from etude.metrics.translation import BLEU, TER, ChrF
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.flops import seq2seq_flops
+from etude.models.base import EncoderDecoder
+from etude.models.generation.ensemble import Caches, ensemble, mean_log_probability
+from etude.models.generation.hypothesis import Hypothesis
+from etude.models.generation.search import Search
+from etude.models.losses.consistency import Consistency
+from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.model_flops import seq2seq_flops
 from etude.seeding import mix
-from etude.tasks.attention import Attention, AttentionMap, readable, recorded, refuse_unseen
+from etude.tasks.attention_maps import Attention, AttentionMap, readable, recorded, refuse_unseen
 from etude.tasks.base import Schedule, Task
 from etude.tasks.prediction import Output, Prediction
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
 STANDARD_METRICS: Mapping[str, TextMetric] = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from etude.errors import ConfigurationError
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 
 REMEMBERED = 1_000_000
 """Symbols of states, or edges of lattices, that a segmenter keeps: some ten megabytes. What comes later is made anew."""

@@ -16,8 +16,8 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from etude.errors import ConfigurationError, DataError
-from etude.tokenization.sample import sample
-from etude.tokenization.tokenizer import SpecialTokens, Tokenizer
+from etude.tokenization.base import SpecialTokens, Tokenizer
+from etude.tokenization.training_sample import sample
 
 SPECIAL = SpecialTokens(pad="<pad>", bos="<s>", eos="</s>", unknown="<unk>", mask="<mask>")
 NAMES = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.data.collate import framed, pad, real
-from etude.data.loader import Slice
-from etude.data.module import PlannedData
+from etude.data.base import PlannedData
+from etude.data.loader import Slice, framed, pad, real
 from etude.data.prepare import Prepared, Split, prepare
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts
 
 

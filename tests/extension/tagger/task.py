@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.metrics.score import Score
 from etude.models.encoder import Encoder
+from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.tasks.base import Schedule, Task
-from etude.tasks.sums import Row
-from etude.tokenization.tokenizer import Tokenizer
+from etude.tasks.running_sums import Row
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts
 
 

@@ -1,15 +1,15 @@
 """Corpora: where the rows of each split come from, as `etude.data.prepare.Corpus` describes."""
 
-from etude.data.corpora.evaluated import EvaluatedFiles
-from etude.data.corpora.files import ParallelFiles, Tables
-from etude.data.corpora.interface import InterfaceTexts
-from etude.data.corpora.labelled import Clinc150, LabelledLines
+from etude.data.corpora.evaluation_files import EvaluatedFiles
+from etude.data.corpora.interface_texts import InterfaceTexts
 from etude.data.corpora.multi30k import Multi30k
-from etude.data.corpora.questions import Questions, Squad
+from etude.data.corpora.own_files import ParallelFiles, Tables
+from etude.data.corpora.plain_texts import OneText, TextFiles
+from etude.data.corpora.published_labels import Clinc150, LabelledLines
+from etude.data.corpora.questions import QuestionFiles, Squad
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
 from etude.data.corpora.tatoeba import Tatoeba
-from etude.data.corpora.texts import OneText, TextFiles
 
 __all__ = [
     "Clinc150",
@@ -19,7 +19,7 @@ __all__ = [
     "Multi30k",
     "OneText",
     "ParallelFiles",
-    "Questions",
+    "QuestionFiles",
     "Reviews",
     "ReviewsText",
     "Squad",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from etude.data.corpora.files import ParallelFiles
-from etude.data.sources import download
+from etude.data.corpora.own_files import ParallelFiles
+from etude.data.readers.sources import download
 from etude.errors import DataError
 from etude.packages import cache_folder
 

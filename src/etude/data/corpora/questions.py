@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.corpora.holdout import digest, held_out_groups, normalised
-from etude.data.sources import Dropped, Row, content_sha256, is_text, read_lines, refusing
+from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, read_lines, refusing
 from etude.errors import DataError
 
 
@@ -116,7 +116,7 @@ class Squad:
         return None if name == "extra" and not path.is_file() else path
 
 
-class Questions:
+class QuestionFiles:
     """A file of JSON lines (also .gz) for each split: `{"id": …, "question": …, "context": …, "answers": …}`.
 
     `answers` is `{"text": [...], "answer_start": [...]}`, with empty lists where the passage has none; `id` may be left out.

@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Iterator
 
 from etude.data.corpora.holdout import digest, split_of
-from etude.data.sources import Dropped, Row
-from etude.data.tables import csv_rows
+from etude.data.readers.sources import Dropped, Row
+from etude.data.readers.tables import csv_rows
 from etude.errors import DataError
 from etude.packages import PACKAGES, package_file
 

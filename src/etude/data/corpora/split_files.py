@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from etude.data.corpora.holdout import split_of
-from etude.data.sources import Dropped, Row, content_sha256
+from etude.data.readers.sources import Dropped, Row, content_sha256
 from etude.errors import ConfigurationError, DataError
 
 SPLITS = ("train", "val", "test")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.corpora.holdout import digest
-from etude.data.sources import Dropped, Row, content_sha256, is_text, read_lines
+from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, read_lines
 from etude.errors import DataError
 
 SPLITS = ("train", "val", "test")

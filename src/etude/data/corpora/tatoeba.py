@@ -8,8 +8,8 @@ from pathlib import Path
 
 from etude.data.corpora.holdout import digest, split_of
 from etude.data.corpora.split_files import SPLITS
-from etude.data.sources import Dropped, Row, content_sha256
-from etude.data.tables import read_rows
+from etude.data.readers.sources import Dropped, Row, content_sha256
+from etude.data.readers.tables import read_rows
 from etude.errors import DataError
 
 FILES = {"train": "deu-eng.train.tsv", "val": "deu-eng.train.tsv", "test": "deu-eng.valid.tsv"}

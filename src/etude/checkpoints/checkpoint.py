@@ -1,0 +1,228 @@
+"""A checkpoint is a folder that is written beside its name, proven by hashes, and never overwritten.
+
+    checkpoints/step-00012000/
+      model.safetensors       the model's state_dict
+      training.safetensors    every other tensor: optimizer, callbacks, loaders
+      state.json              everything else
+      config.yaml facts.json tokenizer/   what the model is rebuilt from
+      manifest.json           step, score, ties, and size and sha256 of each file
+
+Written as `.step-00012000.<pid>.tmp`, every file and folder synced, then renamed, and the parent synced: a name that
+can be seen is a checkpoint that is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from etude.atomic import Written, make_folder, remove_leftovers, storage_errors, sync_folder, write_file
+from etude.checkpoints.codec import MODEL, TRAINING, Encoded, decode, encode, safetensors_bytes
+from etude.checkpoints.integrity import (
+    MANIFEST,
+    CheckpointBrokenError,
+    Manifest,
+    broken,
+    is_checkpoint_name,
+    problem_of,
+    read_manifest,
+    verify,
+)
+from etude.errors import StorageError
+
+STATE = "state.json"
+_CHUNK = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory, ready to be written.
+
+    Attributes:
+        step: Optimizer updates done.
+        score: The validation's score, if one was taken.
+        content: The checkpoint, taken apart.
+    """
+
+    step: int
+    score: float | None
+    content: Encoded
+
+
+def snapshot(checkpoint: Mapping[str, Any]) -> Snapshot:
+    """Take a Lightning checkpoint apart, and copy all its tensors to the CPU's memory.
+
+    Args:
+        checkpoint: As Lightning dumps it. `checkpoint["etude"]["score"]` is the validation's score.
+
+    Returns:
+        A snapshot that shares no memory with the checkpoint: the training may go on before it is written.
+
+    Raises:
+        StorageError: If it holds something that is neither a plain value nor a tensor.
+    """
+    return Snapshot(checkpoint.get("global_step", 0), checkpoint.get("etude", {}).get("score"), encode(checkpoint))
+
+
+def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None:
+    """Write a snapshot as a new checkpoint folder; a whole one of the same step is kept instead.
+
+    Args:
+        taken: The snapshot.
+        folder: The checkpoint's name, such as `checkpoints/step-00012000`.
+        companions: Files and folders to copy into it, by their name there.
+
+    Raises:
+        StorageError: If it cannot be written, or another checkpoint has that name. No trace is left, and no other
+            checkpoint is touched.
+    """
+    with storage_errors(folder):
+        make_folder(folder.parent)
+        remove_leftovers(folder.parent)
+        if os.path.lexists(folder) and _holds(folder, taken.step, taken.score):
+            return
+        temporary = _temporary(folder, "")
+        try:
+            temporary.mkdir()
+            files = _write_content(taken, temporary, companions)
+            manifest = Manifest(taken.step, taken.score, taken.content.aliases, files)
+            write_file(temporary / MANIFEST, [manifest.to_text().encode()])
+            sync_folder(temporary)
+            if os.path.lexists(folder):
+                remove(folder)  # see _holds
+            temporary.rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _holds(folder: Path, step: int, score: float | None) -> bool:
+    """Whether the folder is a whole checkpoint of the step.
+
+    False if it may be replaced: it is a broken one, or was written before the validation that has now given a score.
+
+    Raises:
+        StorageError: If it is one of another step, or no checkpoint at all: nobody asked to replace that.
+    """
+    problems = verify(folder)
+    if problems:
+        if folder.is_symlink() or not folder.is_dir() or not is_checkpoint_name(folder.name):
+            raise StorageError(f"cannot write the checkpoint {folder}: something else has that name; move it away")
+        _log.warning("replacing the broken checkpoint %s: %s", folder, problems[0])
+        return False
+    manifest = read_manifest(folder)
+    found = manifest.step
+    if found != step:
+        raise StorageError(
+            f"cannot write step {step} to {folder}: it is a checkpoint of step {found}; use another name"
+        )
+    return score is None or manifest.score is not None
+
+
+def _write_content(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> dict[str, Written]:
+    files = {}
+    for stem, tensors in taken.content.tensors.items():
+        name = f"{stem}.safetensors"
+        files[name] = write_file(folder / name, safetensors_bytes(tensors))
+    state = json.dumps(taken.content.state, allow_nan=False, separators=(",", ":"))
+    files[STATE] = write_file(folder / STATE, [state.encode()])
+    for name, source in companions.items():
+        files.update(_copy(source, folder, name))
+    return files
+
+
+def _copy(source: Path, folder: Path, name: str) -> dict[str, Written]:
+    """Copy a file, or a folder with all that is in it, to `folder / name`."""
+    if not source.is_dir():
+        return {name: write_file(folder / name, _chunks(source))}
+    (folder / name).mkdir()
+    files = {}
+    for inner in sorted(source.iterdir()):
+        files.update(_copy(inner, folder, f"{name}/{inner.name}"))
+    sync_folder(folder / name)
+    return files
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _temporary(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}{purpose}.{os.getpid()}.tmp")
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; it is gone at once, or, if this is interrupted, with the next save."""
+    temporary = _temporary(folder, ".removed")
+    with storage_errors(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        folder.rename(temporary)
+        shutil.rmtree(temporary)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of the model's state_dict, on the CPU; tied ones are one tensor.
+
+    Raises:
+        CheckpointBrokenError: If the manifest or the weights are not what was written.
+    """
+    return read_tensors(folder, MODEL)
+
+
+def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Return the tensors of one file of a checkpoint, on the CPU; tied ones are one tensor.
+
+    Args:
+        folder: The checkpoint.
+        stem: `model`, or `training` for all other tensors.
+
+    Raises:
+        CheckpointBrokenError: If the manifest or the file is not what was written.
+    """
+    manifest = read_manifest(folder)
+    name = f"{stem}.safetensors"
+    problem = problem_of(folder / name, name, manifest.files[name])
+    if problem:
+        raise CheckpointBrokenError(broken(folder, problem))
+    return _read_tensors(folder, stem, manifest, torch.device("cpu"))
+
+
+def _read_tensors(folder: Path, stem: str, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
+    # Copied: the library's tensors are windows on the mapped file, which keep a removed checkpoint on the disk, share
+    # one storage, and are not aligned as those that torch allocates.
+    loaded = load_file(folder / f"{stem}.safetensors")
+    tensors = {name: tensor.to(device, copy=True) for name, tensor in loaded.items()}
+    return tensors | {name: tensors[stored] for name, stored in manifest.aliases[stem].items()}
+
+
+def read(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Return the whole checkpoint as it was handed to `snapshot`.
+
+    Raises:
+        CheckpointBrokenError: If any file is not what was written; names the file.
+    """
+    problems = verify(folder)
+    if problems:
+        raise CheckpointBrokenError(broken(folder, problems[0]))
+    manifest = read_manifest(folder)
+    try:
+        tensors = {stem: _read_tensors(folder, stem, manifest, device) for stem in (MODEL, TRAINING)}
+        return decode(json.loads((folder / STATE).read_bytes()), tensors)
+    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
+        raise CheckpointBrokenError(broken(folder, repr(error))) from error

@@ -1,0 +1,124 @@
+"""Which checkpoints are kept: the last ones, so that a broken one can be passed over, the best ones, and milestones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from etude.atomic import replace_link, storage_errors
+from etude.checkpoints.checkpoint import remove
+from etude.checkpoints.integrity import CheckpointBrokenError, checkpoint_folder, checkpoints, read_manifest
+from etude.errors import ConfigurationError
+
+LINKS = ("last", "best")
+
+
+class Saved(NamedTuple):
+    """A checkpoint: its step, and its validation's score if it has one."""
+
+    step: int
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How many checkpoints are kept.
+
+    Attributes:
+        keep_last: The newest ones, at least 2: one may turn out to be broken.
+        keep_best: Those of the best scores; of equal scores the earlier is better.
+        mode: `min` if a low score is good, `max` if a high one is.
+        keep_every: Those of every so many steps, counted from the run's start; None: no such ones.
+        keep_scored: The newest ones of those that have a score.
+    """
+
+    keep_last: int = 2
+    keep_best: int = 1
+    mode: str = "min"
+    keep_every: int | None = None
+    keep_scored: int = 0
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 2:
+            raise ConfigurationError(
+                f"checkpoint.keep_last={self.keep_last}: at least 2 are kept, since one may be broken; set it to 2"
+            )
+        if self.keep_best < 0:
+            raise ConfigurationError(f"checkpoint.keep_best={self.keep_best} is negative; set it to 0 to keep none")
+        if self.mode not in ("min", "max"):
+            raise ConfigurationError(f"validate.mode={self.mode!r} is unknown; set it to min or max")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ConfigurationError(
+                f"checkpoint.keep_every={self.keep_every} is no interval; set it to 1000step or null"
+            )
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether a checkpoint of this step is written and kept, whatever came since the last one."""
+        return self.keep_every is not None and step % self.keep_every == 0
+
+    def ranked(self, saved: Sequence[Saved]) -> list[int]:
+        """Return the steps that have a finite score, best first."""
+        sign = 1 if self.mode == "min" else -1
+        scored = [(sign * one.score, one.step) for one in saved if one.score is not None and math.isfinite(one.score)]
+        return [step for _, step in sorted(scored)]
+
+    def kept(self, saved: Sequence[Saved]) -> set[int]:
+        """Return the steps whose checkpoints are kept, of those there are."""
+        newest = sorted(one.step for one in saved)[-self.keep_last :]
+        milestones = (one.step for one in saved if self.is_milestone(one.step))
+        scored = newest_scored(saved)[: self.keep_scored]
+        return {*newest, *scored, *self.ranked(saved)[: self.keep_best], *milestones}
+
+    def is_better(self, score: float, than: float) -> bool:
+        """Whether a finite score is better than another one, not only as good."""
+        return self.ranked([Saved(1, score), Saved(0, than)])[:1] == [1]
+
+    def links(self, saved: Sequence[Saved]) -> dict[str, int]:
+        """Return the steps that `last` and `best` point to; a link that has nothing to point to is left out."""
+        pointed = {"last": [max(one.step for one in saved)]} if saved else {}
+        best = self.ranked(saved)[: self.keep_best]
+        return {name: steps[0] for name, steps in {**pointed, "best": best}.items() if steps}
+
+
+def newest_scored(saved: Sequence[Saved]) -> list[int]:
+    """Return the steps that have a score, the newest first."""
+    return sorted((one.step for one in saved if one.score is not None), reverse=True)
+
+
+def saved_checkpoints(folder: Path, newest: int) -> list[Saved]:
+    """Return the checkpoints in a folder, up to a step, that have a readable manifest; nothing else of them is read."""
+    found = []
+    for step, path in checkpoints(folder).items():
+        if step <= newest:
+            try:
+                found.append(Saved(step, read_manifest(path).score))
+            except CheckpointBrokenError:
+                continue  # neither counted nor removed: a person may want to look
+    return found
+
+
+def apply(retention: Retention, folder: Path, newest: int) -> None:
+    """Set the links `last` and `best` in a folder of checkpoints, then remove what is not kept.
+
+    Args:
+        retention: The rule.
+        folder: Of checkpoints.
+        newest: The step just saved. Later ones, which a run that went back to an older checkpoint has not come to
+            again, may be broken: they do not count.
+
+    Raises:
+        StorageError: If a link cannot be written or a checkpoint cannot be removed.
+    """
+    saved = saved_checkpoints(folder, newest)
+    links = retention.links(saved)
+    for name in LINKS:
+        if name in links:
+            replace_link(folder / name, checkpoint_folder(folder, links[name]).name)
+        else:
+            with storage_errors(folder / name):
+                (folder / name).unlink(missing_ok=True)
+    for step in {one.step for one in saved} - retention.kept(saved):
+        remove(checkpoint_folder(folder, step))

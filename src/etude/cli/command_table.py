@@ -1,0 +1,231 @@
+"""The commands of etude: what each does, the configuration that it composes, and the function that it calls."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from etude.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        help: What it does, in a line.
+        target: `module:function`, imported when it is called, since torch takes seconds.
+        example: What a person might type after the command's name.
+        root: The root configuration that it composes; None for a command on existing runs.
+        many: Whether it takes several runs.
+        folders: Whether a folder may stand for all the runs in it.
+        records: Whether the function of a composed configuration also gets the overrides, to record them.
+        kinds: Words that may follow the command's name, and the target of each in place of the command's own.
+        texts: Keys of texts, which may also follow the RUN without a key, in this order.
+        keys: What a command on runs takes, and what it means; with an ellipsis, all keys below are meant too.
+    """
+
+    help: str
+    target: str
+    example: str
+    root: str | None = None
+    many: bool = False
+    folders: bool = False
+    records: bool = False
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def function(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        return load(self.target)
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Import what `module:function` names."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+_CHECKPOINT = {"checkpoint": "best, which is the default, last, or a step"}
+_ENSEMBLE = {"ensemble": "[RUN,RUN]: the mean of their probabilities and the run's"}
+_SEARCH = {"decoding…": "another search: decoding=greedy, decoding.beams=5"}
+_MACHINE = {
+    "trainer…": "the machine: trainer=cpu, trainer.precision=bf16-mixed",
+    "paths…": "folders: paths.outputs=FOLDER",
+}
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "train one experiment, or with -m many; writes the run's folder",
+        "etude.training.fit:train",
+        "experiment=translation/demo optimizer.lr=1e-3",
+        root="train",
+        records=True,
+    ),
+    "prepare": Command(
+        "download or read the data, make the tokenizer, fill the cache",
+        "etude.training.fit:prepare",
+        "experiment=translation/demo",
+        root="prepare",
+    ),
+    "resume": Command(
+        "continue a run that was stopped; writes its folder",
+        "etude.training.fit:resume",
+        "last",
+        keys={
+            "budget": "go on for longer: budget=20epoch",
+            "trainer…": "another machine: trainer.devices=2, trainer.workers=2",
+            "logger…": "another logger: logger=none",
+            "log…": "how often: log.every=10step",
+            "paths…": "folders: paths.cache=FOLDER",
+        },
+    ),
+    "evaluate": Command(
+        "score runs; writes one JSON object",
+        "etude.commands.evaluate:evaluate",
+        "last split=test decoding.beams=5",
+        many=True,
+        keys={
+            "split": "test, which is the default where there is one, val or train",
+            **_CHECKPOINT,
+            "source": "a file with a text a line, plain or .gz, in place of a split",
+            "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
+            "name": "of the files that are written of source=",
+            **_ENSEMBLE,
+            **_SEARCH,
+            "task.metrics…": "more scores: task.metrics.ter._target_=etude.metrics.translation.TER",
+            "task.null_threshold": "of question answering: how sure no answer must be",
+            "limit…": "fewer rows: limit.test=100",
+            "batch…": "the size of batches, which changes speed and nothing else: batch.tokens=8192",
+            **_MACHINE,
+        },
+    ),
+    "compare": Command(
+        "show what differs between runs: configuration, scores over seeds, significance, cost; writes tables in Markdown",
+        "etude.commands.compare:compare",
+        "translation/demo format=latex",
+        many=True,
+        folders=True,
+        keys={
+            "split": "the evaluation that is compared: test, else val, or a file's name in evaluations/ without .json",
+            "metric": "scores whose differences are tested: a name, or [NAME,NAME]; by default that of validations",
+            "format": "markdown, latex or json",
+            "paths.outputs": "the folder of all runs",
+        },
+    ),
+    "predict": Command(
+        "read texts, or records in JSON, from standard input; writes a line for each line",
+        "etude.commands.predict:predict",
+        "last < texts.txt",
+        keys={
+            **_CHECKPOINT,
+            **_ENSEMBLE,
+            "format": "text: an answer a line; json: all answers; jsonl: each line is an object, and gets more keys",
+            **_SEARCH,
+            "task.null_threshold": "of question answering: how sure no answer must be",
+            "batch.examples": "lines that are answered at once",
+            **_MACHINE,
+        },
+    ),
+    "export": Command(
+        "write a run's model for another library and prove that it computes the same; writes its folder",
+        "etude.commands.export.command:export",
+        "last to=huggingface",
+        keys={
+            "to": "huggingface, ctranslate2 or onnx",
+            **_CHECKPOINT,
+            "quantization": "of ctranslate2: int8, int8_float32, …",
+            "path": "the folder that is written; exports/ in the run's without",
+            "sentences": "the most validation texts that the proof takes: 1000",
+            **_SEARCH,
+            "limit…": "fewer rows that are read: limit.val=100",
+            **_MACHINE,
+        },
+    ),
+    "reproduce": Command(
+        "run a finished run again from its folder and compare bit by bit; writes one JSON object",
+        "etude.commands.reproduce:reproduce",
+        "last",
+        keys={
+            "run.name": "the new run's; of an unfinished one, it is continued",
+            "paths…": "where folders are now",
+            "data.corpus…": "where the data's files are now",
+        },
+    ),
+    "inspect": Command(
+        "show what a run attends to in a sentence; writes the path of a page",
+        "etude.commands.inspect:inspect",
+        'last "Delete all selected files?"',
+        texts=("text", "target"),
+        keys={
+            "text": "what is looked at",
+            "target": "its translation, or the second text of a pair; the run's own translation without",
+            "alignments": "a file of sentences with word alignments: how well attention aligns words",
+            "symmetric": "true: alignments are read off both ways",
+            **_CHECKPOINT,
+            **_SEARCH,
+            **_MACHINE,
+        },
+    ),
+    "replay": Command(
+        "do one step of a run again and find what is not finite in it; writes one JSON object",
+        "etude.commands.replay:replay",
+        "last step=17",
+        keys={"step": "which one, from 1", "paths.outputs": "the folder of all runs"},
+    ),
+    "report": Command(
+        "make one self-contained page of a run; writes its path",
+        "etude.report:report",
+        "last",
+    ),
+    "bench": Command(
+        "measure training (bench train) or decoding (bench decode): speed, padding, where the time goes",
+        "etude.commands.bench:bench",
+        "decode experiment=translation/demo decoding.beams=4",
+        root="bench",
+        kinds={"train": "etude.commands.bench:bench", "decode": "etude.commands.bench_decoding:bench_decoding"},
+    ),
+}
+
+
+def find(name: str) -> Command:
+    """Return a command by its name.
+
+    Raises:
+        ConfigurationError: If there is none of that name; says the nearest one.
+    """
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean etude {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        raise ConfigurationError(f"{name!r} is not a command; {advice} (command line)")
+    return COMMANDS[name]
+
+
+def overview() -> str:
+    """Return the text of `etude --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    examples = [f"  etude {name} {command.example}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "etude: train Transformers on text, every run exact, fast and readable.",
+            "",
+            "usage: etude COMMAND [RUN…] [key=value…]",
+            "",
+            *lines,
+            "",
+            "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last. For example:",
+            "",
+            *examples,
+            "  etude train -m experiment=translation/demo seed=1,2,3",
+            "",
+            "etude COMMAND --help says more. Every key can be set: etude train --cfg job shows them.",
+            'Completion in bash: eval "$(etude -sc install=bash)"',
+            "",
+        ]
+    )

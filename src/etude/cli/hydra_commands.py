@@ -1,0 +1,167 @@
+"""Commands that compose a configuration: train, prepare, bench. Every configuration is checked before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from etude.cli.command_table import Command
+from etude.cli.streams import data_stream, write_result
+from etude.config.check import check
+from etude.config.compose import CONF, Composer, Composition
+from etude.errors import ConfigurationError, EtudeError, memory_errors
+
+_MODES = ("run", "multirun", "cfg", "info", "shell_completion")
+
+
+def run_composed(command: Command, words: Sequence[str]) -> int:
+    """Compose, check and run one configuration, or with `-m` one after the other; or show it.
+
+    Returns:
+        The exit code: 1 if a member of a multirun failed.
+
+    Raises:
+        EtudeError: What is wrong with the configuration, or what stopped a single run.
+    """
+    root = command.root or ""
+    options = read_options(words)
+    if options.shell_completion or options.hydra_help or options.info:
+        call_hydra(root, _no_call, words)
+        return 0
+    composer = Composer(CONF, options.config_name or root, Path(options.config_dir) if options.config_dir else None)
+    overrides = composer.normalized(options.overrides)
+    flags = [word for word in words if word not in options.overrides]
+    multirun = bool(options.multirun) or "hydra.mode=MULTIRUN" in overrides
+    members = [composer.compose(member) for member in composer.members(overrides, multirun)]
+    if options.help or options.cfg:
+        call_hydra(root, _no_call, [*flags, *overrides])
+        _check_all(members if options.cfg else [])
+        return 0
+    _check_all(members)
+    call = Call(command, composer, {_task_overrides(member.overrides) for member in members})
+    call_hydra(root, call, [*flags, *overrides])
+    if call.failures and not multirun:
+        raise call.failures[0]
+    return 1 if call.failures else 0
+
+
+def _task_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in overrides if not word.startswith(("hydra.", "hydra/")))
+
+
+def _check_all(members: Sequence[Composition]) -> None:
+    for member in members:
+        check(member.config, member.overrides, member.sources)
+
+
+@dataclass
+class Call:
+    """The function that Hydra calls with each composed configuration.
+
+    Attributes:
+        command: Whose function does the work.
+        composer: What composed the configurations.
+        checked: The overrides of those that have been checked.
+        failures: What stopped the runs so far.
+        process: Where the command was started.
+    """
+
+    command: Command
+    composer: Composer
+    checked: set[tuple[str, ...]]
+    failures: list[EtudeError] = field(default_factory=list)
+    process: int = field(default_factory=os.getpid)
+
+    def __call__(self, config: DictConfig) -> None:
+        """Do the work for one configuration. A failing member of a multirun says so, and the next one goes on."""
+        composed = HydraConfig.get()
+        overrides = [word.removeprefix("++") for word in composed.overrides.task]
+        if config.run.experiment is None:
+            OmegaConf.update(config, "run.experiment", composed.runtime.choices.get("experiment"))
+        multirun = composed.mode == RunMode.MULTIRUN
+        if multirun:
+            sys.stderr.write(f"etude: run {composed.job.num}: {' '.join(overrides)}\n")
+        try:
+            if _task_overrides(overrides) not in self.checked:  # a sweeper thought of it
+                _check_all([self.composer.compose(composed.overrides.task)])
+            with data_stream() as data, memory_errors():
+                arguments = (config, overrides) if self.command.records else (config,)
+                write_result(self.command.function()(*arguments), data)
+        except EtudeError as error:
+            if os.getpid() != self.process:  # a launcher's worker: only an exception reaches the command
+                raise
+            self.failures.append(error)
+            if multirun:
+                sys.stderr.write(f"etude: error: {error}\n")
+
+
+def read_options(words: Sequence[str]) -> argparse.Namespace:
+    """Read the words after a command with Hydra's own parser; overrides may stand before and after options.
+
+    Raises:
+        ConfigurationError: If an option is unknown, or two of them exclude each other.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    setattr(parser, "error", _refuse)  # noqa: B010 (argparse would print its usage and leave)
+    try:
+        options = parser.parse_intermixed_args(list(words))
+    except argparse.ArgumentError as error:
+        _refuse(str(error))
+    modes = [f"--{mode.replace('_', '-')}" for mode in _MODES if getattr(options, mode)]
+    if len(modes) > 1:
+        _refuse(f"{' and '.join(modes)} exclude each other")
+    if options.resolve and not (options.cfg or options.help):
+        _refuse("--resolve belongs to --cfg job")
+    if options.config_path or options.experimental_rerun:
+        _refuse("--config-path and --experimental-rerun are not for etude; add a folder with --config-dir")
+    return options
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigurationError(f"{' '.join(message.split())}; options: etude train --hydra-help (command line)")
+
+
+def _no_call(config: DictConfig) -> None:
+    """Do nothing: the options only ask for something to be shown."""
+
+
+def call_hydra(root: str, call: Callable[[DictConfig], None], words: Sequence[str]) -> None:
+    """Let Hydra compose and call, or show what the options ask for."""
+
+    def task(config: DictConfig) -> None:
+        call(config)
+
+    with _environment([sys.argv[0], *words]):
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=root)(task)()
+        except SystemExit as leaving:  # Hydra's help ends so
+            if leaving.code:
+                raise
+
+
+@contextmanager
+def _environment(argv: list[str]) -> Iterator[None]:
+    """Give Hydra its command line, and ask it to pass exceptions on instead of printing them and leaving."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,187 @@
+"""The tables of `etude compare`: for a terminal, in Markdown and in LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from etude.report.cost_rows import joules
+from etude.report.writing import count, duration, score
+
+FORMATS = ("markdown", "latex", "json")
+
+ABSENT = "–"
+
+COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "total_parameters": ("parameters", count),
+    "trainable_parameters": ("trained", count),
+    "tokens": ("tokens", count),
+    "flops": ("FLOPs", lambda value: f"{value:.4g}"),
+    "seconds": ("time", duration),
+    "cpu_seconds": ("CPU time", duration),
+    "gpu_seconds": ("GPU time", duration),
+    "model_flops_utilisation": ("MFU", lambda value: f"{value:.3f}"),
+    "peak_memory_mb": ("memory", lambda value: f"{count(value)} MB"),
+    "energy_joules": ("energy", joules),
+}
+"""Costs that are shown: the title of their column, and how they are written."""
+
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "≤": r"$\le$", "<": r"$<$", ">": r"$>$",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """Texts in rows, each of which begins with its name.
+
+    Attributes:
+        title: What it shows.
+        header: Of its columns.
+        rows: As many texts each.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def turned(self) -> ComparisonTable:
+        """Return the table with rows as columns."""
+        header, *rows = ([*column] for column in zip(self.header, *self.rows, strict=True))
+        return ComparisonTable(self.title, header, rows)
+
+
+def tables(found: Mapping[str, Any]) -> list[ComparisonTable]:
+    """Return what `compare` found as tables of configuration, scores and cost; those that would be empty are left out."""
+    made = [_configuration(found), _scores(found), _cost(found)]
+    return [table for table in made if len(table.header) > 1 and table.rows]
+
+
+def _configuration(found: Mapping[str, Any]) -> ComparisonTable:
+    """Return the keys that differ: as columns, or as rows if they are more than the groups."""
+    groups = found["groups"]
+    keys = list(groups[0]["configuration"])
+    rows = [[group["name"], *(group["configuration"][key] for key in keys)] for group in groups]
+    table = ComparisonTable("What differs in configuration", ["run", *keys], rows)
+    return table.turned() if len(keys) > len(groups) else table
+
+
+def _scores(found: Mapping[str, Any]) -> ComparisonTable:
+    groups = found["groups"]
+    names = list(groups[0]["scores"])
+    tested = {name for group in groups for name in group["against_first"].get("p", {})}
+    header = ["run", "seeds"]
+    for name in names:
+        header += [name, "p"] if name.partition("/")[2] in tested else [name]
+    rows = []
+    for group in groups:
+        row = [group["name"], ", ".join(map(str, group["seeds"]))]
+        for name in names:
+            row.append(_cell(group["scores"][name]))
+            if (bare := name.partition("/")[2]) in tested:
+                row.append(_largest(group["against_first"].get("p", {}).get(bare)))
+        rows.append(row)
+    return ComparisonTable("Scores", header, rows if names else [])
+
+
+def _cell(one: Mapping[str, Any]) -> str:
+    """Return `37.1 ± 0.4` over seeds, or `37.1 [36.0, 38.2]` of a single run."""
+    if one["sd"] is not None:
+        return f"{score(one['mean'])} ± {score(one['sd'])}"
+    ends = one["intervals"][0]
+    return score(one["mean"]) + (f" [{score(ends[0])}, {score(ends[1])}]" if ends else "")
+
+
+def _largest(p: Mapping[str, float] | None) -> str:
+    return f"{max(p.values()):.3g}" if p else ABSENT
+
+
+def _cost(found: Mapping[str, Any]) -> ComparisonTable:
+    groups = found["groups"]
+    names = [name for name in COSTS if any(group["cost"].get(name) for group in groups)]
+    rows = []
+    for group in groups:
+        cost = group["cost"]
+        texts = [COSTS[name][1](cost[name]) if name in cost else ABSENT for name in names]
+        if "energy_joules" in names and cost.get("energy_estimated"):
+            texts[names.index("energy_joules")] += " (estimated)"
+        rows.append([group["name"], *texts])
+    return ComparisonTable("Cost of a run", ["run", *(COSTS[name][0] for name in names)], rows)
+
+
+def explained(found: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know to believe the tables."""
+    groups = found["groups"]
+    tests = {group["against_first"]["test"] for group in groups if "test" in group["against_first"]}
+    notes = [
+        f"p: of the difference to {groups[0]['name']} on the same rows, by paired approximate randomization ({test}); "
+        "over several seeds, the largest"
+        for test in sorted(tests)
+    ]
+    if any(one["sd"] is not None for group in groups for one in group["scores"].values()):
+        notes.append("±: standard deviation over seeds")
+    notes += [f"{name}: {signature}" for name, signature in found["signatures"].items()]
+    return [*notes, *found["notes"]]
+
+
+def show(shown: Sequence[ComparisonTable], notes: Sequence[str]) -> None:
+    """Show tables to people, on stderr: turned where that is narrower."""
+    console = Console(stderr=True, highlight=False)
+    for table in shown:
+        table = table.turned() if len(table.header) > len(table.rows) + 1 else table
+        drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
+        for number, name in enumerate(table.header):
+            drawn.add_column(Text(name, style="dim"), justify="right" if number else "left", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(text) for text in row))
+        console.print(drawn)
+        console.print()
+    for note in notes:
+        console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def written(shown: Sequence[ComparisonTable], notes: Sequence[str], form: str) -> str:
+    """Return tables and notes as a text: `markdown` or `latex` (for the package booktabs)."""
+    write, note = (_latex, _latex_note) if form == "latex" else (_markdown, _markdown_note)
+    return "\n\n".join([*map(write, shown), *map(note, notes)]) + "\n"
+
+
+def _markdown(table: ComparisonTable) -> str:
+    marks = ["---", *["---:"] * (len(table.header) - 1)]
+    lines = [_markdown_row(row) for row in (table.header, marks, *table.rows)]
+    return "\n".join([f"**{table.title}**", "", *lines])
+
+
+def _markdown_row(row: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for text in row) + " |"
+
+
+def _markdown_note(note: str) -> str:
+    return note.replace("|", "\\|")
+
+
+def _latex(table: ComparisonTable) -> str:
+    body = [_latex_row(row) for row in table.rows]
+    columns = "l" + "r" * (len(table.header) - 1)
+    start = [
+        rf"% {table.title}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_row(table.header),
+        r"\midrule",
+    ]
+    return "\n".join([*start, *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_row(row: Sequence[str]) -> str:
+    return " & ".join(text.replace("\n", " ").translate(_LATEX) for text in row) + r" \\"
+
+
+def _latex_note(note: str) -> str:
+    return note.translate(_LATEX)

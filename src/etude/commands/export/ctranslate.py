@@ -1,0 +1,216 @@
+"""Translation models for CTranslate2, in float32 or quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.commands.export.huggingface_files import write_tokenizer
+from etude.commands.export.huggingface_translation import seq2seq_config
+from etude.commands.export.optional_packages import optional
+from etude.commands.export.proof import (
+    Outputs,
+    Padded,
+    ProofTexts,
+    Sentences,
+    native_translator,
+    proven_beams,
+    same_best,
+    same_translations,
+    translation,
+)
+from etude.errors import ConfigurationError
+from etude.metrics.text_metrics import text_scores
+from etude.metrics.translation import BLEU
+from etude.models.layers.residual import PreNorm
+from etude.models.pretrained.bart import BIAS, POSITIONS, SHARED, SIDES, Family, to_bart
+from etude.tokenization.base import Tokenizer
+
+QUANTIZATIONS = ("int8", "int8_float32", "int16")
+EXACT = "float32"
+"""Name of the folder, inside the export's while it is proved, of the same model without quantization."""
+
+
+class CTranslate2:
+    """model.bin, config.json, shared_vocabulary.json, and the tokenizer's files.
+
+    Args:
+        quantization: Of the weights; None: float32.
+
+    Raises:
+        ConfigurationError: If there is no such quantization, or CTranslate2 is not installed.
+    """
+
+    def __init__(self, quantization: Any) -> None:
+        if quantization not in (None, *QUANTIZATIONS):
+            raise ConfigurationError(
+                f"quantization={quantization} is not one of {', '.join(QUANTIZATIONS)}; leave it out for float32"
+            )
+        self.library = optional("ctranslate2", "ctranslate2")
+        self.quantization = quantization
+
+    def write(self, examples: ProofTexts, folder: Path) -> None:
+        """Write the model into an empty folder."""
+        self.save(examples, folder, self.quantization)
+        write_tokenizer(folder, examples.tokenizer, translation(examples).model.max_length, starts=False)
+
+    def save(self, examples: ProofTexts, folder: Path, quantization: str | None) -> None:
+        """Write the model's own files."""
+        specification = self.specification(examples)
+        specification.validate()
+        specification.optimize(quantization=quantization)
+        folder.mkdir(exist_ok=True)
+        specification.save(str(folder))
+
+    def specification(self, examples: ProofTexts) -> Any:
+        """Return CTranslate2's description of the model, with its weights."""
+        task = translation(examples)
+        model = native_translator(task)
+        family, weights = to_bart(model)
+        config = seq2seq_config(task)
+        activation = getattr(self.library.specs.Activation, ACTIVATIONS[config["activation_function"]])
+        specification = self.library.specs.TransformerSpec.from_config(
+            (len(model.encoder), len(model.decoder)),
+            model.heads,
+            pre_norm=family.residual is PreNorm,
+            activation=activation,
+            layernorm_embedding=family.embedding_norm,
+        )
+        scale = model.width**0.5 if config["scale_embedding"] else 1.0
+        for side in SIDES:
+            _fill_stack(getattr(specification, side), side, weights, family, scale)
+        specification.decoder.projection.weight = weights[SHARED]
+        if weights[BIAS].any():
+            specification.decoder.projection.bias = weights[BIAS][0]
+        _describe(specification, examples.tokenizer)
+        return specification
+
+    def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
+        """Compare translations at float32; measure BLEU and speed, of the quantized model too."""
+        task, sentences = translation(examples), Sentences.of(examples)
+        beams = proven_beams(task)
+        exact = folder
+        if self.quantization is not None:
+            exact = folder / EXACT
+            self.save(examples, exact, None)
+        run = [sentences.native(task.model, count) for count in (1, beams)]
+        peer = self._translations(exact, "float32", examples.tokenizer, sentences, beams)
+        proof = {
+            "greedy": same_translations(task.model, sentences, run[0][0], peer[0][0], "CTranslate2"),
+            "beam": same_best(task.model, sentences, run[1][0], peer[1][0], "CTranslate2", beams),
+            "run": _measured(examples, sentences, run),
+            "float32": _measured(examples, sentences, peer),
+        }
+        if self.quantization is not None:
+            for file in exact.iterdir():
+                file.unlink()
+            exact.rmdir()
+            quantized = self._translations(folder, self.quantization, examples.tokenizer, sentences, beams)
+            proof[self.quantization] = _measured(examples, sentences, quantized)
+        return proof
+
+    def _translations(
+        self, folder: Path, compute: str, tokenizer: Tokenizer, sentences: Sentences, beams: int
+    ) -> list[tuple[Outputs, float]]:
+        """Return CTranslate2's greedy and beam-searched translations with their seconds, on one thread."""
+        vocabulary = pieces_of(tokenizer)
+        ids = {piece: index for index, piece in enumerate(vocabulary)}
+        translator = self.library.Translator(
+            str(folder), device="cpu", compute_type=compute, inter_threads=1, intra_threads=torch.get_num_threads()
+        )
+        # By default an output has at least one token, and sources are cut at 1,024.
+        search = {
+            "length_penalty": 0.0,
+            "min_decoding_length": 0,
+            "max_decoding_length": sentences.limit,
+            "max_input_length": 0,
+        }
+
+        def one_batch(batch: Padded, beams: int) -> Outputs:
+            # The exported model adds eos itself.
+            lengths = (batch.mask.sum(dim=1) - 1).tolist()
+            rows = [row[:end] for row, end in zip(batch.tokens.tolist(), lengths, strict=True)]
+            pieces = [[vocabulary[token] for token in row] for row in rows]
+            found = translator.translate_batch(pieces, beam_size=beams, **search)
+            return [tuple(ids[piece] for piece in best.hypotheses[0]) for best in found]
+
+        return [sentences.translate(partial(one_batch, beams=count)) for count in (1, beams)]
+
+
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "swish": "SWISH", "silu": "SWISH"}
+"""CTranslate2's names of activations, by those of config.json."""
+
+
+def _measured(examples: ProofTexts, sentences: Sentences, found: list[tuple[Outputs, float]]) -> dict[str, Any]:
+    """Return BLEU and speed of greedy and beam search."""
+    decode = examples.tokenizer.decode
+    references = [[reference] for reference in decode(sentences.targets)]
+    return {
+        name: {
+            "bleu": round(text_scores({"bleu": BLEU()}, decode(outputs), references)["bleu"].value, 2),
+            "sentences_per_second": round(len(outputs) / seconds, 1),
+        }
+        for name, (outputs, seconds) in zip(("greedy", "beam"), found, strict=True)
+    }
+
+
+def pieces_of(tokenizer: Tokenizer) -> list[str]:
+    """Return what CTranslate2 calls each id."""
+    return [tokenizer.backend.id_to_token(index) or f"<unused-{index}>" for index in range(tokenizer.vocabulary)]
+
+
+def _describe(specification: Any, tokenizer: Tokenizer) -> None:
+    """Set the vocabulary and the special tokens."""
+    vocabulary = pieces_of(tokenizer)
+    specification.register_source_vocabulary(vocabulary)
+    specification.register_target_vocabulary(vocabulary)
+    special = tokenizer.special
+    specification.config.bos_token = special.bos
+    specification.config.eos_token = special.eos
+    specification.config.unk_token = special.unknown
+    specification.config.decoder_start_token = special.bos
+    specification.config.add_source_eos = True
+
+
+def _fill_stack(stack: Any, side: str, weights: Mapping[str, Tensor], family: Family, scale: float) -> None:
+    """Fill CTranslate2's encoder or decoder."""
+    embeddings = stack.embeddings[0] if isinstance(stack.embeddings, list) else stack.embeddings
+    embeddings.weight = weights[SHARED]
+    stack.scale_embeddings = scale
+    stack.position_encodings.encodings = weights[POSITIONS.format(side=side)][family.offset :].clone()
+    if family.embedding_norm:
+        _fill_norm(stack.layernorm_embedding, weights, f"model.{side}.layernorm_embedding")
+    if family.residual is PreNorm:
+        _fill_norm(stack.layer_norm, weights, f"model.{side}.layer_norm")
+    for index, layer in enumerate(stack.layer):
+        name = f"model.{side}.layers.{index}"
+        fused = [[f"{name}.self_attn.{part}_proj" for part in "qkv"], [f"{name}.self_attn.out_proj"]]
+        _fill_attention(layer.self_attention, weights, fused, f"{name}.self_attn_layer_norm")
+        if side == "decoder":
+            query, *keys_values = (f"{name}.encoder_attn.{part}_proj" for part in "qkv")
+            fused = [[query], keys_values, [f"{name}.encoder_attn.out_proj"]]
+            _fill_attention(layer.attention, weights, fused, f"{name}.encoder_attn_layer_norm")
+        for linear, part in ((layer.ffn.linear_0, "fc1"), (layer.ffn.linear_1, "fc2")):
+            _fill_linear(linear, weights, [f"{name}.{part}"])
+        _fill_norm(layer.ffn.layer_norm, weights, f"{name}.final_layer_norm")
+
+
+def _fill_attention(attention: Any, weights: Mapping[str, Tensor], fused: list[list[str]], norm: str) -> None:
+    for linear, parts in zip(attention.linear, fused, strict=True):
+        _fill_linear(linear, weights, parts)
+    _fill_norm(attention.layer_norm, weights, norm)
+
+
+def _fill_linear(linear: Any, weights: Mapping[str, Tensor], parts: list[str]) -> None:
+    """Set one product that does those of several linear layers."""
+    linear.weight = torch.cat([weights[f"{part}.weight"] for part in parts])
+    linear.bias = torch.cat([weights[f"{part}.bias"] for part in parts])
+
+
+def _fill_norm(norm: Any, weights: Mapping[str, Tensor], name: str) -> None:
+    norm.gamma, norm.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]

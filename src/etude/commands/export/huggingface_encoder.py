@@ -1,0 +1,105 @@
+"""Encoders for transformers, with the task's own head: pretrained ones as what they were, others by their norms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from etude.commands.export.huggingface_files import (
+    activation_name,
+    load_peer,
+    prove_tokenizer,
+    write_model,
+    write_tokenizer,
+)
+from etude.commands.export.huggingface_heads import (
+    both_outputs,
+    class_ending,
+    encoder_of,
+    framed,
+    head_config,
+    head_weights,
+    whole_rows,
+)
+from etude.commands.export.proof import BATCH, ProofTexts, largest_difference
+from etude.models.encoder import Encoder
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.residual import PreNorm
+from etude.models.pretrained.bert import PretrainedEncoder, to_bert
+from etude.models.pretrained.encoder_families import BERT, PRE_NORM, EncoderFamily
+from etude.tasks.base import Task
+from etude.tasks.pooled import Pooled
+from etude.tokenization.truncation import joined
+
+
+class HuggingFaceEncoder:
+    """config.json, model.safetensors and the tokenizer's files of a task with an encoder."""
+
+    def write(self, examples: ProofTexts, folder: Path) -> None:
+        """Write the model into an empty folder."""
+        task, encoder = examples.task, cast(Encoder, encoder_of(examples.task))
+        family = family_of(encoder)
+        body = to_bert(encoder, family, task.facts.pad)
+        weights = {f"{family.prefix}{name}": tensor for name, tensor in body.items()} | head_weights(task, family)
+        config = _config(task, encoder, family) | {"architectures": [family.title + class_ending(task)]}
+        write_model(folder, family.model_type, config, weights)
+        write_encoder_tokenizer(folder, examples)
+
+    def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
+        """Compare ids, and outputs on padded batches."""
+        task = examples.task
+        peer = load_peer(folder, f"AutoModel{class_ending(task)}")
+        rows = whole_rows(examples)
+        largest = 0.0
+        for start in range(0, len(rows), BATCH):
+            ours, theirs = both_outputs(task, peer, framed(task, rows[start : start + BATCH]))
+            largest = max(largest, largest_difference(ours, theirs, "logits"))
+        expected = [joined(texts, task.facts.bos, task.facts.eos) for texts in rows]
+        found = {
+            "class": type(peer).__name__,
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, expected, examples.references),
+            "logits": {"texts": len(rows), "largest_difference": largest},
+        }
+        if isinstance(task, Pooled) and task.pooler is None:
+            found["use"] = f"class logits = {task.pooling.SAID} of the token logits"
+        return found
+
+
+def write_encoder_tokenizer(folder: Path, examples: ProofTexts) -> None:
+    """Write the tokenizer as an encoder takes its ids."""
+    encoder, pairs = encoder_of(examples.task), bool(examples.references)
+    write_tokenizer(
+        folder, examples.tokenizer, encoder.max_length, starts=True, pairs=pairs, types=pairs and encoder.tells_apart
+    )
+
+
+def family_of(encoder: Encoder) -> EncoderFamily:
+    """Return the family that an encoder is written as: that of its pretrained weights, else what its norms allow."""
+    if isinstance(encoder, PretrainedEncoder):
+        return encoder.family
+    return PRE_NORM if all(isinstance(layer.attention_residual, PreNorm) for layer in encoder.layers) else BERT
+
+
+def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, Any]:
+    """Return the arguments of the config."""
+    facts, first = task.facts, cast(EncoderLayer, encoder.layers[0])
+    feed_forward = cast(FeedForward, first.feed_forward)
+    sizes = {
+        "vocabulary": facts.vocabulary,
+        "width": encoder.width,
+        "layers": len(encoder.layers),
+        "heads": encoder.width // first.attention.head_width,
+        "feed_forward": feed_forward.inner.out_features,
+        "activation": activation_name(feed_forward.activation),
+        "dropout": encoder.dropout.probability,
+        "attention_dropout": first.attention.attend.dropout.probability,
+        "max_length": encoder.max_length + (facts.pad + 1 if family.offset else 0),
+    }
+    return {
+        **{family.sizes[ours]: value for ours, value in sizes.items()},
+        **({"type_vocab_size": facts.segments if encoder.tells_apart else 1} if family.segments else {}),
+        **({"layer_norm_eps": encoder.embedding_norm.eps} if family.norm_eps is None else {}),
+        **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
+        **head_config(task),
+    }

@@ -1,0 +1,187 @@
+"""The files of a transformers model: configuration, weights, tokenizer, search. No pickle among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from tokenizers import processors
+from torch import Tensor
+
+from etude.commands.export.proof import MismatchError
+from etude.errors import ConfigurationError
+from etude.models.generation.length_penalty import GNMT, LengthNormalized
+from etude.models.generation.search import Beam, Sample, Search
+from etude.models.layers.feed_forward import Activation
+from etude.models.pretrained.bart import ACTIVATIONS
+from etude.models.wrapped.wrapped_files import quiet
+from etude.tokenization.base import SOURCE, Tokenizer
+from etude.types import Facts
+
+
+def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write config.json and model.safetensors.
+
+    Args:
+        folder: Where.
+        model_type: A name that transformers' AutoConfig knows.
+        config: Its arguments.
+        weights: By the names of the architecture's state.
+    """
+    # transformers takes most of a second to import.
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(model_type, **config).save_pretrained(folder)
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def write_generation(folder: Path, facts: Facts, search: Search, longest: int, **more: int) -> None:
+    """Write generation_config.json: how the run searches, as far as transformers can say it.
+
+    Args:
+        folder: Where.
+        facts: The special ids.
+        search: The run's.
+        longest: The most tokens that the model can add.
+        **more: Other ids that `generate` asks for.
+    """
+    from transformers import GenerationConfig
+
+    GenerationConfig(
+        **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
+        **more,
+        max_new_tokens=min(search.max_length, longest),
+        **generation_of(search),
+    ).save_pretrained(folder)
+
+
+def generation_of(search: Search) -> dict[str, Any]:
+    """Return a search in transformers' words.
+
+    It divides log-probabilities by length ** length_penalty: `LengthNormalized` is 1 and `Unnormalized` 0. `GNMT` divides by
+    ((5 + length) / 6) ** alpha, and its exponent, which is handed on, ranks alike only where it is 0.
+    """
+    if isinstance(search, Sample):
+        filters = {"top_k": search.top_k or 0, "top_p": search.top_p, "min_p": search.min_p}
+        return {"do_sample": True, "temperature": search.temperature, **filters}
+    if not isinstance(search, Beam) or search.beams == 1:
+        return {"num_beams": 1}
+    penalty = search.penalty
+    exponent = penalty.alpha if isinstance(penalty, GNMT) else float(isinstance(penalty, LengthNormalized))
+    return {"num_beams": search.beams, "length_penalty": exponent, "early_stopping": False}
+
+
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    max_length: int,
+    starts: bool,
+    ends: bool = True,
+    pairs: bool = False,
+    types: bool = False,
+) -> None:
+    """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
+
+    Args:
+        folder: Where.
+        tokenizer: The run's.
+        max_length: The most tokens that the model takes.
+        starts: Whether a text starts with bos.
+        ends: Whether it ends with eos.
+        pairs: Whether there are second texts; eos stands behind each of the two.
+        types: Whether the model takes which of the two a token belongs to.
+    """
+    source = tokenizer.of("source")
+    tokenizer.save(folder)
+    if source is not tokenizer:
+        write_tokenizer(folder / SOURCE, source, max_length, starts, ends)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = tokenizer.special
+    backend.post_processor = processors.TemplateProcessing(
+        single=" ".join([*([special.bos] if starts else []), "$A", *([special.eos] if ends else [])]),
+        **({"pair": f"{special.bos} $A {special.eos} $B:1 {special.eos}:1"} if pairs else {}),
+        special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_bytes())
+    # Text that looks like a special token is text, as in `Tokenizer.encode`.
+    config |= {"split_special_tokens": True, "model_max_length": max_length, "padding_side": "right"}
+    config["model_input_names"] = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def activation_name(activation: Activation) -> str:
+    """Return the name of an activation in config.json.
+
+    Raises:
+        ConfigurationError: If transformers has none.
+    """
+    probe = torch.linspace(-4, 4, 97)  # a function, a module and a partial application may be one activation
+    for name, known in ACTIVATIONS.items():
+        if torch.equal(activation(probe), known(probe)):
+            return name
+    raise ConfigurationError(f"only the activations {', '.join(ACTIVATIONS)} can be exported, not {activation}")
+
+
+def prove_tokenizer(
+    folder: Path, tokenizer: Tokenizer, texts: list[str], expected: list[list[int]], seconds: Sequence[str] = ()
+) -> dict[str, int]:
+    """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
+
+    Args:
+        folder: Where.
+        tokenizer: The run's.
+        texts: The texts.
+        expected: The run's ids of each, special ones included.
+        seconds: The second text of each, where they are pairs.
+
+    Raises:
+        MismatchError: If a text gets other ids, or comes back otherwise.
+    """
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    found = theirs(texts, list(seconds) or None, truncation=False)["input_ids"]
+    for text, own, ids in zip(texts, expected, found, strict=True):
+        if ids != own:
+            raise MismatchError(
+                f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {own[:12]}; nothing was exported"
+            )
+    for text, given in zip(
+        tokenizer.decode(expected), theirs.batch_decode(expected, skip_special_tokens=True), strict=True
+    ):
+        if given.strip() != text:
+            raise MismatchError(f"AutoTokenizer decodes {given[:40]!r}, not {text[:40]!r}; nothing was exported")
+    return {"texts": len(texts), "equal": len(texts)}
+
+
+def load_peer(folder: Path, auto: str) -> torch.nn.Module:
+    """Load the folder with one of transformers' Auto classes.
+
+    Raises:
+        MismatchError: If a weight is missing or left over.
+    """
+    import transformers
+
+    with quiet():
+        model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+    problems = [str(name) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in report[key]]
+    if problems:
+        raise MismatchError(f"{type(model).__name__} and the exported weights differ in {', '.join(problems[:6])}")
+    return model.eval()
+
+
+def logits_of(outputs: Any) -> Float[Tensor, "*shape"]:
+    """Return the logits of a transformers model's output."""
+    return outputs.logits.float()

@@ -1,0 +1,168 @@
+"""Translation models for transformers: MarianMTModel for PostNorm, Pegasus for PreNorm, wrapped ones as what they were.
+
+Axes: D model width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from etude.commands.export.huggingface_decoder import save_whole
+from etude.commands.export.huggingface_files import (
+    activation_name,
+    load_peer,
+    logits_of,
+    prove_tokenizer,
+    write_generation,
+    write_model,
+    write_tokenizer,
+)
+from etude.commands.export.proof import (
+    Outputs,
+    Padded,
+    ProofTexts,
+    Sentences,
+    largest_difference,
+    native_translator,
+    proven_beams,
+    same_best,
+    same_translations,
+    translation,
+    until_eos,
+)
+from etude.models.base import EncoderDecoder
+from etude.models.layers.encoder_layer import EncoderLayer
+from etude.models.layers.positions import Sinusoidal
+from etude.models.pretrained.bart import Bart, to_bart
+from etude.models.wrapped.wrapped_model import WrappedModel
+from etude.tasks.translation import Translation
+
+INPUTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight", "embed_positions.weight")
+OUTPUTS = ("out_proj.weight", "out_proj.bias", "fc2.weight", "fc2.bias")
+
+
+class HuggingFaceTranslation:
+    """config.json, generation_config.json, model.safetensors and the tokenizer's files."""
+
+    def write(self, examples: ProofTexts, folder: Path) -> None:
+        """Write the model into an empty folder."""
+        task = translation(examples)
+        facts, longest = task.facts, task.model.max_length
+        self.write_weights(task, folder)
+        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
+        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
+
+    def write_weights(self, task: Translation, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        model = native_translator(task)
+        family, weights = to_bart(model)
+        if isinstance(model.positions, Sinusoidal):
+            weights = sines_first(weights, model.width)
+        config = seq2seq_config(task) | {"architectures": [family.architecture]}
+        write_model(folder, family.model_type, config, weights)
+
+    def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
+        """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
+        task, sentences = translation(examples), Sentences.of(examples)
+        peer = load_peer(folder, "AutoModelForSeq2SeqLM")
+        beams = proven_beams(task)
+        greedy, searched = (
+            sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
+        )
+        ours, best = sentences.native(task.model, 1), sentences.native(task.model, beams)
+        ended = [[*ids, task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
+        return {
+            "class": type(peer).__name__,
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, ended),
+            "logits": {"largest_difference": logits_difference(peer, task.model, sentences)},
+            "greedy": same_translations(task.model, sentences, ours[0], greedy[0], type(peer).__name__),
+            "beam": same_best(task.model, sentences, best[0], searched[0], type(peer).__name__, beams),
+        }
+
+
+class HuggingFaceWrappedTranslation(HuggingFaceTranslation):
+    """A wrapped model's own `save_pretrained`, and the tokenizer's files; proved as native ones are."""
+
+    def write_weights(self, task: Translation, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        save_whole(cast(WrappedModel, task.model), folder)
+
+
+def seq2seq_config(task: Translation) -> dict[str, Any]:
+    """Return the arguments of a config of the family."""
+    model, facts = native_translator(task), task.facts
+    layers = [*model.encoder, *model.decoder]
+    inner = layers[0].feed_forward.inner.out_features
+    return {
+        "vocab_size": model.vocabulary,
+        "d_model": model.width,
+        "encoder_layers": len(model.encoder),
+        "decoder_layers": len(model.decoder),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), model.heads),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), inner),
+        "max_position_embeddings": model.max_length,
+        "activation_function": activation_name(layers[0].feed_forward.activation),
+        "scale_embedding": model.scale != 1.0 if isinstance(model, Bart) else True,
+        "dropout": model.dropout.probability,
+        "attention_dropout": cast(EncoderLayer, model.encoder[0]).attention.attend.dropout.probability,
+        "activation_dropout": layers[0].feed_forward.dropout.probability,
+        **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
+        "decoder_start_token_id": facts.bos,
+        "forced_eos_token_id": None,
+        "tie_word_embeddings": True,
+    }
+
+
+def sines_first(weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Reorder the D axis of all states so that the positions are Marian's: sines at the front, cosines at the back.
+
+    Nothing else sees the order, and transformers, which makes its own table again where a file has none, finds ours.
+    """
+    order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+    return {name: _reordered(name, tensor, order) for name, tensor in weights.items()}
+
+
+def _reordered(name: str, tensor: Tensor, order: Int[Tensor, " D"]) -> Tensor:
+    if name.endswith(INPUTS):
+        return tensor.index_select(1, order)
+    if name.endswith(OUTPUTS) or "norm" in name:
+        return tensor.index_select(0, order)
+    return tensor
+
+
+def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: Sentences) -> float:
+    """Return the largest difference of logits at the references, batches padded."""
+    largest = 0.0
+    for rows in sentences.batches():
+        source, target = sentences.source(rows), sentences.target(rows)
+        with torch.no_grad():
+            ours = model(source.tokens, target.tokens, source.mask, target.mask)[target.mask]
+            theirs = peer(
+                input_ids=source.tokens,
+                attention_mask=source.mask.long(),
+                decoder_input_ids=target.tokens,
+                decoder_attention_mask=target.mask.long(),
+            )
+        largest = max(largest, largest_difference(ours, logits_of(theirs)[target.mask], "logits"))
+    return largest
+
+
+def generate(peer: torch.nn.Module, sentences: Sentences, batch: Padded, beams: int) -> Outputs:
+    """Return transformers' own translations of a batch, ranked by log-probability."""
+    penalty = {"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}
+    found = cast(Any, peer).generate(
+        input_ids=batch.tokens,
+        attention_mask=batch.mask.long(),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=sentences.limit,
+        **penalty,
+    )
+    # The first token is the decoder's start.
+    return [until_eos(row[1:], sentences.facts.eos) for row in found.tolist()]

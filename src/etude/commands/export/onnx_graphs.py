@@ -1,0 +1,240 @@
+"""Translation models for ONNX Runtime: one graph encodes, one decodes a step further with a cache of keys and values.
+
+Axes: B rows, S source positions, P target positions so far, H heads, K head width, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from etude.commands.export.huggingface_files import write_tokenizer
+from etude.commands.export.onnx_sessions import Sessions
+from etude.commands.export.optional_packages import optional
+from etude.commands.export.proof import (
+    Outputs,
+    Padded,
+    ProofTexts,
+    Sentences,
+    largest_difference,
+    native_translator,
+    same_translations,
+    translation,
+)
+from etude.models.decoder_memory import DecoderMemory
+from etude.models.layers.key_value_cache import KeyValueCache
+from etude.models.layers.positions import Absolute
+from etude.models.layers.unpad import Unpadding
+from etude.models.pretrained.bart import Bart, position_tables
+from etude.models.seq2seq import DecoderLayer, Seq2Seq
+
+OPSET = 18
+ENCODER, DECODER = "encoder.onnx", "decoder_step.onnx"
+PROVED = 128
+"""Sentences whose logits are compared step by step; all of them are translated."""
+
+
+class Padding(Unpadding):
+    """A layout that computes padding along, so that no shape depends on the values of a mask."""
+
+    def pack(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "cells ..."]:
+        """Return all cells."""
+        return grid.flatten(0, 1)
+
+    def pad(self, packed: Shaped[Tensor, "cells ..."]) -> Shaped[Tensor, "B L ..."]:
+        """Return the grid."""
+        return packed.unflatten(0, self.mask.shape)
+
+    @property
+    def key_mask(self) -> Bool[Tensor, "B 1 1 L"]:
+        """Which keys every query of a row may attend to."""
+        return self.mask[:, None, None, :]
+
+    @classmethod
+    def of(cls, mask: Bool[Tensor, "B L"]) -> Padding:
+        """Return the layout of a mask."""
+        return cls(mask, torch.empty(0, dtype=torch.long), full=False)
+
+
+class PositionTable(Absolute):
+    """Vectors of positions without a check of their number, which a graph cannot make.
+
+    Args:
+        vectors: Of each position.
+    """
+
+    vectors: Float[Tensor, "max_length D"]
+
+    def __init__(self, vectors: Float[Tensor, "max_length D"]) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+
+    def forward(self, positions: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+        """Return the vector of each position."""
+        return self.vectors.index_select(0, positions)
+
+
+class EncoderGraph(nn.Module):
+    """From source ids to what the decoder attends to.
+
+    Args:
+        model: With `PositionTable` positions.
+    """
+
+    def __init__(self, model: Seq2Seq) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S layers 2 H K"]:
+        """Return keys and values of every decoder layer; what stands at padding is not to be attended to."""
+        layout = Padding.of(mask)
+        places = torch.arange(tokens.shape[1]).expand_as(tokens).flatten()
+        return self.model.remember(self.model.embed_source(tokens.flatten(), places), layout).states
+
+
+class Joined(KeyValueCache):
+    """Keys and values that are joined anew at each position: a graph has no spare room to write into."""
+
+    def append(self, states: Float[Tensor, "B 1 2 H K"]) -> None:
+        """Add one position."""
+        super().__init__(torch.cat([self.states, states], dim=1))
+
+
+class DecoderGraph(nn.Module):
+    """From the last token of each row and a cache to the next token's logits and the cache.
+
+    Args:
+        model: With `PositionTable` positions.
+    """
+
+    def __init__(self, model: Seq2Seq) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens: Int[Tensor, " B"],
+        memory: Float[Tensor, "B S layers 2 H K"],
+        memory_mask: Bool[Tensor, "B S"],
+        past: Float[Tensor, "B P layers 2 H K"],
+    ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B P+1 layers 2 H K"]]:
+        """Return logits and the cache with one position more."""
+        model, seen = self.model, []
+        layout = Padding.of(torch.ones_like(tokens, dtype=torch.bool)[:, None])
+        mask = memory_mask[:, None, None, :]
+        place = torch.full_like(tokens, past.shape[1])
+        x = model.embed_target(tokens, place)
+        for index, (layer, keys_values) in enumerate(
+            zip(model.decoder, DecoderMemory(memory, mask).layers(), strict=True)
+        ):
+            cache = Joined(past[:, :, index])
+            x = cast(DecoderLayer, layer).step(x, layout, cache, keys_values, mask)
+            seen.append(cache.states)
+        return F.linear(model.decoder_norm(x), model.output_weight, model.output_bias), torch.stack(seen, dim=2)
+
+
+class OnnxTranslation:
+    """Two graphs and the tokenizer's files.
+
+    encoder.onnx makes `memory` of `tokens` and `mask`; decoder_step.onnx makes `logits` and `present` of `tokens`,
+    `memory`, `memory_mask` and `past`. Decoding starts from bos and a `past` of no positions.
+
+    Raises:
+        ConfigurationError: If onnx, onnxscript or onnxruntime is not installed.
+    """
+
+    def __init__(self) -> None:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            optional(package, "onnx")
+
+    def write(self, examples: ProofTexts, folder: Path) -> None:
+        """Write both graphs into an empty folder."""
+        model = _with_tables(native_translator(translation(examples)))
+        rows, source, past = (torch.export.Dim(name) for name in ("rows", "source", "past"))
+        heads = (len(model.decoder), 2, model.heads, model.width // model.heads)
+        tokens, mask = torch.ones(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool)
+        grid = {0: rows, 1: source}
+        _write_graph(
+            EncoderGraph(model), (tokens, mask), (grid, grid), ["tokens", "mask"], ["memory"], folder / ENCODER
+        )
+        inputs = (tokens[:, 0], torch.zeros(3, 5, *heads), mask, torch.zeros(3, 4, *heads))
+        shapes = ({0: rows}, grid, grid, {0: rows, 1: past})
+        names = ["tokens", "memory", "memory_mask", "past"]
+        _write_graph(DecoderGraph(model), inputs, shapes, names, ["logits", "present"], folder / DECODER)
+        write_tokenizer(folder, examples.tokenizer, model.max_length, starts=False)
+
+    def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
+        """Compare logits at the references, position by position, and greedy translations."""
+        model, sentences = translation(examples).model, Sentences.of(examples)
+        sessions = Sessions.load(folder / ENCODER, folder / DECODER)
+        largest, batches = 0.0, []
+        for rows in _cuts(min(len(sentences.sources), PROVED)):
+            source, target = sentences.source(rows), sentences.target(rows)
+            batches.append([*source.tokens.shape, target.tokens.shape[1]])
+            with torch.no_grad():
+                ours = model(source.tokens, target.tokens, source.mask, target.mask)
+            theirs = sessions.logits(source, target.tokens)
+            largest = max(largest, largest_difference(ours[target.mask], theirs[target.mask], "logits"))
+
+        def one_batch(batch: Padded) -> Outputs:
+            return sentences.searched(sessions.step, sessions.start(batch), 1, len(batch.tokens))
+
+        found, _ = sentences.translate(one_batch)
+        own, _ = sentences.native(model, 1)
+        return {
+            "logits": {"largest_difference": largest, "batches_rows_source_target": batches},
+            "greedy": same_translations(model, sentences, own, found, "ONNX Runtime"),
+        }
+
+
+def _cuts(count: int) -> list[list[int]]:
+    """Cut the first sentences into batches of 1, 2, 4, …: many sizes and lengths."""
+    cuts, start, size = [], 0, 1
+    while start < count:
+        cuts.append(list(range(start, min(start + size, count))))
+        start, size = start + size, 2 * size
+    return cuts
+
+
+def _with_tables(model: Seq2Seq) -> Seq2Seq:
+    """Return a copy whose positions a graph can hold."""
+    tables = [PositionTable(table) for table in position_tables(model)]
+    copied = copy.deepcopy(model).eval()
+    copied.positions = tables[0]
+    if isinstance(copied, Bart):
+        copied.add_module("target_positions", tables[1])
+    return copied
+
+
+def _write_graph(
+    graph: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, names: list[str], outputs: list[str], path: Path
+) -> None:
+    """Trace a module, as it is without gradients, into a file with named inputs and outputs and the given dynamic axes."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                graph.eval(),
+                inputs,
+                str(path),
+                input_names=names,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        exporter.setLevel(level)

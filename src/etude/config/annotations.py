@@ -1,0 +1,216 @@
+"""What an annotation accepts, judged on plain configuration values.
+
+An annotation is one of a few forms; each answers `accepts(value)` and, as text, what it wants. Values are those of a
+resolved configuration: None, bool, int, float, str, list and dict, where a dict with `_target_` stands for an object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from etude.duration import Duration
+from etude.errors import ConfigurationError
+
+TARGET = "_target_"
+PARTIAL = "_partial_"
+
+
+class Annotation(Protocol):
+    """One form of annotation; its text says what it accepts."""
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether a parameter with this annotation may be given the value."""
+        ...
+
+
+@dataclass(frozen=True)
+class Anything:
+    """An annotation that cannot be judged, or that takes everything."""
+
+    def accepts(self, value: Any) -> bool:
+        """Return True."""
+        return True
+
+    def __str__(self) -> str:
+        return "anything"
+
+
+def _is_duration(value: Any) -> bool:
+    try:
+        Duration.parse(value)
+    except ConfigurationError:
+        return False
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+SCALARS: dict[str, Callable[[Any], bool]] = {
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": _is_number,
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "Path": lambda value: isinstance(value, str | Path),
+    "null": lambda value: value is None,
+    "duration": _is_duration,
+}
+"""Each plain kind and its test. An int is a float, a bool is no int, and no parameter is infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A plain value of one kind, a key of `SCALARS`."""
+
+    kind: str
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is of the kind."""
+        return SCALARS[self.kind](value)
+
+    def __str__(self) -> str:
+        if self.kind == "duration":
+            return "a number with a unit: 20000step, 10epoch, 300Mtok, 90s, 30min or 2h"
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A `Literal`: one of a few values."""
+
+    values: tuple[Any, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is one of those, of the same type."""
+        return any(value == option and type(value) is type(option) for option in self.values)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(shown(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list, or a tuple of any length."""
+
+    item: Annotation
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a list of such items."""
+        return isinstance(value, list) and all(self.item.accepts(item) for item in value)
+
+    def __str__(self) -> str:
+        return f"a list of {self.item}"
+
+
+@dataclass(frozen=True)
+class TupleOf:
+    """A tuple with a place for each item."""
+
+    items: tuple[Annotation, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a list with the right item at each place."""
+        return (
+            isinstance(value, list)
+            and len(value) == len(self.items)
+            and all(annotation.accepts(item) for annotation, item in zip(self.items, value, strict=True))
+        )
+
+    def __str__(self) -> str:
+        return f"a list of {len(self.items)}: {', '.join(map(str, self.items))}"
+
+
+@dataclass(frozen=True)
+class DictOf:
+    """A mapping."""
+
+    key: Annotation
+    item: Annotation
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a mapping from such keys to such items."""
+        return isinstance(value, Mapping) and all(
+            self.key.accepts(key) and self.item.accepts(item) for key, item in value.items()
+        )
+
+    def __str__(self) -> str:
+        return f"a mapping from {self.key} to {self.item}"
+
+
+@dataclass(frozen=True)
+class Either:
+    """A union."""
+
+    members: tuple[Annotation, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether any member accepts the value."""
+        return any(member.accepts(value) for member in self.members)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.members))
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object of a class or protocol: only a node with `_target_` makes one.
+
+    Attributes:
+        name: The class's name.
+        makes: Whether an object of what a dotted `_target_` names would do.
+    """
+
+    name: str
+    makes: Callable[[str], bool]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a node that makes such an object, now or (`_partial_`) when it is called."""
+        if not isinstance(value, Mapping) or TARGET not in value:
+            return False
+        return bool(value.get(PARTIAL)) or self.makes(str(value[TARGET]))
+
+    def __str__(self) -> str:
+        return f"a {self.name} ({{{TARGET}: …}})"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A callable that makes objects of a class: a node with `_partial_`, or an object that can be called.
+
+    Attributes:
+        name: The class's name.
+        makes: Whether calling what a dotted `_target_` names gives such an object.
+    """
+
+    name: str
+    makes: Callable[[str], bool]
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is a node that would do; of an object, only calling it would tell what it makes."""
+        if not isinstance(value, Mapping) or TARGET not in value:
+            return False
+        return not value.get(PARTIAL) or self.makes(str(value[TARGET]))
+
+    def __str__(self) -> str:
+        return f"a maker of {self.name} ({{{TARGET}: …, {PARTIAL}: true}})"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a person would write it in YAML, cut to a readable length."""
+    plain = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null"}
+    if isinstance(value, Mapping) and TARGET in value:
+        text = f"{{{TARGET}: {value[TARGET]}, …}}"
+    elif isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, list):
+        text = "[" + ", ".join(map(shown, value)) + "]"
+    elif isinstance(value, str):
+        text = repr(value)
+    else:
+        text = plain.get(value, str(value))
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,148 @@
+"""One configuration under examination: its values, its interpolations, and where each was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from etude.config.origins import Origins
+from etude.config.signatures import Signature
+from etude.errors import ConfigurationError
+
+MISSING = "???"
+_INTERPOLATION = re.compile(r"\$\{(\.*)([^.:{}$][^:{}$]*)\}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration as a rule sees it.
+
+    Attributes:
+        values: The resolved tree, variables included.
+        raw: The tree with its interpolations.
+        origins: Where it was written.
+    """
+
+    values: Mapping[str, Any]
+    raw: Mapping[str, Any]
+    origins: Origins
+
+    @classmethod
+    def open(cls, config: DictConfig, origins: Origins) -> Case:
+        """Resolve a composed configuration.
+
+        Raises:
+            ConfigurationError: If a value is missing (`???`) or refers to nothing.
+        """
+        raw: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+        raw.pop("hydra", None)
+        case = cls({}, raw, origins)
+        for key, value in leaves("", raw):
+            if value == MISSING:
+                case.fail(key, f"has no value; write {key}=…")
+        return cls({name: case._resolved(config, name) for name in raw}, raw, origins)
+
+    def _resolved(self, config: DictConfig, name: str) -> Any:
+        try:
+            value = config[name]
+            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException as error:
+            key = error.full_key or name
+            reason = str(error).partition("\n")[0]
+            raise ConfigurationError(f"{key} = {get(self.raw, key)!r}: {reason} ({self.origins.of(key)})") from error
+
+    def get(self, key: str) -> Any:
+        """Return the value of a dotted key, None where there is none."""
+        return get(self.values, key)
+
+    def written(self, key: str) -> str:
+        """Follow `${…}` from a key to the key where its value is written."""
+        seen: set[str] = set()
+        while key not in seen:
+            seen.add(key)
+            value = get(self.raw, key)
+            match = _INTERPOLATION.fullmatch(value) if isinstance(value, str) else None
+            key = _absolute(key, match) if match else key
+        return key
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        """Refuse the value of a key.
+
+        Raises:
+            ConfigurationError: Always; its line is the key, the problem and the origin.
+        """
+        key = self.written(key)
+        raise ConfigurationError(f"{key} {problem} ({self.origins.of(key)})")
+
+    def mappings(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield every mapping of the tree with its dotted key, parents first; the root's key is empty."""
+        yield from _mappings("", self.values)
+
+    def variables(self, key: str, taken: Signature) -> set[str]:
+        """Return the keys of a node that are variables: no arguments, but referred to by `${…}` inside the group.
+
+        The files are asked too: a variable stays one when what refers to it is overridden.
+        """
+        group = key.partition(".")[0]
+        written = [scalar for source in self.origins.sources for scalar in source.scalars(group)]
+        references = set(_references([*leaves(group, self.raw.get(group)), *written]))
+        return {
+            name
+            for name in get(self.values, key)
+            if name not in taken.parameters
+            and any(f"{reference}.".startswith(f"{join(key, name)}.") for reference in references)
+        }
+
+
+def get(tree: Any, key: str) -> Any:
+    """Return the value at a dotted key of plain mappings and lists, None where there is none."""
+    for part in key.split("."):
+        if isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def join(key: str, name: str) -> str:
+    """Return the dotted key of a name under a key."""
+    return f"{key}.{name}" if key else str(name)
+
+
+def _children(key: str, tree: Any) -> list[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        return [(join(key, name), value) for name, value in tree.items()]
+    return [(join(key, str(index)), value) for index, value in enumerate(tree)] if isinstance(tree, list) else []
+
+
+def leaves(key: str, tree: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the plain values of a tree with their dotted keys."""
+    if not isinstance(tree, Mapping | list):
+        yield key, tree
+    for inner, value in _children(key, tree):
+        yield from leaves(inner, value)
+
+
+def _mappings(key: str, tree: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(tree, Mapping):
+        yield key, tree
+    for inner, value in _children(key, tree):
+        yield from _mappings(inner, value)
+
+
+def _references(values: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    for key, value in values:
+        for match in _INTERPOLATION.finditer(value if isinstance(value, str) else ""):
+            yield _absolute(key, match)
+
+
+def _absolute(key: str, match: re.Match[str]) -> str:
+    """Return the key that an interpolation at `key` names: `${a.b}`, or `${.b}` beside it, `${..b}` one level up."""
+    dots, name = match.groups()
+    base = key.split(".")[: -len(dots)] if dots else []
+    return ".".join([*base, name])

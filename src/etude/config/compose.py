@@ -1,0 +1,273 @@
+"""Composition of a command's configuration by Hydra, with the files that it came from, and with errors of one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import GroupDefault, InputDefault
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from etude.config.check import check
+from etude.config.origins import Source
+from etude.errors import ConfigurationError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+
+
+_PARENT = re.compile(r"In '([^']+)':")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One composed configuration.
+
+    Attributes:
+        config: The tree, not resolved, with Hydra's own part under `hydra`.
+        overrides: What was written on the command line for it.
+        sources: The files that it is made of, in the order in which they overlay each other.
+    """
+
+    config: DictConfig
+    overrides: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Composer:
+    """Composes the configurations of one command.
+
+    Attributes:
+        folder: The folder of the configuration groups.
+        name: The root configuration, such as `train`.
+        extra: A user's own folder of groups, read besides (`--config-dir`).
+    """
+
+    folder: Path
+    name: str
+    extra: Path | None = None
+
+    @cached_property
+    def _loader(self) -> ConfigLoaderImpl:
+        setup_globals()
+        path = create_config_search_path(str(self.folder))
+        if self.extra is not None:
+            if not self.extra.is_dir():
+                raise ConfigurationError(f"--config-dir {self.extra} is not a folder (command line)")
+            path.prepend("command-line", f"file://{self.extra.resolve()}", SearchPathQuery(provider="schema"))
+        return ConfigLoaderImpl(path)
+
+    def groups(self) -> list[str]:
+        """Return the names of all groups of choices, without Hydra's own."""
+        return [name for name in self._loader.repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
+
+    def options(self, group: str) -> list[str]:
+        """Return every choice of a group, those in its sub-folders included: `translation/demo`."""
+        repository = self._loader.repository
+        here = repository.get_group_options(group, ObjectType.CONFIG)
+        parts = self.parts(group)
+        folders = [name for name in repository.get_group_options(group, ObjectType.GROUP) if name not in parts]
+        return here + [f"{folder}/{name}" for folder in folders for name in self.options(f"{group}/{folder}")]
+
+    def parts(self, group: str) -> list[str]:
+        """Return the sub-folders of a group that are groups of their own: its choices choose from them by default.
+
+        `conf/model/seq2seq.yaml` has a default for `positions`, so `conf/model/positions/` is the group
+        `model/positions`. `conf/experiment/translation/` only holds choices of `experiment`.
+        """
+        repository = self._loader.repository
+        if not repository.get_group_options(group, ObjectType.GROUP):
+            return []
+        defaults = [
+            default
+            for name in repository.get_group_options(group, ObjectType.CONFIG)
+            for default in self._defaults(f"{group}/{name}")
+        ]
+        return sorted({default.group for default in defaults if isinstance(default, GroupDefault) and default.group})
+
+    def _defaults(self, path: str) -> Sequence[InputDefault]:
+        """Return the defaults list of a file; a file that is broken has none until it is chosen, and then says so."""
+        try:
+            loaded = self._loader.repository.load_config(path)
+        except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
+            return ()
+        return (loaded.defaults_list or ()) if loaded else ()
+
+    def normalized(self, written: Sequence[str]) -> list[str]:
+        """Return overrides in the form in which Hydra takes them all.
+
+        `key=value` becomes `++key=value`, so that an argument which no file lists may be set, and one which does not
+        exist is left to the check to refuse. `glob(…)` looks into the sub-folders of a group too, and `group=null`
+        takes the group's `none`, or drops the group.
+
+        Raises:
+            ConfigurationError: If one is not of Hydra's grammar, or a `glob(…)` matches nothing.
+        """
+        return [self._normal(word, override) for word, override in zip(written, self._parse(written), strict=True)]
+
+    def _normal(self, word: str, override: Override) -> str:
+        key = override.key_or_group
+        if override.is_hydra_override() or override.type is not OverrideType.CHANGE:
+            return word
+        if not self._loader.repository.group_exists(key):
+            return f"++{word}"
+        options = self.options(key)
+        if isinstance(override._value, Glob):
+            matching = override._value.filter(options)
+            if not matching:
+                raise ConfigurationError(f"{word} matches none of {', '.join(options)} (command line)")
+            return f"{override.get_key_element()}={','.join(matching)}"
+        if override.value() is None:
+            return f"{override.get_key_element()}=none" if "none" in options else f"~{override.get_key_element()}"
+        return word
+
+    def _parse(self, words: Sequence[str]) -> list[Override]:
+        parser, parsed = OverridesParser.create(self._loader), []
+        for word in words:
+            try:
+                parsed.extend(parser.parse_overrides([word]))
+                if not parsed[-1].key_or_group:
+                    raise HydraException("it has no key")
+            except HydraException as error:
+                reason = _sentence(error) if "=" in word else "it has no ="
+                raise ConfigurationError(f"{word!r} is not key=value: {reason} (command line)") from error
+        return parsed
+
+    def members(self, overrides: Sequence[str], multirun: bool) -> Iterator[list[str]]:
+        """Yield the overrides of each member of a multirun: every combination of the values that are swept over.
+
+        What a sweeper of one's own (`hydra/sweeper=…`) will think of cannot be told: then there are none.
+
+        Raises:
+            ConfigurationError: If there are several values, but it is no multirun.
+        """
+        choices = []
+        if multirun and any(word.startswith("hydra/sweeper=") for word in overrides):
+            return
+        for word, override in zip(overrides, self._parse(overrides), strict=True):
+            key, values = override.get_key_element(), [word]
+            if override.is_sweep_override() and not multirun:
+                given = word.removeprefix("++")
+                advice = f"add -m to run each, or write {given.replace('=', '=[', 1)}] for a list"
+                raise ConfigurationError(f"{given} has several values; {advice} (command line)")
+            if override.is_interval_sweep():
+                advice = f"write its values, such as {override.key_or_group}=1,2,3"
+                raise ConfigurationError(f"{word.removeprefix('++')} names no values; {advice} (command line)")
+            if override.is_discrete_sweep():
+                values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            choices.append(values)
+        yield from map(list, product(*choices))
+
+    def compose(self, overrides: Sequence[str]) -> Composition:
+        """Compose the configuration of one run.
+
+        Args:
+            overrides: What was written on the command line, normalized.
+
+        Raises:
+            ConfigurationError: If it cannot be composed.
+        """
+        words = list(overrides)
+        try:
+            config = self._loader.load_configuration(self.name, words, RunMode.RUN)
+            defaults = self._loader.compute_defaults_list(self.name, words, RunMode.RUN).defaults
+        except MissingConfigException as error:
+            raise self._missing(error, words) from error
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigurationError(f"{_sentence(error)} ({self._place(error, words)})") from error
+        except yaml.MarkedYAMLError as error:
+            raise _malformed(error) from error
+        folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+        sources = []
+        for default in defaults:
+            found = (folder / f"{default.config_path}.yaml" for folder in folders)
+            path = next((path for path in found if path.is_file()), None)
+            if path is not None:
+                sources.append(Source.read(path, default.package or "", self.folder.parent))
+        HydraConfig.instance().set_config(config)  # for values such as ${hydra:runtime.choices.model}
+        return Composition(config, tuple(word.removeprefix("++") for word in words), tuple(sources))
+
+    def _missing(self, error: MissingConfigException, words: Sequence[str]) -> ConfigurationError:
+        """Say which choice of which group does not exist, which are near, and where it was asked for."""
+        missing = error.missing_cfg_file or self.name
+        group, _, name = missing.partition("/")
+        part, _, inner = name.partition("/")
+        if inner and part in self.parts(group):
+            group, name = f"{group}/{part}", inner
+        if not name:
+            return ConfigurationError(f"--config-name {missing} does not exist in {self.folder} (command line)")
+        options = self.options(group)
+        inside = [option for option in options if option.endswith(f"/{name}")]
+        close = inside or difflib.get_close_matches(name, options, 1)
+        advice = f"did you mean {group}={close[0]}?" if close else f"choose one of {', '.join(options)}"
+        asked = any(word in {f"{group}={name}", f"+{group}={name}"} for word in words)
+        place = "command line" if asked else self._asked_by(group, name) or self._place(error, words)
+        return ConfigurationError(f"{group}={name} does not exist; {advice} ({place})")
+
+    def _asked_by(self, group: str, name: str) -> str | None:
+        """Look for the file whose defaults list chooses `group: name`."""
+        chosen = re.compile(rf"^.*\b{re.escape(group)}(@\S+)?: *{re.escape(name)}\b", re.MULTILINE)
+        for folder in filter(None, (self.extra, self.folder)):
+            for path in sorted(folder.rglob("*.yaml")):
+                text = path.read_text(encoding="utf-8")
+                if found := chosen.search(text):
+                    return f"{path.relative_to(folder.parent)}:{text.count(chr(10), 0, found.end()) + 1}"
+        return None
+
+    def _place(self, error: Exception, words: Sequence[str]) -> str:
+        """Tell from Hydra's message where the fault is: the file that it names, or else the word that it quotes."""
+        message = f"{error} {error.__cause__}"
+        parent = _PARENT.search(message)
+        if parent is not None and parent[1] != self.name:
+            return f"{parent[1]}.yaml"
+        keys = [override.key_or_group for override in self._parse(words)]
+        return "command line" if any(key in message for key in keys) else f"{self.name}.yaml"
+
+
+def _malformed(error: yaml.MarkedYAMLError) -> ConfigurationError:
+    mark = error.problem_mark or error.context_mark
+    place = f"{mark.name}:{mark.line + 1}" if mark else "a configuration file"
+    return ConfigurationError(f"{error.problem or error.context} ({place})")
+
+
+def _sentence(error: Exception) -> str:
+    """Return the text of an error of Hydra in one line, without the address of its manual."""
+    cause = error.__cause__ if not str(error).strip() and error.__cause__ else error
+    lines = [line.strip() for line in str(cause).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("See http", "full_key:", "object_type=")))
+
+
+def compose(*overrides: str, command: str = "train") -> DictConfig:
+    """Compose and check a configuration as the command line would: `compose("experiment=translation/demo", "seed=2")`.
+
+    Args:
+        overrides: What would be written on the command line.
+        command: The command whose root configuration it is.
+
+    Raises:
+        ConfigurationError: If it cannot be composed, or does not fit.
+    """
+    composer = Composer(CONF, command)
+    composition = composer.compose(composer.normalized(overrides))
+    check(composition.config, composition.overrides, composition.sources)
+    if composition.config.run.experiment is None:
+        OmegaConf.update(composition.config, "run.experiment", composition.config.hydra.runtime.choices.experiment)
+    return composition.config

@@ -1,0 +1,162 @@
+"""The schema of a configuration: the root's dataclasses, and the signature of what each `_target_` names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+from etude.config.annotations import PARTIAL, TARGET, Annotation, shown
+from etude.config.case import Case, join, leaves
+from etude.config.modules import nearest, resolve
+from etude.config.schema import NODES, Config
+from etude.config.signatures import Signature, signature
+from etude.duration import Duration
+
+TRUSTED = (
+    "etude",
+    "torch.nn",
+    "torch.optim",
+    "torchmetrics",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.profilers",
+)
+"""What a `_target_` may name without being listed under `trust:`."""
+
+INJECTED: Mapping[str, frozenset[str]] = {
+    "model": frozenset({"facts", "wanted"}),
+    "task": frozenset({"facts", "model", "optimizer", "scheduler", "decoding", "clock"}),
+    "data": frozenset({"tokenizer", "seed", "batch", "limit", "cache", "micro_batches", "workers", "rank", "world"}),
+    "logger": frozenset({"run_folder", "run_id", "tags", "notes", "name", "config", "save_dir"}),
+}
+"""Arguments that `etude.training.build` gives to what a group makes: a configuration may leave them out."""
+
+PARTS: Mapping[str, frozenset[str]] = {
+    "model.embeddings": frozenset({"source_vocabulary", "target_vocabulary", "width"}),
+    "model.positions": frozenset({"width", "heads", "max_length"}),
+    "model.norm": frozenset({"normalized_shape"}),
+    "model.residual": frozenset({"width", "dropout", "norm"}),
+    "model.feed_forward_layer": frozenset({"width", "feed_forward", "dropout"}),
+}
+"""Arguments that a model gives to the makers of its parts, which are nodes with `_partial_`."""
+
+MARKS = frozenset({TARGET, PARTIAL, "_convert_", "_recursive_"})
+"""Hydra's own keys of a node. `_args_` is not among them: arguments are written by name."""
+
+YAML_NUMBER = re.compile(r"[-+]?(?:0[0-7_]+|\d+(?::[0-5]?\d)+)")
+"""Plain scalars that YAML 1.1 silently reads as another number: `012` is octal, `1:30` counts in sixties."""
+
+
+def check_yaml(case: Case) -> None:
+    """Refuse numbers that YAML reads differently from people."""
+    for key, value in leaves("", case.values):
+        text = case.origins.scalar(case.written(key))
+        if isinstance(value, int) and text is not None and YAML_NUMBER.fullmatch(text):
+            case.fail(key, f"= {text} is read by YAML as {value}; write the plain number, or quote it: '{text}'")
+
+
+def check_root(case: Case) -> None:
+    """Hold the keys at the root, and those of its sections, against their dataclasses."""
+    _check_section(case, "", case.values, Config)
+
+
+def _check_section(case: Case, key: str, values: Mapping[str, Any], section: type) -> None:
+    taken = signature(f"{section.__module__}.{section.__qualname__}")
+    if taken is None:
+        raise LookupError(section)
+    owner = "a configuration" if section is Config else key
+    for name in values:
+        if name not in taken.parameters:
+            _fail_unknown(case, key, name, taken.parameters, owner)
+    hints = get_type_hints(section)
+    for name, parameter in taken.parameters.items():
+        inner = join(key, name)
+        if parameter.required and (name not in values or (name in NODES and values[name] is None)):
+            case.fail(inner, f"is {'null' if name in values else 'missing'}, but every run needs it")
+        if name in values and dataclasses.is_dataclass(hints[name]) and hints[name] is not Duration:
+            if not isinstance(values[name], Mapping):
+                names = ", ".join(field.name for field in dataclasses.fields(hints[name]))
+                case.fail(inner, f"= {shown(values[name])}, but {name} has keys of its own: {names}")
+            _check_section(case, inner, values[name], hints[name])
+        elif name in values:
+            _check_value(case, inner, values[name], parameter.annotation, inner)
+
+
+def check_nodes(case: Case) -> None:
+    """Hold every node against the signature of what its `_target_` names."""
+    groups = {name: case.values.get(name) for name in NODES}
+    callbacks = case.values.get("callbacks") or {}
+    groups |= {f"callbacks.{name}": value for name, value in callbacks.items()}
+    for key, value in groups.items():
+        if isinstance(value, Mapping) and TARGET not in value:
+            first = next(iter(value), None)
+            choose = f"choose {key}=…" if "." not in key else f"write {key}.{TARGET}=…"
+            case.fail(f"{key}.{first}" if first else key, f"is given, but {key} names no class; {choose}")
+    for key, node in case.mappings():
+        if TARGET in node:
+            _check_node(case, key, node)
+
+
+def _check_node(case: Case, key: str, node: Mapping[str, Any]) -> None:
+    taken = _target(case, f"{key}.{TARGET}", node[TARGET])
+    variables = case.variables(key, taken)
+    for name, value in node.items():
+        if name in MARKS or name in variables:
+            continue
+        parameter = taken.parameters.get(name)
+        if parameter is None and not taken.open:
+            _fail_unknown(case, key, name, taken.parameters, taken.name)
+        elif parameter is not None:
+            _check_value(case, join(key, name), value, parameter.annotation, taken.name)
+    if not isinstance(node.get(PARTIAL, False), bool):
+        case.fail(f"{key}.{PARTIAL}", f"= {shown(node[PARTIAL])} is neither true nor false")
+    given = set(node) | INJECTED.get(key, frozenset())
+    for name, parameter in taken.parameters.items():
+        if parameter.required and name not in given and not node.get(PARTIAL):
+            case.fail(join(key, name), f"is missing: {taken.name} needs it; write +{join(key, name)}=…")
+
+
+def _target(case: Case, key: str, target: Any) -> Signature:
+    """Return the signature of a `_target_`, if it may be instantiated and exists."""
+    if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        case.fail(key, f"= {shown(target)} is no dotted name such as etude.models.seq2seq.Seq2Seq")
+    trusted = (*TRUSTED, *case.values.get("trust", ()))
+    top = target.partition(".")[0]
+    if not _under(target, trusted):
+        case.fail(key, f"= {target} may not be instantiated: it is outside etude; to allow it add '{top}' to trust")
+    taken, definition = signature(target), resolve(target)
+    if taken is None or definition is None:
+        case.fail(key, f"= {target} cannot be found: {nearest(target)}")
+    if not _under(definition.dotted, trusted):
+        origin = definition.dotted
+        case.fail(key, f"= {target} may not be instantiated: it is {origin}, which is outside etude and trust")
+    return taken
+
+
+def _under(target: str, packages: Sequence[str]) -> bool:
+    return any(f"{target}.".startswith(f"{package}.") for package in packages)
+
+
+def _check_value(case: Case, key: str, value: Any, annotation: Annotation, owner: str) -> None:
+    if annotation.accepts(value):
+        return
+    hint = ""
+    if isinstance(value, bool | int | float) and annotation.accepts(str(value)):
+        text = case.origins.scalar(case.written(key))
+        hint = f"; quote it: '{text}'" if text else f"; quote it: {key}=\"'{shown(value)}'\""
+    elif isinstance(value, float) and value.is_integer() and annotation.accepts(int(value)):
+        hint = f"; write {int(value)}"
+    case.fail(key, f"= {shown(value)}, but {owner} takes {annotation}{hint}")
+
+
+def _fail_unknown(case: Case, key: str, name: str, names: Iterable[str], owner: str) -> None:
+    """Refuse a key that is none, with the nearest one that is: beside it, or of the same name elsewhere."""
+    full = join(key, name)
+    near = [join(key, close) for close in difflib.get_close_matches(name, list(names), 1)]
+    elsewhere = [join(place, name) for place, node in case.mappings() if name in node and join(place, name) != full]
+    close = [*near, *elsewhere]
+    advice = f"did you mean {close[0]}?" if close else f"its keys are {', '.join(names) or 'none'}"
+    case.fail(full, f"is not a key of {owner}; {advice}")

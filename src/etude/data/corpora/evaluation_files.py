@@ -1,0 +1,60 @@
+"""Any files of lines to evaluate on: every line is kept, so that the score is that of the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from etude.data.corpora.holdout import digest
+from etude.data.readers.sources import Dropped, Row, aligned_lines, content_sha256
+from etude.errors import DataError
+
+REPLACED = "had bytes that are no UTF-8 text; broken ones were replaced by U+FFFD"
+
+
+class EvaluatedFiles:
+    """A file of sources and one or several of references; line n of each belongs to line n of the others.
+
+    Args:
+        source: The file of sources, `.gz` or not.
+        references: The files of wanted outputs.
+
+    Attributes:
+        dropped: Lines that were changed, by reason; none is ever left out.
+    """
+
+    FIELDS_AS_TEXT = ("references",)
+
+    def __init__(self, source: str, references: list[str]) -> None:
+        self.paths = [Path(path).expanduser() for path in (source, *references)]
+        self.dropped = Dropped()
+
+    def fingerprint(self) -> str:
+        """Return a hash of all files' content."""
+        return digest("EvaluatedFiles 1", *map(content_sha256, self.paths))
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the only split."""
+        return ("test",)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield every line with the fields `source`, `target` (the first reference) and `references` (a list in JSON).
+
+        Bytes that are no UTF-8 are replaced and their lines counted, as `etude predict` does.
+
+        Raises:
+            DataError: If a file is missing or broken, is no UTF-8 text at all, or they have different numbers of lines.
+        """
+        whole = [False] * len(self.paths)
+        for number, lines in enumerate(aligned_lines(self.paths), 1):
+            texts = [line.decode("utf-8", "replace").strip() for line in lines]
+            broken = ["\ufffd" in text or "\0" in text for text in texts]
+            if any(broken):
+                self.dropped.drop(REPLACED, f"{self.paths[broken.index(True)].name}:{number}")
+            whole = [known or not bad for known, bad in zip(whole, broken, strict=True)]
+            source, *references = texts
+            fields = {"source": source, "target": references[0], "references": json.dumps(references)}
+            yield Row(fields, f"{self.paths[0].name}:{number}")
+        if not all(whole):
+            raise DataError(f"{self.paths[whole.index(False)]} is no UTF-8 text: not one of its lines can be read")

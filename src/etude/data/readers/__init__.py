@@ -1,0 +1,1 @@
+"""Readers of files: lines, tables, and translation catalogs, streamed."""

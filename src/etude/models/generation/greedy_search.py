@@ -1,0 +1,88 @@
+"""One hypothesis of each row, one token after the other: the most probable one, or one that is drawn.
+
+Axes: B rows still followed, R rows of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from etude.models.generation.constraint import Constraint
+from etude.models.generation.hypothesis import CacheT, Hypothesis, Step, log_normalizer
+from etude.models.generation.length_penalty import LengthPenalty
+
+Choose = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
+"""Takes the logits of the next token, minus infinity where it may not be, which row each is for, and how many tokens
+there will be with that one; returns the token of each row."""
+
+
+def greedy_search(
+    step: Step[CacheT],
+    start: CacheT,
+    *,
+    bos: int,
+    limits: Int[Tensor, " R"],
+    constraint: Constraint,
+    penalty: LengthPenalty,
+) -> list[Hypothesis]:
+    """Choose the most probable token until it is eos; of equally probable ones, the one with the smallest id.
+
+    Takes what `follow` does, and returns a hypothesis for each row.
+    """
+
+    def most_probable(logits: Float[Tensor, "B V"], _rows: Int[Tensor, " B"], _length: int) -> Int[Tensor, " B"]:
+        return logits.argmax(dim=-1)
+
+    return follow(step, start, most_probable, bos=bos, limits=limits, constraint=constraint, penalty=penalty)
+
+
+@torch.no_grad()
+def follow(
+    step: Step[CacheT],
+    start: CacheT,
+    choose: Choose,
+    *,
+    bos: int,
+    limits: Int[Tensor, " R"],
+    constraint: Constraint,
+    penalty: LengthPenalty,
+) -> list[Hypothesis]:
+    """Extend each row by a token that is chosen, until that is eos or the row's limit is reached.
+
+    Args:
+        step: The model.
+        start: Its cache before the first token, of R rows.
+        choose: Which token is next.
+        bos: The token to start from.
+        limits: The most tokens that each row may predict, eos included; at least 1.
+        constraint: What may not be chosen, and which token is eos.
+        penalty: What scores are divided by. It changes no output.
+
+    Returns:
+        A hypothesis for each row, with the model's own log-probability.
+    """
+    rows, longest, eos = len(limits), int(limits.max()), constraint.eos
+    chosen = limits.new_full((rows, longest), eos)
+    total = torch.zeros(rows, dtype=torch.float64, device=limits.device)
+    active = torch.arange(rows, device=limits.device)
+    tokens, cache = torch.full_like(limits, bos), start
+    for length in range(1, longest + 1):
+        logits, cache = step(tokens, cache)
+        tokens = choose(constraint(logits, active, length), active, length)
+        own = logits.gather(1, tokens[:, None]).float()
+        total[active] += (own - log_normalizer(logits)).squeeze(1)
+        chosen[active, length - 1] = tokens
+        going = (tokens != eos) & (limits[active] > length)
+        if not going.all():
+            active, tokens = active[going], tokens[going]
+            if not len(active):
+                break
+            cache = cache.select(going.nonzero().squeeze(1))
+    return [
+        Hypothesis.of(ids[:limit], eos, log_probability, penalty)
+        for ids, limit, log_probability in zip(chosen.tolist(), limits.tolist(), total.tolist(), strict=True)
+    ]

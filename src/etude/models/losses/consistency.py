@@ -1,0 +1,149 @@
+"""Losses of two passes over the same examples, which dropout makes different.
+
+Axes: N positions, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from etude.errors import ConfigurationError
+from etude.models.losses.cross_entropy import Gradients, product_dtype
+from etude.types import IGNORED
+
+CHUNK = 256
+"""Positions whose logits are in memory at a time, twice."""
+
+
+class Consistency(Protocol):
+    """A loss of two passes."""
+
+    def __call__(
+        self,
+        first: Float[Tensor, "N D"],
+        second: Float[Tensor, "N D"],
+        weight: Float[Tensor, "V D"],
+        labels: Int[Tensor, " N"],
+        smoothing: float,
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return the loss of states before the output projection, summed over the positions that count, and their number."""
+        ...
+
+
+@dataclass(frozen=True)
+class RDrop:
+    """R-Drop (Liang et al. 2021, equation 4): cross-entropy, and how far the predictions of two passes are apart.
+
+    With P and Q the predictions of a position, its loss is half of the paper's, which makes it the mean of the two
+    passes and of the size of a single one: ½ [CE(P) + CE(Q) + α ½ (KL(P‖Q) + KL(Q‖P))]. CE may be label-smoothed.
+
+    Attributes:
+        alpha: α, at least 0. The paper takes 5 for translation.
+
+    Raises:
+        ConfigurationError: If alpha is negative.
+    """
+
+    alpha: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ConfigurationError(f"task.consistency.alpha={self.alpha} is negative; write 5.0, or 0 for no effect")
+
+    def __call__(
+        self,
+        first: Float[Tensor, "N D"],
+        second: Float[Tensor, "N D"],
+        weight: Float[Tensor, "V D"],
+        labels: Int[Tensor, " N"],
+        smoothing: float = 0.0,
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Compute the loss in chunks of positions, with its gradients where they are wanted; there is no second derivative.
+
+        Args:
+            first: States of one pass, before the output projection.
+            second: States of the other.
+            weight: The output projection.
+            labels: Ids of the right tokens; positions labelled `IGNORED` count for nothing.
+            smoothing: ε of label smoothing, from 0 to 1.
+
+        Returns:
+            The loss summed over the positions that count, in nats, and their number.
+        """
+        kept = (labels != IGNORED).nonzero().squeeze(1)
+        if len(kept) < len(labels):
+            first, second, labels = (tensor.index_select(0, kept) for tensor in (first, second, labels))
+        total = _chunked_r_drop(first, second, weight, labels, smoothing, self.alpha, torch.is_grad_enabled())
+        return total, torch.tensor(len(kept), device=labels.device)
+
+
+class _ChunkedRDrop(torch.autograd.Function):
+    """The sum over positions; its gradients are made with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: Float[Tensor, "N D"],
+        second: Float[Tensor, "N D"],
+        weight: Float[Tensor, "V D"],
+        labels: Int[Tensor, " N"],
+        smoothing: float,
+        alpha: float,
+        differentiable: bool,
+    ) -> Float[Tensor, ""]:
+        needed = [differentiable and needed for needed in ctx.needs_input_grad]
+        gradients = [
+            Gradients(first, weight, None, [needed[0], needed[2], False]),
+            Gradients(second, weight, None, [needed[1], False, False]),
+        ]
+        gradients[1].weight = gradients[0].weight  # both passes add to one
+        dtype = product_dtype(first)
+        sides, matrix = [side.to(dtype) for side in (first, second)], weight.to(dtype)
+        total = first.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
+        for start in range(0, len(labels), CHUNK):
+            chunks = [side[start : start + CHUNK] for side in sides]
+            logs = [torch.log_softmax((chunk @ matrix.T).to(total.dtype), 1) for chunk in chunks]
+            loss, slopes = _positions(logs[0], logs[1], labels[start : start + CHUNK, None], smoothing, alpha)
+            total += loss
+            for sums, chunk, slope in zip(gradients, chunks, slopes, strict=True):
+                sums.add(start, chunk, matrix, slope.to(dtype))
+        ctx.save_for_backward(gradients[0].hidden, gradients[1].hidden, gradients[0].weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        scaled = (None if ready is None else ready * gradient.to(ready.dtype) for ready in ctx.saved_tensors)
+        return *scaled, None, None, None, None
+
+
+_chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply
+
+
+def _positions(
+    p: Float[Tensor, "n V"], q: Float[Tensor, "n V"], labels: Int[Tensor, "n 1"], smoothing: float, alpha: float
+) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]]:
+    """Return the loss of n positions, given log-probabilities, and its gradients by the logits of either pass.
+
+    Of J = ½ Σ (P - Q)(log P - log Q), by the logits of P: ½ [P (log P - log Q - KL(P‖Q)) + P - Q].
+    """
+    apart = p - q
+    probabilities = p.exp(), q.exp()
+    divergences = (probabilities[0] * apart).sum(1, keepdim=True), -(probabilities[1] * apart).sum(1, keepdim=True)
+    loss = alpha / 4 * (divergences[0].sum() + divergences[1].sum())
+    slopes = []
+    for sign, logs, own, other, divergence in zip(
+        (1, -1), (p, q), probabilities, probabilities[::-1], divergences, strict=True
+    ):
+        loss -= (1 - smoothing) / 2 * logs.gather(1, labels).sum() + smoothing / 2 * logs.mean(1).sum()
+        slope = alpha / 4 * (own * (sign * apart - divergence) + own - other)
+        slope += (own - smoothing / own.shape[1]) / 2
+        slopes.append(slope.scatter_add_(1, labels, slope.new_full(labels.shape, (smoothing - 1) / 2)))
+    return loss, (slopes[0], slopes[1])

@@ -1,0 +1,1 @@
+"""Native models with pretrained weights, from and to the Hugging Face layout."""

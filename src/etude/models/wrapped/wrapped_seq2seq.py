@@ -1,0 +1,189 @@
+"""Encoder-decoders of any architecture that transformers has: its own code runs, with etude's tasks around it.
+
+Axes: B rows, S source length, T target length, N real tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from etude.errors import ConfigurationError
+from etude.models.base import EncoderDecoder
+from etude.models.layers.flop_counts import Flops
+from etude.models.layers.positions import check_length
+from etude.models.layers.unpad import Unpadding
+from etude.models.wrapped.wrapped_files import first_list
+from etude.models.wrapped.wrapped_flops import counted_flops, texts_of
+from etude.models.wrapped.wrapped_model import WrappedModel, copied
+from etude.types import Facts
+
+
+@dataclass(frozen=True)
+class WrappedMemory:
+    """What the decoder attends to of the source.
+
+    Attributes:
+        states: The encoder's last states.
+        mask: True at real source tokens.
+    """
+
+    states: Float[Tensor, "B S D"]
+    mask: Bool[Tensor, "B S"]
+
+    def select(self, rows: Int[Tensor, " R"]) -> WrappedMemory:
+        """Return the memory of the given rows, in that order."""
+        return WrappedMemory(self.states.index_select(0, rows), self.mask.index_select(0, rows))
+
+
+@dataclass(frozen=True)
+class WrappedCache:
+    """What one step of decoding leaves for the next. It is never changed: every step returns a new one.
+
+    Attributes:
+        memory: Of each row.
+        sentences: Which source sentence each row translates.
+        past: What transformers keeps of the target so far, and of the source; None before the first step.
+        length: Target positions so far.
+    """
+
+    memory: WrappedMemory
+    sentences: Int[Tensor, " B"]
+    past: Any
+    length: int
+
+    def select(self, rows: Int[Tensor, " R"]) -> WrappedCache:
+        """Return the cache of the given rows, in that order; a row may be repeated or left out."""
+        sentences = self.sentences.index_select(0, rows)
+        # Beams mostly change places within their sentence, whose keys and values then stay where they are.
+        same, memory, past = torch.equal(sentences, self.sentences), self.memory, both_copied(self.past)
+        if not same:
+            memory = memory.select(rows)
+        if past is not None:
+            past.self_attention_cache.reorder_cache(rows)
+            if not same:
+                past.cross_attention_cache.reorder_cache(rows)
+        return WrappedCache(memory, sentences, past, self.length)
+
+
+class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
+    """An encoder-decoder as transformers computes it. Takes, has and raises what `WrappedModel` does.
+
+    A target begins with the token that config.json lets the decoder start from, which is the tokenizer's bos. Padding
+    takes part in linear layers.
+    """
+
+    AUTO: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    SPECIAL_IDS: ClassVar[Mapping[str, str]] = {
+        "pad": "pad_token_id",
+        "bos": "decoder_start_token_id",
+        "eos": "eos_token_id",
+    }
+
+    @classmethod
+    def check_kind(cls, config: Any, name: str) -> None:
+        """Refuse a model that is not both."""
+        if not config.is_encoder_decoder:
+            raise ConfigurationError(
+                f"{name} has model_type = {config.model_type!r}, which is no encoder with a decoder; set another model.name"
+            )
+
+    @torch.no_grad()
+    def try_out(self, facts: Facts, name: str) -> Float[Tensor, "1 2 V"]:
+        """Return what the model makes of a source of two tokens and a target of two."""
+        source, target = (
+            torch.tensor([[first, facts.eos]], device=self.model.device) for first in (facts.eos, facts.bos)
+        )
+        mask = torch.ones_like(source)
+        found: Tensor = self.model(
+            input_ids=source,
+            attention_mask=mask,
+            decoder_input_ids=target,
+            decoder_attention_mask=mask,
+            use_cache=False,
+        ).logits
+        return found
+
+    def stacks(self) -> list[str]:
+        """Return the names of the encoder's list of layers and of the decoder's."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        sides: tuple[nn.Module, nn.Module] = (self.model.get_encoder(), self.model.get_decoder())
+        return [f"{names[id(side)]}.{first_list(side)}" for side in sides]
+
+    def forward(
+        self,
+        src: Int[Tensor, "B S"],
+        tgt: Int[Tensor, "B T"],
+        src_mask: Bool[Tensor, "B S"],
+        tgt_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "B T V"]:
+        """Return logits of the token after each target token; zeros at padding. As `EncoderDecoder` says."""
+        features = self.hidden(src, tgt, src_mask, tgt_mask)
+        return Unpadding.from_mask(tgt_mask).pad(F.linear(features, self.output_weight, self.output_bias))
+
+    def hidden(
+        self,
+        src: Int[Tensor, "B S"],
+        tgt: Int[Tensor, "B T"],
+        src_mask: Bool[Tensor, "B S"],
+        tgt_mask: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, "N D"]:
+        """Return the features at the N real target positions. As `EncoderDecoder` says."""
+        for mask in (src_mask, tgt_mask):
+            check_length(mask.cumsum(1)[mask] - 1, self.max_length)
+        features: Tensor = self.model(
+            input_ids=src,
+            attention_mask=src_mask.long(),
+            decoder_input_ids=tgt,
+            decoder_attention_mask=tgt_mask.long(),
+            use_cache=False,
+        ).logits
+        return features[tgt_mask]
+
+    def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> WrappedMemory:
+        """Return what the decoder attends to of the source. As `EncoderDecoder` says."""
+        check_length(src_mask.cumsum(1)[src_mask] - 1, self.max_length)
+        states = self.model.get_encoder()(input_ids=src, attention_mask=src_mask.long()).last_hidden_state
+        return WrappedMemory(states, src_mask)
+
+    def training_flops(self, lengths: Int[np.ndarray, "N 2"]) -> Flops | None:
+        """Count training, as `counted_flops` says."""
+
+        def run(few: Int[np.ndarray, "B 2"]) -> Float[Tensor, "N D"]:
+            (src, src_mask), (tgt, tgt_mask) = (texts_of(side, self.matrix) for side in few.T)
+            return self.hidden(src, tgt, src_mask, tgt_mask)
+
+        return counted_flops(self.model, run, lengths, self.max_length)
+
+    def start(self, memory: WrappedMemory) -> WrappedCache:
+        """Return the cache before the first step: one row for each source sentence."""
+        sentences = torch.arange(len(memory.mask), device=memory.mask.device)
+        return WrappedCache(memory, sentences, None, length=0)
+
+    def step(self, tokens: Int[Tensor, " B"], cache: WrappedCache) -> tuple[Float[Tensor, "B V"], WrappedCache]:
+        """Decode one position further. As `EncoderDecoder` says."""
+        check_length(torch.tensor([cache.length]), self.max_length)
+        features, past = self.run_cached(
+            both_copied(cache.past),
+            encoder_outputs=BaseModelOutput(last_hidden_state=cache.memory.states),
+            attention_mask=cache.memory.mask.long(),
+            decoder_input_ids=tokens[:, None],
+        )
+        logits = F.linear(features[:, -1], self.output_weight, self.output_bias)
+        return logits, WrappedCache(cache.memory, cache.sentences, past, cache.length + 1)
+
+
+def both_copied(cache: Any) -> Any:
+    """Return a cache of both attentions that goes its own way from here on. None is none."""
+    if cache is None:
+        return None
+    return EncoderDecoderCache(copied(cache.self_attention_cache), copied(cache.cross_attention_cache))

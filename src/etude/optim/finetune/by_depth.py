@@ -1,0 +1,76 @@
+"""Fine-tuning by depth: what is nearer to the input changes less, or later."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from etude.duration import Duration
+from etude.errors import ConfigurationError
+from etude.optim.finetune.base import Finetune, from_the_top
+from etude.optim.parameter_schedule import ParameterSchedule
+
+
+class LayerDecay(Finetune):
+    """Each layer's rate is a fraction of that of the layer above.
+
+    The head has the optimizer's rate, the model's last layer that times the decay, and so on down to the embeddings.
+    (Howard and Ruder 2018, section 3.2, divide by 2.6: a decay of 0.385. Clark et al. 2020 take 0.8 for small models and
+    0.9 for large ones; their code has one power more between the head and the last layer.)
+
+    Args:
+        decay: The fraction, above 0 and below 1.
+
+    Raises:
+        ConfigurationError: If it is out of range.
+    """
+
+    def __init__(self, decay: float = 0.8) -> None:
+        self.decay = fraction(decay)
+
+    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a course for every parameter; the rates are powers of the decay."""
+        parts = enumerate(from_the_top(task))
+        return {name: ParameterSchedule(self.decay**depth) for depth, names in parts for name in names}
+
+
+class Gradual(Finetune):
+    """Parts begin to train one after the other, from the top (Howard and Ruder 2018, section 3.3).
+
+    First the head, then the model's last layer too, down to the embeddings. What does not train yet has its gradient
+    dropped before each update: it neither moves nor has a state in the optimizer. (Its gradient is computed: a
+    distributed training fixes which gradients it exchanges when it starts.)
+
+    Args:
+        every: The time between two parts, with its unit, such as `1epoch`; not in seconds.
+        decay: The rate of each part is this fraction of that above, as in `LayerDecay`; None: all have the same.
+
+    Raises:
+        ConfigurationError: If `every` is nothing, or in seconds, or the decay is out of range.
+    """
+
+    def __init__(self, every: str = "1epoch", decay: float | None = None) -> None:
+        self.every = Duration.parse(every)
+        if not self.every.amount or self.every.unit == "second":
+            raise ConfigurationError(
+                f"finetune.every = {every} is no number of steps above 0; write it in step, epoch or tok, such as 1epoch"
+            )
+        self.decay = 1.0 if decay is None else fraction(decay)
+
+    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a course for every parameter; the starts are multiples of `every`."""
+        return {
+            name: ParameterSchedule(self.decay**depth, Duration(depth * self.every.amount, self.every.unit))
+            for depth, names in enumerate(from_the_top(task))
+            for name in names
+        }
+
+
+def fraction(decay: float) -> float:
+    """Return a decay of rates.
+
+    Raises:
+        ConfigurationError: If it is not between 0 and 1.
+    """
+    if not 0 < decay < 1:
+        raise ConfigurationError(f"finetune.decay = {decay} is out of range; write more than 0 and less than 1")
+    return decay

@@ -1,0 +1,94 @@
+"""The report of a run: one HTML file with everything in it, that needs no network and runs no program.
+
+All text of a run (samples, names, configurations) is escaped by the template engine: it may come from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from etude import __version__
+from etude.errors import ConfigurationError
+from etude.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from etude.report.confusion import matrix, most_confused
+from etude.report.contents import Contents
+from etude.report.inspection import Inspection
+from etude.report.writing import count, duration, number, score
+from etude.runs.folder import write_text
+
+REPORT = "report.html"
+"""Name of the report in the run's folder."""
+
+_FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+
+
+def report(run: Path) -> Path:
+    """Write the report of a run, finished or not, into its folder.
+
+    Args:
+        run: The run's folder. Any of its files may be missing: the page says what is not there yet.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigurationError: If there is no such folder.
+        StorageError: If the page cannot be written.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise ConfigurationError(f"{run} is not a folder; give the folder of a run, as `etude train` prints it")
+    contents = Contents.read(run)
+    page = (
+        environment()
+        .get_template("page.html.jinja")
+        .render(contents=contents, charts=contents.charts(), frame=_FRAME, version=__version__)
+    )
+    write_text(run / REPORT, page)
+    return run / REPORT
+
+
+def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
+    """Return a page of its own of what a run attends to.
+
+    Args:
+        run: The run's folder.
+        inspections: Of one text each.
+    """
+    place = run.resolve()
+    name = f"{place.parent.parent.name}/{place.parent.name}: {place.name}"
+    template = environment().get_template("inspection.html.jinja")
+    return template.render(run=place, name=name, inspections=inspections, version=__version__)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return the template engine, which escapes all text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
+    environment.filters |= {"matrix": matrix, "most_confused": most_confused}
+    return environment
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested values as rows of a table: names joined by dots, and texts. A list is one text."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) or "–"))
+        else:
+            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
+    return rows

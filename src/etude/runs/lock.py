@@ -1,0 +1,101 @@
+"""One process at a time works in a run's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from etude.atomic import storage_errors
+from etude.errors import FolderInUseError
+
+PATIENCE = 5.0
+"""Seconds to wait for a lock whose holder has ended. A child that it forked in its last moment lets go within less."""
+
+
+class RunLock:
+    """Holds a run's folder while a `with` block runs: `with RunLock(run): …`.
+
+    The kernel releases the lock when the process ends in whatever way. Forked children (workers that read data) do not
+    hold it; a started process does if it is handed the descriptor: `Popen(…, pass_fds=[lock.fileno()])`.
+
+    Args:
+        run: The run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the lock.
+
+        Raises:
+            FolderInUseError: If another process has it; names that process.
+            StorageError: If the folder cannot be written.
+        """
+        with storage_errors(self.run / ".lock"):
+            self._descriptor = os.open(self.run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._take(self._descriptor)
+            except BaseException:
+                self._close()
+                raise
+        os.register_at_fork(after_in_child=self._close)
+        return self
+
+    def _take(self, descriptor: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not _locked(descriptor):
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            if time.monotonic() > deadline or not _has_ended(holder):
+                raise FolderInUseError(
+                    f"{self.run} is in use by {f'process {holder}' if holder else 'another process'}; "
+                    "wait until it has ended, or give this run a name of its own: run.name=NAME"
+                )
+            time.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release the lock. The file stays: removing it would let two processes lock two files of one name."""
+        self._close()
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock.
+
+        Raises:
+            ValueError: If it is not held.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"the lock of {self.run} is not held")
+        return self._descriptor
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _locked(descriptor: int) -> bool:
+    """Try to take the lock; whether that worked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether the process with this id is known to be no more; on another host's file system its id may mean another one."""
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, PermissionError):
+        return False
+    return False

@@ -1,0 +1,232 @@
+"""The guard against losses and gradients that are not finite: the run stops there, or leaves the step out.
+
+Which of the two is a choice of the configuration: `non_finite=stop` or `non_finite=skip`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from etude.errors import ConfigurationError, NonFiniteError
+
+NEVER = 2**62
+SHOWN_EXAMPLES = 8
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteEvent(NamedTuple):
+    """A step whose loss or gradient is not finite.
+
+    Attributes:
+        step: Its number, from 1.
+        loss_sum: The sum of its losses, over all ranks.
+        gradient_norm: The norm of its gradient; nan where it is not known.
+    """
+
+    step: int
+    loss_sum: float
+    gradient_norm: float
+
+    def __str__(self) -> str:
+        return f"the sum of losses is {self.loss_sum}, the gradient's norm {self.gradient_norm}"
+
+
+class NonFinitePolicy:
+    """Remembers losses and gradient norms on the device until it is asked. All ranks ask together, and hear the same."""
+
+    def __init__(self) -> None:
+        self._losses: list[tuple[int, Tensor]] = []
+        self._norms: list[tuple[int, Tensor]] = []
+        self._device = torch.device("cpu")
+        self._examples_of: Callable[[int], list[int]] = lambda step: []
+        self._run = Path()
+
+    def begin(self, device: torch.device, examples_of: Callable[[int], list[int]], run: Path, *, scaled: bool) -> None:
+        """Tell the guard what it watches.
+
+        Args:
+            device: Of the losses.
+            examples_of: Returns the training examples of a step, from 1.
+            run: The run's folder.
+            scaled: Whether a gradient scaler (`16-mixed`) leaves out steps by itself.
+        """
+        self._device, self._examples_of, self._run = device, examples_of, run
+
+    def saw_loss(self, step: int, loss_sum: Float[Tensor, ""]) -> None:
+        """Remember the loss of a micro-batch."""
+        self._losses.append((step, loss_sum.detach()))
+
+    def saw_norm(self, step: int, gradient_norm: Float[Tensor, ""]) -> None:
+        """Remember the norm of a step's gradient."""
+        self._norms.append((step, gradient_norm.detach()))
+
+    def leaves_out(self) -> bool:
+        """Whether the step that was seen last must not be taken. Asked once a step, before the optimizer's."""
+        return False
+
+    def values(self) -> dict[str, float]:
+        """Return what a line of the record says of the guard."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+    def broken(self) -> NonFiniteEvent | None:
+        """Return the first broken step since this was asked before, on whichever rank. Waits for the device."""
+        losses, norms = _read(self._losses), _read(self._norms)
+        self._losses, self._norms = [], []
+        first = min((step for step, value in [*losses, *norms] if not abs(value) < float("inf")), default=NEVER)
+        first = int(_over_ranks(first, torch.int64, self._device, torch.distributed.ReduceOp.MIN))
+        if first == NEVER:
+            return None
+        loss_sum = sum(value for step, value in losses if step == first)
+        total = _over_ranks(loss_sum, torch.float64, self._device, torch.distributed.ReduceOp.SUM)
+        return NonFiniteEvent(
+            first, float(total), next((value for step, value in norms if step == first), float("nan"))
+        )
+
+    def check(self) -> None:
+        """Stop if a step since the last question was broken.
+
+        Raises:
+            NonFiniteError: With the step, its examples and what to do.
+        """
+        broken = self.broken()
+        if broken is not None:
+            self.stop(broken.step, str(broken))
+
+    def check_weights(self, step: int, weights: Iterable[Tensor]) -> None:
+        """Stop if a step left weights that must not be saved.
+
+        Raises:
+            NonFiniteError: If any number in them is not finite.
+        """
+        if not all_finite(weights):
+            self.stop(step, "its update left weights that are not finite")
+
+    def stop(self, step: int, what: str) -> None:
+        """End the run at a step.
+
+        Raises:
+            NonFiniteError: Always.
+        """
+        raise NonFiniteError(
+            f"step {step}: {what}; {self._where(step)}; "
+            "a lower optimizer.lr or a longer scheduler.warmup may help; the checkpoints before it are kept"
+        )
+
+    def _where(self, step: int) -> str:
+        """Return which examples a step was made of, and how to look at them."""
+        ids = self._examples_of(step)
+        more = f" and {len(ids) - SHOWN_EXAMPLES} more" if len(ids) > SHOWN_EXAMPLES else ""
+        named = ", ".join(map(str, ids[:SHOWN_EXAMPLES])) + more
+        return f"its training examples: {named}; look closer with: etude replay {self._run} step={step}"
+
+
+class StopOnNonFinite(NonFinitePolicy):
+    """Ends the run. Nothing is read from the device at a step: a broken one is found at the next line of the record or save."""
+
+
+class SkipNonFinite(NonFinitePolicy):
+    """Leaves a broken step out: weights, optimizer state and the average of losses are as if it had not been tried.
+
+    It counts as a step: plan and schedule go on. Whether to take a step must be known before it is taken, so the host
+    waits for the device once a step, as it does not with `StopOnNonFinite`; several processes also exchange a number.
+
+    Attributes:
+        skipped: Steps left out, over all the times that the run was continued.
+
+    Args:
+        limit: Most steps to leave out in the whole run; one more stops it.
+
+    Raises:
+        ConfigurationError: If the limit is below 1; when a training starts, if a gradient scaler leaves out steps too.
+    """
+
+    def __init__(self, limit: int = 10) -> None:
+        super().__init__()
+        if limit < 1:
+            raise ConfigurationError(
+                f"non_finite.limit={limit} leaves out nothing; write at least 1, or non_finite=stop"
+            )
+        self.limit = limit
+        self.skipped = 0
+
+    def begin(self, device: torch.device, examples_of: Callable[[int], list[int]], run: Path, *, scaled: bool) -> None:
+        """Tell the guard what it watches."""
+        if scaled:
+            raise ConfigurationError(
+                "non_finite=skip does not go with trainer.precision=16-mixed, whose gradient scaler leaves out steps "
+                "by its own count; write trainer.precision=bf16-mixed, or non_finite=stop"
+            )
+        super().begin(device, examples_of, run, scaled=scaled)
+
+    def leaves_out(self) -> bool:
+        """Whether the step that was seen last is broken; says so, once for all ranks.
+
+        Raises:
+            NonFiniteError: If it is one more than the limit.
+        """
+        broken = self.broken()
+        if broken is None:
+            return False
+        if self.skipped == self.limit:
+            self.stop(
+                broken.step, f"{broken}, after {self.skipped} steps were left out (non_finite.limit={self.limit})"
+            )
+        self.skipped += 1
+        _say(
+            f"step {broken.step} is left out, {self.skipped} of at most {self.limit}: {broken}; {self._where(broken.step)}"
+        )
+        return True
+
+    def values(self) -> dict[str, float]:
+        """Return the number of steps left out so far."""
+        return {"train/skipped_steps": self.skipped}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps left out so far."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; nothing, from a checkpoint of a run that had stopped instead."""
+        self.skipped = state.get("skipped", 0)
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number in the tensors is finite."""
+    return bool(torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all())
+
+
+def _read(seen: list[tuple[int, Tensor]]) -> list[tuple[int, float]]:
+    if not seen:
+        return []
+    values = torch.stack([value.double() for _, value in seen]).tolist()
+    return [(step, value) for (step, _), value in zip(seen, values, strict=True)]
+
+
+def _over_ranks(
+    value: float, dtype: torch.dtype, device: torch.device, reduction: torch.distributed.ReduceOp.RedOpType
+) -> Tensor:
+    tensor = torch.tensor(value, dtype=dtype, device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor, reduction)
+    return tensor

@@ -1,0 +1,131 @@
+"""The tokenizer of a pretrained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+
+from etude.errors import DataError
+from etude.hub import PretrainedFiles, open_pretrained
+from etude.tokenization.base import SpecialTokens, Tokenizer
+
+
+@dataclass(frozen=True)
+class PretrainedTokenizer:
+    """Reads the `tokenizer.json` of a pretrained model; its padding and truncation are switched off.
+
+    Where config.json says which token a decoder starts from, that is the tokenizer's bos; where the tokenizer names no
+    token that starts a text, it is the bos of config.json. The two sentencepiece models of MarianMT's own folders are not
+    read; what `etude export to=huggingface` writes is.
+
+    Attributes:
+        name: A folder, a pinned package, or a repository of the Hugging Face hub.
+    """
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The content of the tokenizer's file as a hash."""
+        files = open_pretrained(self.name)
+        start = _start(files)
+        ending = "" if start is None else f" {start}"
+        return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer; the texts are not read.
+
+        Raises:
+            DataError: If the model or its tokenizer is not there, is broken, or names no special tokens.
+        """
+        files = open_pretrained(self.name)
+        try:
+            backend = tokenizers.Tokenizer.from_str(_tokenizer_json(files).decode())
+        except DataError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
+        special = _special_tokens(files)
+        start = _start(files)
+        if start is not None:
+            token = backend.id_to_token(start)
+            if token is None:
+                raise DataError(
+                    f"config.json of {self.name} starts decoding from id {start}, which its tokenizer has not"
+                )
+            special = dataclasses.replace(special, bos=token)
+        return Tokenizer(backend, special)
+
+
+def _tokenizer_json(files: PretrainedFiles) -> bytes:
+    """Read tokenizer.json.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not files.has("tokenizer.json") and files.has("source.spm"):
+        raise DataError(
+            f"{files.name} has MarianMT's source.spm and target.spm and no tokenizer.json, which is all that "
+            "tokenizer=pretrained reads; give a folder with one"
+        )
+    return files.read("tokenizer.json")
+
+
+def _start(files: PretrainedFiles) -> int | None:
+    """Return the id that config.json lets a decoder start from, or a text, where the tokenizer does not name its start."""
+    if not files.has("config.json"):
+        return None
+    config = _object(files, "config.json")
+    start = config.get("decoder_start_token_id")
+    if start is None and not {"bos_token", "cls_token"} & _named(files).keys():
+        start = config.get("bos_token_id")
+    return start if isinstance(start, int) else None
+
+
+def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
+    """Find the special tokens; BERT's [CLS] and [SEP] start and end a sequence where nothing else does."""
+    named = _named(files)
+    bos = named.get("bos_token") or named.get("cls_token") or named.get("eos_token") or named.get("pad_token")
+    eos = named.get("eos_token") or named.get("sep_token")
+    if bos is None or eos is None:
+        raise DataError(
+            f"the tokenizer of {files.name} names no eos_token or sep_token in special_tokens_map.json or "
+            f"tokenizer_config.json (it names: {', '.join(sorted(named)) or 'nothing'}); add one there"
+        )
+    return SpecialTokens(
+        pad=named.get("pad_token") or eos,
+        bos=bos,
+        eos=eos,
+        unknown=named.get("unk_token") or eos,
+        mask=named.get("mask_token"),
+    )
+
+
+def _named(files: PretrainedFiles) -> dict[str, str]:
+    """Return the special tokens that the tokenizer's files name, such as `bos_token`."""
+    named: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if files.has(file):
+            named |= _token_texts(_object(files, file))
+    return named
+
+
+def _object(files: PretrainedFiles, file: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.read(file))
+    except ValueError as error:
+        raise DataError(f"the {file} of {files.name} is no JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _token_texts(config: dict[str, Any]) -> dict[str, str]:
+    """Keep the entries `…_token`, which are texts or objects with a `content`."""
+    tokens = {key: value for key, value in config.items() if key.endswith("_token")}
+    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in tokens.items()}
+    return {key: text for key, text in texts.items() if isinstance(text, str)}

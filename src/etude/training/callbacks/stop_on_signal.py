@@ -1,0 +1,106 @@
+"""A signal ends a training in good order: the step is finished, its checkpoint written, and the process leaves."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+from lightning.pytorch.callbacks import Callback
+
+from etude.signals import SIGNALS, StoppedError, leave_at_once
+
+
+class StopOnSignal(Callback):
+    """Saves and leaves after the step, or the batch of a validation, in which a signal came.
+
+    Whichever rank was signalled, all save together and leave. The exit code is that of the signal: 130 or 143. A second
+    Ctrl-C leaves at once.
+
+    Args:
+        save: Saves a checkpoint of the last whole step, unless there is one.
+    """
+
+    def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
+        self._save = save
+        self._received = 0
+        self._previous: dict[int, Any] = {}
+        self._step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take over the signals."""
+        self._step = trainer.global_step
+        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
+            leave_at_once()
+        self._received = number
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Leave after a whole step.
+
+        Raises:
+            StoppedError: If any rank was signalled.
+        """
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._leave_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leave a validation; the continued run begins with it.
+
+        Raises:
+            StoppedError: If any rank was signalled.
+        """
+        self._leave_if_asked(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave when no step follows any more.
+
+        Raises:
+            StoppedError: If any rank was signalled.
+        """
+        self._leave_if_asked(trainer)
+
+    def _leave_if_asked(self, trainer: lightning.Trainer) -> None:
+        received = self._received_anywhere(trainer)
+        if received:
+            self._save(trainer)
+            raise StoppedError(
+                received,
+                f"stopped by {signal.Signals(received).name} after step {trainer.global_step}, which is saved; "
+                f"continue with: etude resume {trainer.default_root_dir}",
+            )
+
+    def _received_anywhere(self, trainer: lightning.Trainer) -> int:
+        if trainer.world_size == 1:
+            return self._received
+        received = torch.tensor(self._received, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+        return int(received)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

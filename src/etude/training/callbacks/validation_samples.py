@@ -1,0 +1,101 @@
+"""A few outputs of each validation, for a person to read."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from etude.errors import ConfigurationError, StorageError
+
+
+@runtime_checkable
+class KeepsSamples(Protocol):
+    """A task that keeps the first `sample_count` rows of a validation, as texts by name."""
+
+    sample_count: int
+    samples: list[dict[str, str]]
+
+
+@runtime_checkable
+class LogsTables(Protocol):
+    """A logger that shows tables, such as Lightning's WandbLogger."""
+
+    def log_table(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[Any]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Show rows of cells under a name."""
+        ...
+
+
+class ValidationSamples(Callback):
+    """Writes the task's samples to RUN/samples/step-00001000.jsonl, one a line, and to loggers that show tables.
+
+    A validation that happens again, since its run was continued from before it, writes its file anew. A logger that
+    fails is reported and does not stop the training.
+
+    Args:
+        count: Samples of each validation.
+
+    Raises:
+        ConfigurationError: If count is negative; when a training starts, if its task keeps no samples.
+        StorageError: If the file cannot be written.
+    """
+
+    def __init__(self, count: int = 8) -> None:
+        if count < 0:
+            raise ConfigurationError(f"callbacks.samples.count={count} is negative; write 0 or more")
+        self.count = count
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tell the task how many samples to keep."""
+        if stage == "fit":
+            _keeper(pl_module).sample_count = self.count
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the samples, while training, on the first rank."""
+        samples = _keeper(pl_module).samples
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero or not samples:
+            return
+        step = trainer.global_step
+        _write(Path(trainer.default_root_dir) / "samples" / f"step-{step:08d}.jsonl", samples)
+        columns = list(samples[0])
+        rows = [[sample[column] for column in columns] for sample in samples]
+        for logger in trainer.loggers:
+            if isinstance(logger, LogsTables):
+                try:
+                    logger.log_table("samples", columns, rows, step=step)
+                except Exception as error:
+                    warnings.warn(
+                        f"the samples of step {step} were not sent to {type(logger).__name__}: {error}", stacklevel=2
+                    )
+
+
+def _keeper(task: pl.LightningModule) -> KeepsSamples:
+    if isinstance(task, KeepsSamples):
+        return task
+    raise ConfigurationError(f"callbacks.samples: {type(task).__name__} keeps no samples; write ~callbacks.samples")
+
+
+def _write(path: Path, samples: list[dict[str, str]]) -> None:
+    """Write the file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples), encoding="utf-8"
+        )
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; make room there, or write ~callbacks.samples"
+        ) from error

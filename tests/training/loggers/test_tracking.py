@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from etude.errors import ConfigurationError, StorageError
+from etude.runs.record import RECORD, Event, Record, read
+from etude.training.loggers.safe_logger import SafeLogger
+from etude.training.loggers.tracking import STEP, RecordLogger, WeightsAndBiases, wandb_logger
+
+RUN_ID = "study-7"
+
+
+class Remembering(Logger):
+    """Remembers what it is given; `act` is done first."""
+
+    name = "remembering"
+    version = 3
+
+    def __init__(self, act: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []
+        self._act = act
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._act()
+        self.calls.append(("metrics", metrics, step))
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        self.calls.append(("hyperparameters", params))
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
+        self.calls.append(("table", key, columns, data, step))
+
+
+# The record
+
+
+def test_metrics_are_recorded_at_the_position_of_the_run(tmp_path: Path) -> None:
+    logger = RecordLogger(Record(tmp_path / RECORD), where=lambda: (11, 1300, 1.5))
+    logger.log_metrics({"train/loss": 0.1}, step=23)
+    logger.log_hyperparams({"lr": 1.0})
+    assert read(tmp_path / RECORD) == [Event(11, 1300, 1.5, {"train/loss": 0.1})]
+    assert logger.save_dir == str(tmp_path)
+
+
+def test_a_record_that_cannot_be_written_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = RecordLogger(Record(tmp_path / RECORD), where=lambda: (1, 2, 3.0))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        logger.log_metrics({"train/loss": 0.1})
+
+
+# The guard
+
+
+def test_a_guarded_logger_gets_every_call_in_order() -> None:
+    inner = Remembering()
+    logger = SafeLogger(inner, where=lambda: (5, 70, 1.1))
+    metrics = {"loss": 2.0}
+    logger.log_hyperparams({"lr": 3})
+    logger.log_metrics(metrics, step=1)
+    logger.log_table("samples", ["source"], [("a",)])
+    logger.finalize("success")
+    assert inner.calls == [
+        ("hyperparameters", {"lr": 3}),
+        ("metrics", {"loss": 2.0, "tokens": 70, "seconds": 1.1}, 5),
+        ("table", "samples", ["source"], [["a"]], 5),
+    ]
+    assert metrics == {"loss": 2.0}
+    assert (logger.name, logger.version, logger.save_dir) == ("remembering", 3, None)
+
+
+def test_a_failing_logger_is_told_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("no such\n  server")
+
+    inner = Remembering(fail)
+    logger = SafeLogger(inner)
+    for step in range(7):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.finalize("success")
+    logger.log_table("samples", ["source"], [["a"]])
+    logger.finalize("success")
+    assert inner.calls == []
+    assert caplog.messages == [
+        "Remembering is off: no such server; training goes on, and metrics.jsonl has every value",
+    ]
+
+
+def test_a_logger_that_hangs_costs_no_time(caplog: pytest.LogCaptureFixture) -> None:
+    forever = threading.Event()
+    logger = SafeLogger(Remembering(lambda: forever.wait()), backlog=5, patience=0.2)
+    started = time.monotonic()
+    for step in range(101):
+        logger.log_metrics({"loss": 1.0}, step)
+    assert time.monotonic() - started < 0.5
+    logger.finalize("success")
+    assert time.monotonic() - started < 1.5
+    assert caplog.messages == [
+        "Remembering is off: 5 calls behind; training goes on, and metrics.jsonl has every value",
+    ]
+
+
+def test_the_end_is_waited_for_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
+    forever = threading.Event()
+    logger = SafeLogger(Remembering(lambda: forever.wait()), patience=0.2)
+    logger.log_metrics({"loss": 1.0}, 1)
+    logger.finalize("success")
+    assert "no answer in 0.2 s" in caplog.text
+
+
+def test_a_logger_without_tables_is_given_none(tmp_path: Path) -> None:
+    logger = SafeLogger(CSVLogger(tmp_path, name="csv"))
+    logger.log_table("samples", ["source"], [["a"]])
+    logger.log_metrics({"loss": 1.0}, 3)
+    logger.finalize("success")
+    assert "loss" in next(tmp_path.glob("csv/*/metrics.csv")).read_text()
+
+
+class Study(BoringModel):
+    """Logs as a task does: training values to the loggers, a validation's through Lightning."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        assert self.trainer is not None
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"train/loss": 1 / self.global_step}, self.global_step)
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.log("val/loss", 0.25)
+
+
+def test_lightning_logs_to_the_record_and_to_others(tmp_path: Path) -> None:
+    study = Study()
+    loggers = [
+        RecordLogger(Record(tmp_path / RECORD), lambda: (study.global_step, 0, 0.0)),
+        SafeLogger(CSVLogger(tmp_path, name="csv", flush_logs_every_n_steps=1), lambda: (study.global_step, 0, 0.0)),
+    ]
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path,
+        logger=loggers,
+        accelerator="cpu",
+        max_steps=3,
+        limit_val_batches=1,
+        val_check_interval=3,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(study)
+    events = read(tmp_path / RECORD)
+    assert [(event.step, dict(event.values)) for event in events] == [
+        (1, {"train/loss": 1.0}),
+        (2, {"train/loss": 0.5}),
+        (3, {"train/loss": 1 / 3}),
+        (3, {"val/loss": 0.25, "epoch": 0}),
+    ]
+    assert len(next(tmp_path.glob("csv/*/metrics.csv")).read_text().splitlines()) == 5
+    assert trainer.log_dir == str(tmp_path)
+
+
+# Weights & Biases, without a server
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no-settings"))
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [entry.getMessage() for entry in caplog.records if entry.name.startswith("etude.")]
+
+
+def dashboard(folder: Path, **arguments: Any) -> WeightsAndBiases:
+    return wandb_logger(folder, RUN_ID, "study", ["small"], "a note", {"model": {"width": 7}}, **arguments)
+
+
+def inspected(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of all local files of the run, in the order of time."""
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    answers = [subprocess.run([*command, str(file)], capture_output=True, text=True, check=True) for file in files]
+    return [json.loads(line) for answer in answers for line in answer.stdout.splitlines()]
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [record["history"]["item"] for record in inspected(folder) if record["type"] == "history"]
+
+
+def test_without_a_key_it_is_offline_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = SafeLogger(dashboard(tmp_path), where=lambda: (13, 170, 1.9))
+    logger.save()
+    logger.log_metrics({"train/loss": 2.5, "train/norm": float("nan")})
+    logger.log_table("samples", ["source", "output"], [["a", "b"]])
+    logger.log_page("attention", "<p>a page</p>")
+    logger.close()
+    assert said(caplog) == [
+        "W&B is offline: no key on this machine (WANDB_API_KEY, or `wandb login`); "
+        f"upload later by `wandb sync {tmp_path}/wandb/offline-run-*`"
+    ]
+    assert capfd.readouterr().out == ""
+    metrics, table, page = history(tmp_path)
+    assert metrics[STEP] == table[STEP] == 13
+    assert (metrics["train/loss"], metrics["train/norm"], metrics["tokens"], metrics["seconds"]) == (
+        2.5,
+        "NaN",
+        170,
+        1.9,
+    )
+    assert (table["samples._type"], table["samples.ncols"]) == ("table-file", 2)
+    assert page["attention._type"] == "html-file"
+    (written,) = tmp_path.glob("wandb/offline-run-*/files/media/html/attention_*.html")
+    assert written.read_text() == "<p>a page</p>"
+    run = next(record["run"] for record in inspected(tmp_path) if record["type"] == "run")
+    assert (run["run_id"], run["project"], run["display_name"]) == (RUN_ID, "etude", "study")
+    assert "width" in json.dumps(run["config"])
+
+
+def train(folder: Path, first: int, last: int) -> SafeLogger:
+    """Log as a run does that continues after `first` steps, and stops after `last`."""
+    position = (first, 0, 0.0)
+    record = Record(folder / RECORD)
+    lines = (folder / RECORD).read_bytes().splitlines(keepends=True)
+    record.cut(sum(map(len, lines[:first])))
+    mirror = SafeLogger(dashboard(folder, mode="offline"), where=lambda: position)
+    loggers = [RecordLogger(record, where=lambda: position), mirror]
+    for step in range(first, last):
+        position = (step, 7 * step, 0.5 * step)
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 1 / (step + 1)}, step)
+    mirror.finalize("success")
+    return mirror
+
+
+def train_and_be_killed(folder: Path, last: int) -> int:
+    """Run `train` in a process of its own, and kill that and all it has started."""
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_tracking import train
+train(Path({str(folder)!r}), 0, {last})
+os.killpg(0, signal.SIGKILL)
+"""
+    # Without WANDB_SERVICE, by which a child would share the W&B process of this one, and that would outlive the kill.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, start_new_session=True, capture_output=True, env=environment).returncode
+
+
+@pytest.mark.slow
+def test_a_killed_and_continued_run_has_every_step_once(tmp_path: Path) -> None:
+    assert train_and_be_killed(tmp_path, 307) == -signal.SIGKILL
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    os.truncate(file, file.stat().st_size * 2 // 3)  # the kill loses the end of it, more or less; here surely more
+    assert len(history(tmp_path)) < 290
+    train(tmp_path, 290, 331).close()
+    rows = history(tmp_path)
+    assert sorted(row[STEP] for row in rows) == list(range(331))
+    assert [row["_step"] for row in rows] == list(range(331))
+    assert all(row["train/loss"] == 1 / (row[STEP] + 1) and row["tokens"] == 7 * row[STEP] for row in rows)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_does_not_answer_means_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, silent_server: str
+) -> None:
+    monkeypatch.setattr("etude.training.loggers.tracking.INIT_TIMEOUT", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    logger = SafeLogger(dashboard(tmp_path, mode="online"))
+    started = time.monotonic()
+    logger.save()
+    logger.log_metrics({"train/loss": 2.5}, 3)
+    assert time.monotonic() - started < 0.5
+    logger.close()
+    (line,) = said(caplog)
+    assert line.startswith("W&B is offline: Failed to get resume status")
+    assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
+
+
+def test_a_server_that_is_not_there_means_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("etude.training.loggers.tracking.INIT_TIMEOUT", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    logger = SafeLogger(dashboard(tmp_path, mode="online"))
+    logger.log_metrics({"train/loss": 2.5}, 3)
+    logger.close()
+    (line,) = said(caplog)
+    assert line.startswith("W&B is offline: ")
+    assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
+
+
+# Weights & Biases' own process in trouble
+
+
+def service() -> int:
+    """The process that W&B has started beside this one."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb-core" in (place / "cmdline").read_bytes():
+                return int(place.name)
+    raise AssertionError("W&B has no process")
+
+
+def log_in_trouble(folder: Path, number: int | None, status: str) -> None:
+    """Log; send a signal to W&B's process, if one is given; log more; end; and say what that took and when it was over."""
+    logger = SafeLogger(dashboard(folder), where=lambda: (1, 0, 0.0), patience=4)
+    logger.save()
+    if number is not None:
+        logger.log_metrics({"train/loss": 0.5})
+        logger.finalize("success")
+        print(service())
+        os.kill(service(), number)
+    started = time.monotonic()
+    for step in range(100):
+        logger.log_metrics({"train/loss": 1.0}, step)
+    logged = time.monotonic()
+    logger.finalize(status)
+    if status == "success":
+        logger.close()
+    print(logged - started, time.monotonic() - logged, time.time())
+
+
+class Left(NamedTuple):
+    """What a process left: its exit code and what it wrote on standard error."""
+
+    code: int
+    log: str
+
+
+def in_trouble(folder: Path, number: int | None, status: str, **variables: str) -> tuple[Left, list[float]]:
+    """Call `log_in_trouble` in a process of its own.
+
+    Returns:
+        How it ended, and the seconds for logging, for ending, and from there to the end of the process.
+    """
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_tracking import log_in_trouble
+log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | variables
+    # Files, since W&B's process, which may live on, would hold a pipe open.
+    with (folder / "out").open("w+") as out, (folder / "log").open("w+") as log:
+        code = subprocess.call([sys.executable, "-c", script], stdout=out, stderr=log, env=environment, timeout=120)
+        ended = time.time()
+        out.seek(0), log.seek(0)
+        lines, left = out.read().splitlines(), Left(code, log.read())
+    assert lines, left
+    *started, times = lines
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
+    logging, ending, over = (float(word) for word in times.split())
+    return left, [logging, ending, ended - over]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGKILL, "success"),
+        pytest.param(signal.SIGSTOP, "success", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, "failed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number: int, status: str) -> None:
+    left, (logging, ending, leaving) = in_trouble(tmp_path, number, status)
+    assert left.code == 0, left.log
+    assert "Traceback" not in left.log
+    assert left.log.count("WeightsAndBiases is off: ") == (1 if status == "success" else 0)
+    assert logging < 0.5
+    assert ending < (6 if status == "success" else 5)
+    assert leaving < 5
+
+
+@pytest.mark.slow
+def test_a_signal_is_not_held_up_by_a_server_that_does_not_answer(tmp_path: Path, silent_server: str) -> None:
+    left, (logging, ending, leaving) = in_trouble(
+        tmp_path, None, "failed", WANDB_API_KEY="a" * 40, WANDB_BASE_URL=silent_server
+    )
+    assert left.code == 0, left.log
+    assert "Traceback" not in left.log
+    assert (logging < 0.5, ending < 5, leaving < 5) == (True, True, True), (logging, ending, leaving)
+
+
+def test_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Record(tmp_path / RECORD).append(Event(1, 2, 3.0, {"train/loss": 1.0}))
+    logger = SafeLogger(dashboard(tmp_path))
+    logger.log_metrics({"train/loss": 2.5}, 3)
+    logger.close()
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"logger\.mode=onlin is not a mode of W&B; write online, offline"):
+        dashboard(tmp_path, mode="onlin")
