@@ -10,80 +10,65 @@
 # %% [markdown]
 # # A first experiment
 #
-# Compose an experiment in Python as the command line would, train it for a minute, and look inside: samples and attention.
+# Train a small translator for a minute, look at what it learned, and change one thing.
 
 # %%
-import json
 import tempfile
-from pathlib import Path
 
-import torch
+import etude
 
-from etude.config.compose import compose
-from etude.commands.predict import load_run
-from etude.training.fit import train
-from etude.models.layers.attention import record_attention
-
-# %% [markdown]
-# ## Compose
-#
-# What is written here is what one would write after `etude train`. A wrong key or value would end here, in one line.
-
-# %%
-outputs = Path(tempfile.mkdtemp())
-overrides = [
-    "experiment=translation/demo",
-    "budget=2epoch",
-    "validate.every=1epoch",
-    "scheduler.warmup=100step",
-    "limit.val=64",
-    "limit.test=64",
-    "logger=none",
-    "trainer=cpu",
-    f"paths.outputs={outputs}",
-]
-config = compose(*overrides)
-config.model
+outputs = tempfile.mkdtemp()
 
 # %% [markdown]
 # ## Train
 #
-# The same function as `etude train` calls. It returns the run's folder.
+# The words are those that one would write after `etude train`; values of root keys may also be given by name. A wrong key
+# or value ends here, in one line, before anything is loaded.
 
 # %%
-run = train(config, overrides)
-sorted(path.name for path in run.iterdir())
+small = ["budget=2epoch", "validate.every=1epoch", "scheduler.warmup=100step", "limit.val=64", "limit.test=64"]
+here = ["logger=none", "trainer=cpu", f"paths.outputs={outputs}"]
+run = etude.train("translation/demo", *small, *here, seed=1)
+run
 
 # %% [markdown]
-# ## Scores and samples
+# ## Scores, curves and samples
 
 # %%
-json.loads((run / "evaluations" / "test.json").read_text())["scores"]
+run.scores
 
 # %%
-for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()[:5]:
-    row = json.loads(line)
-    print(f"{row['references'][0]}  |  {row['output']}")
+columns = run.metrics  # ready for pandas.DataFrame(run.metrics)
+losses = [(step, loss) for step, loss in zip(columns["step"], columns["train/loss"], strict=True) if loss == loss]
+losses[0], losses[-1]
+
+# %%
+run.predict(["Delete this file?", "Show all devices"])
 
 # %% [markdown]
 # ## Look inside
 #
-# Training uses fused attention, which never writes its weights down. `record_attention` computes them exactly, by
-# equation 1 of Vaswani et al. 2017, for one forward pass. Each row says what a target position looked at in the source.
+# Training uses fused attention, which never writes its weights down. Here they are computed exactly, by equation 1 of
+# Vaswani et al. 2017, for one sentence. Each row of a map says what a token looked at.
 
 # %%
-task, tokenizer = load_run(run)
-source = [*tokenizer.encode(["Delete this file?"])[0], tokenizer.eos]
-target = [tokenizer.bos, *tokenizer.encode(["Diese Datei löschen?"])[0]]
-src, tgt = torch.tensor([source]), torch.tensor([target])
-with torch.no_grad(), record_attention(task.model) as maps:
-    task.model(src, tgt, torch.ones_like(src, dtype=torch.bool), torch.ones_like(tgt, dtype=torch.bool))
-name = max(name for name in maps if name.endswith("cross_attention"))
-weights = maps[name][0].mean(dim=0)  # [T, S], the mean over heads
-assert torch.allclose(weights.sum(dim=-1), torch.ones(len(target)), atol=1e-5)
+seen = run.attention("Delete this file?")
+for line in seen.alignment.arrows():
+    print(line)
 
 # %%
-pieces = [tokenizer.decode([[i]])[0] or "·" for i in source]
-print(f"{'':>12}" + "".join(f"{piece:>10}" for piece in pieces))
-for i, row in zip(target, weights, strict=True):
-    print(f"{tokenizer.decode([[i]])[0] or '·':>12}" + "".join(f"{weight:>10.2f}" for weight in row))
+cross = next(attention for attention in seen.maps if attention.name.endswith("cross_attention"))
+name, weights = cross.views()[0]  # the mean of the heads
+print(f"{'':>12}" + "".join(f"{column:>10}" for column in cross.columns))
+for row, values in zip(cross.rows, weights, strict=True):
+    print(f"{row:>12}" + "".join(f"{value:>10.2f}" for value in values))
+
+# %% [markdown]
+# ## Change one thing
+#
+# Runs that differ in nothing but their seed form a group; others are compared, with the significance of each difference.
+
+# %%
+other = etude.train("translation/demo", *small, *here, "model.dropout=0.0", seed=1)
+comparison = etude.compare(run, other)
+[(group["configuration"], group["scores"]["test/bleu"]["mean"]) for group in comparison["groups"]]

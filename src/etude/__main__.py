@@ -2,6 +2,12 @@
 
 import sys
 
-from etude.cli.main import main
+from etude.cli.process import forget_working_directory
 
-sys.exit(main())
+if __name__ == "__main__":
+    forget_working_directory()
+
+    # Imported only now: a file of the working directory could stand in for any module that this loads.
+    from etude.cli.main import main
+
+    sys.exit(main())

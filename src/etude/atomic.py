@@ -1,9 +1,10 @@
-"""Writing that survives a crash: what a name points to is whole and on the disk before the name exists."""
+"""Crash-safe writing: content is complete and on the disk before its name exists."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from etude.errors import StorageError
 
@@ -26,11 +28,11 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Written:
-    """What a file holds, as it was written.
+    """Size and hash of a file's content, as it was written.
 
     Attributes:
-        size: Bytes.
-        sha256: Their hash, in hexadecimal.
+        size: Number of bytes.
+        sha256: Hash of the bytes, in hexadecimal.
     """
 
     size: int
@@ -39,7 +41,7 @@ class Written:
 
 @contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
-    """Turn an error of the operating system while `target` is written into one line.
+    """Turn an operating system error in writing `target` into one line.
 
     Raises:
         StorageError: If the disk is full, read-only, broken or forbidden.
@@ -56,11 +58,11 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:
     """Write a new file and wait until it is on the disk.
 
     Args:
-        path: Where; must not exist.
-        chunks: Its bytes.
+        path: Path of the file, which must not exist.
+        chunks: Bytes of the file.
 
     Returns:
-        The size and hash of what was written, taken on the way so that the file need not be read again.
+        Size and hash of the content, computed on the way so that the file need not be read again.
     """
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file:
@@ -74,7 +76,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, so that their names are on the disk."""
+    """Create a folder and its missing parents, and wait until their names are on the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -87,7 +89,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until a folder is on the disk with all that is in it."""
+    """Wait until a folder and everything in it are on the disk."""
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
@@ -102,7 +104,7 @@ def _sync(path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give a file a new content at once: a reader, or a crash, sees the old one or the new one.
+    """Replace the content of a file atomically: a reader, or a crash, sees the old content or the new.
 
     Raises:
         StorageError: If it cannot be written; the old content is then untouched.
@@ -119,7 +121,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Point a symbolic link to `target` (relative to the link's folder) at once; one that does so is not touched.
+    """Point a symbolic link atomically to `target`, relative to the link's folder, unless it does already.
 
     Raises:
         StorageError: If it cannot be written; the old link is then untouched.
@@ -138,25 +140,25 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Return a hidden sibling that no other process writes."""
+    """Return the path of a hidden sibling that no other process writes."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(parent: Path, name: str = "") -> None:
-    """Remove what killed processes left of what they wrote beside its name; a living one may still be writing its own.
+    """Remove temporary files of killed processes; those of running processes may still be written.
 
     Args:
-        parent: The folder.
-        name: What they were writing; by default anything.
+        parent: Folder of the files.
+        name: Name of the file that they were to become; by default any.
     """
     for path in parent.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found and name in ("", found[1]) and not _lives(int(found[2])):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and name in ("", match[1]) and not _is_running(int(match[2])):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
-    """Whether another process has this id. One's own leftovers come from an earlier bearer of the id."""
+def _is_running(process: int) -> bool:
+    """Return whether another process has this id. Leftovers with this process's own id are of an earlier process."""
     if process == os.getpid():
         return False
     try:
@@ -166,3 +168,26 @@ def _lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, in UTF-8: it has the old text or the new one, never a part.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    replace_file(path, text.encode())
+
+
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write plain values as JSON, atomically. Numbers that are not finite are written as Python reads them: NaN, Infinity.
+
+    Args:
+        path: Path of the file.
+        values: Mappings, lists, texts and numbers.
+        indent: Spaces per level; None: all on one line.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    write_text(path, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")

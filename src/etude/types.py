@@ -1,7 +1,8 @@
-"""What data gives and tasks take: batches, facts and questions. The only thing that `data/` and `tasks/` share.
+"""Types that data modules return and tasks take: batches, facts and questions. `data/` and `tasks/` share nothing else.
 
 Axes: B examples, S source positions, T target positions, L positions. Masks are True at real tokens.
-Batches are named tuples, since Lightning moves those to a device field by field.
+Batches are named tuples, since Lightning moves those to a device field by field. A filler is the batch of a micro-batch for
+which a step has no example: it counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 IGNORED = -100
-"""The label of a position that no loss is taken at."""
+"""Label of a position without a loss."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Facts:
         pad: Id of padding.
         bos: Id that starts a sequence.
         eos: Id that ends a sequence.
-        mask: Id of a masked token; -1 where the tokenizer has none.
-        classes: Names of the classes, in the order of their ids; empty where there are none.
-        segments: Texts that make up one example, told apart by the model: 1, or 2 for pairs.
-        center: Mean of the numbers that training asks for; 0 where it asks for none.
-        scale: Their standard deviation; 1 where it asks for none.
-        source_vocabulary: Number of token ids of sources that have a vocabulary of their own; None: all share one.
+        mask: Id of the mask token; -1 if the tokenizer has none.
+        classes: Names of the classes, in the order of their ids; empty if there are none.
+        segments: Number of texts of an example, which the model distinguishes: 1, or 2 for pairs.
+        center: Mean of the training labels if they are numbers, else 0.
+        scale: Standard deviation of the training labels if they are numbers, else 1.
+        source_vocabulary: Number of token ids of sources with a vocabulary of their own; None: all texts share one.
     """
 
     vocabulary: int
@@ -64,8 +65,8 @@ class TranslationBatch(NamedTuple):
         inputs: Decoder inputs: bos, then the target.
         labels: The target, then eos; `IGNORED` at padding.
         target_mask: True at real decoder inputs.
-        step_count: Target tokens of the whole step, over ranks and micro-batches: the loss's denominator.
-        ids: Which examples these are.
+        step_count: Target tokens of the whole step, over ranks and micro-batches: the denominator of the loss.
+        ids: Indices of the examples; -1 in a filler.
     """
 
     source: Int[Tensor, "B S"]
@@ -78,14 +79,14 @@ class TranslationBatch(NamedTuple):
 
 
 class MaskedLMBatch(NamedTuple):
-    """One micro-batch of texts with some tokens hidden.
+    """One micro-batch of texts with some tokens masked.
 
     Attributes:
-        tokens: Ids, some of them replaced.
+        tokens: Input ids, some of them replaced.
         mask: True at real tokens.
-        labels: The original id where a token was chosen for prediction, `IGNORED` elsewhere.
-        step_count: Chosen positions of the whole step, over ranks and micro-batches.
-        ids: Which examples these are.
+        labels: Original id of each token that was chosen for prediction, `IGNORED` elsewhere.
+        step_count: Predicted tokens of the whole step, over ranks and micro-batches: the denominator of the loss.
+        ids: Indices of the examples; -1 in a filler.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -96,17 +97,16 @@ class MaskedLMBatch(NamedTuple):
 
 
 class CausalLMBatch(NamedTuple):
-    """One micro-batch of texts whose every token is predicted from those before it.
+    """One micro-batch of texts of which every token is predicted from those before it.
 
     Attributes:
-        tokens: Ids that the model reads: bos, then a document; or a part of one.
-        mask: True at real tokens; padding stands at the end of a row.
-        labels: The id that follows each of them, eos after a document; `IGNORED` at padding, and at tokens that only are
-            the context of others.
-        documents: Which document of its row each token belongs to, -1 at padding; None where no row has several.
-        step_count: Labels of the whole step that count, over ranks and micro-batches.
-        ids: Which examples these are.
-        text_bytes: Length in UTF-8 of the documents, as they were read, that begin in each row.
+        tokens: Input ids: bos and a document, or parts of documents.
+        mask: True at real tokens; padding is at the end of a row.
+        labels: Id that follows each token, eos after a document; `IGNORED` at padding, and at tokens that are only context.
+        documents: Document of each token, counted in its row, -1 at padding; None if no row has several.
+        step_count: Labels of the whole step, over ranks and micro-batches: the denominator of the loss.
+        ids: Indices of the examples; -1 in a filler.
+        text_bytes: Bytes in UTF-8 of the documents that begin in each row, as they were read.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -119,16 +119,17 @@ class CausalLMBatch(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """One micro-batch of texts, or pairs of texts, with a class each.
+    """One micro-batch of texts, or pairs of texts, with one class each.
 
     Attributes:
-        tokens: Ids; of a pair, those of both texts, each ending in eos.
+        tokens: Input ids; of a pair, those of both texts, each ending in eos.
         mask: True at real tokens.
-        labels: Class ids; `IGNORED` for an example that only fills an empty micro-batch.
-        step_count: Examples of the whole step, over ranks and micro-batches, or their weights' sum: the loss's denominator.
-        ids: Which examples these are; -1 for one that only fills.
-        segments: 0 at tokens of the first text of a pair, 1 at those of the second; None where there are no pairs.
-        weights: What the loss of each example is multiplied by in training, 0 for one that only fills; None: by one.
+        labels: Class ids; `IGNORED` in a filler.
+        step_count: Examples of the whole step, over ranks and micro-batches, or the sum of their weights: the denominator
+            of the loss.
+        ids: Indices of the examples; -1 in a filler.
+        segments: 0 at tokens of the first text of a pair, 1 at those of the second; None if there are no pairs.
+        weights: Factor of each example's loss in training, 0 in a filler; None: one each.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -141,13 +142,13 @@ class ClassificationBatch(NamedTuple):
 
 
 class MultilabelBatch(ClassificationBatch):
-    """The same with several classes each: `labels` are [B, C], 1.0 at the classes of an example and 0.0 elsewhere."""
+    """The same with any number of classes each: `labels` are [B, C], 1.0 at an example's classes and 0.0 elsewhere."""
 
     __slots__ = ()
 
 
 class RegressionBatch(ClassificationBatch):
-    """The same with a number each: `labels` are [B] floats."""
+    """The same with one number each: `labels` are [B] floats."""
 
     __slots__ = ()
 
@@ -156,16 +157,16 @@ class QuestionBatch(NamedTuple):
     """One micro-batch of windows: bos question eos part-of-the-passage eos.
 
     Attributes:
-        tokens: Ids.
+        tokens: Input ids.
         mask: True at real tokens.
-        fronts: Where the passage's part begins in each window.
-        origins: Which token of the passage that is.
-        starts: Position of the first token of the answer; 0, that of bos, where the window does not have all of it;
-            `IGNORED` for a window that only fills an empty micro-batch.
-        ends: Position of its last token, likewise.
-        step_count: Windows of the whole step, over ranks and micro-batches.
-        ids: Which windows these are.
-        questions: Whose windows they are.
+        fronts: Position in each window at which the part of the passage begins.
+        origins: Index in the passage of the token at that position.
+        starts: Position of the first token of the answer; 0, that of bos, if the window does not include all of it;
+            `IGNORED` in a filler.
+        ends: Position of the last token of the answer, likewise.
+        step_count: Windows of the whole step, over ranks and micro-batches: the denominator of the loss.
+        ids: Indices of the windows; -1 in a filler.
+        questions: Index of each window's question.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -184,11 +185,11 @@ class Question:
     """A question about a passage, as it was read.
 
     Attributes:
-        name: Its id in the file that it comes from; empty where it has none.
-        text: What is asked.
-        passage: The text that it is asked about, to the letter.
-        offsets: For each token of the passage, its first character and the one behind its last.
-        answers: The wanted answers; none where the passage has none.
+        name: Id of the question in its file; empty if it has none.
+        text: The question.
+        passage: The passage, unchanged.
+        offsets: First and one past the last character of each token of the passage.
+        answers: Reference answers; none if the passage has no answer.
     """
 
     name: str

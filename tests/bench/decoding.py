@@ -34,13 +34,12 @@ from etude.commands.bench_decoding import NEVER
 from etude.commands.export.huggingface_files import load_peer, write_model
 from etude.commands.export.huggingface_translation import seq2seq_config, sines_first
 from etude.commands.export.proof import native_translator
-from etude.config.check import plain
 from etude.config.compose import compose
 from etude.models.generation.search import Beam
 from etude.models.layers.positions import Sinusoidal
 from etude.models.layers.residual import PostNorm
 from etude.models.pretrained.bart import to_bart
-from etude.runs.stored import stored_configuration
+from etude.runs.saved_run import SavedRun
 from etude.tasks.translation import Translation
 from etude.training.build import Experiment, build
 from etude.training.restore import load_run
@@ -198,9 +197,8 @@ def peer_of(task: Translation) -> torch.nn.Module:
 
 def trained(run: Path) -> Experiment:
     """Return the experiment of a run, with its weights."""
-    values = stored_configuration(run)
-    task, tokenizer = load_run(run, values)
-    return replace(build(values, tokenizer), task=task)
+    saved = SavedRun.open(run)
+    return replace(build(saved.config, saved.tokenizer), task=load_run(saved))
 
 
 def chosen(experiment: Experiment, count: int) -> tuple[list[list[int]], Tensor]:
@@ -237,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.run is None:
         postnorm = "model.residual._target_=etude.models.layers.residual.PostNorm"
-        experiment = build(plain(compose(*overrides(options.root), postnorm)))
+        experiment = build(compose(*overrides(options.root), postnorm))
     else:
         experiment = trained(options.run)
     task = cast(Translation, experiment.task.eval())

@@ -18,21 +18,12 @@ import time
 from pathlib import Path
 
 from etude.checkpoints.saver import newest_valid
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose
 from etude.runs.record import RECORD, read
 from tests.runs.killing import begin, kill_after
 
 CHECKPOINT_EVERY = "2s"
 IMPORTS = "import etude.training.fit"
-
-
-def compose(overrides: list[str]) -> dict[str, object]:
-    """Return the checked values of a configuration."""
-    composer = Composer(CONF, "train")
-    composition = composer.compose(composer.normalized(overrides))
-    check(composition.config, composition.overrides, composition.sources)
-    return plain(composition.config)
 
 
 def steps_done(run: Path) -> int:
@@ -63,8 +54,8 @@ def main() -> None:
             f"checkpoint.every={CHECKPOINT_EVERY}",
             *(f"{key}={value}" for key, value in given.items()),
         ]
-        values = compose(overrides)
-        whole, killed = begin(Path(folder) / "whole", values), begin(Path(folder) / "killed", values)
+        config = compose(*overrides)
+        whole, killed = begin(Path(folder) / "whole", config), begin(Path(folder) / "killed", config)
         kill_after(whole, 5.0)  # the first attempt makes the tokenizer and fills the cache: for both
         kill_after(killed, 5.0)
         kills = round(60 * minutes / every)

@@ -46,7 +46,7 @@ def examples_of(experiment: Experiment, split: str) -> list[Example]:
 
 def model_of(experiment: Experiment) -> nn.Module:
     """Return the model, its head drawn by torch's generator."""
-    files = open_pretrained(experiment.root.model["name"])
+    files = open_pretrained(experiment.config.model.arguments["name"])
     config = transformers.BertConfig.from_json_file(files.path("config.json"))
     config.num_labels = max(1, len(experiment.task.facts.classes))
     config.problem_type = "regression" if isinstance(experiment.task, Regression) else "single_label_classification"
@@ -97,12 +97,12 @@ def trained(experiment: Experiment, splits: dict[str, list[Example]], seed: int)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         found = trainer.evaluate(splits["test"])
-    return {name: found[f"eval_{name}"] for name in experiment.root.task["metrics"]}
+    return {name: found[f"eval_{name}"] for name in experiment.config.task.arguments["metrics"]}
 
 
 def arguments(experiment: Experiment, folder: str, seed: int) -> transformers.TrainingArguments:
     """Return what the experiment says, in the Trainer's words."""
-    root, optimizer = experiment.root, experiment.root.optimizer
+    config, optimizer = experiment.config, experiment.config.optimizer.arguments
     clock = experiment.data.clock
 
     def in_steps(duration: Duration) -> int:
@@ -113,9 +113,9 @@ def arguments(experiment: Experiment, folder: str, seed: int) -> transformers.Tr
 
     return transformers.TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=root.batch.examples,
+        per_device_train_batch_size=config.batch.examples,
         per_device_eval_batch_size=64,
-        num_train_epochs=in_steps(root.budget) / clock.steps_per_epoch,
+        num_train_epochs=in_steps(config.budget) / clock.steps_per_epoch,
         learning_rate=optimizer["lr"],
         adam_beta1=optimizer["betas"][0],
         adam_beta2=optimizer["betas"][1],
@@ -124,13 +124,13 @@ def arguments(experiment: Experiment, folder: str, seed: int) -> transformers.Tr
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         lr_scheduler_type="linear",
-        warmup_steps=in_steps(Duration.parse(root.scheduler["warmup"])),
+        warmup_steps=in_steps(Duration.parse(config.scheduler.arguments["warmup"])),
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
-        metric_for_best_model=root.validate.metric.removeprefix("val/"),
-        greater_is_better=root.validate.mode == "max",
+        metric_for_best_model=config.validate.metric.removeprefix("val/"),
+        greater_is_better=config.validate.mode == "max",
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,

@@ -25,8 +25,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from etude.checkpoints.saver import CheckpointSaver, FolderCheckpointIO, Retention
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose
+from etude.duration import Duration
 from etude.tasks.run_context import RunContext
 from etude.training.build import Experiment, build
 
@@ -72,7 +72,7 @@ def train(experiment: Experiment, folder: Path, *, every: int | None, waits: boo
     """Train the first steps; return the seconds from the warm-up to the last step's begin."""
     watch, io = Stopwatch(waits), TimedIO()
     saver = CheckpointSaver(folder / "checkpoints", Retention(), every_steps=every)
-    trainer = experiment.machine.trainer(
+    trainer = experiment.trainer(
         folder,
         callbacks=[*experiment.callbacks, watch, saver],
         plugins=[io],
@@ -116,12 +116,9 @@ def measure(experiment: Experiment) -> dict[str, float]:
 
 def main(words: list[str]) -> None:
     """Measure the experiment of a command line."""
-    composer = Composer(CONF, "train")
-    composition = composer.compose(composer.normalized(["trainer.progress_bar=false", *words]))
-    check(composition.config, composition.overrides, composition.sources)
-    experiment = build(plain(composition.config))
+    experiment = build(compose("trainer.progress_bar=false", *words))
     micro_batches = experiment.machine.micro_batches
-    experiment.task.timetable = RunContext(experiment.root.seed, micro_batches, 1.0, 1e9, False, 10)
+    experiment.task.run_context = RunContext(experiment.config.seed, micro_batches, Duration(1e9, "step"), log_every=10)
     print(json.dumps({name: round(value, 6) for name, value in measure(experiment).items()}))
 
 

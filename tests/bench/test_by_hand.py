@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from etude.commands.bench_decoding import NEVER
-from etude.data.loader import framed, pad, real
+from etude.data.loader import framed, pad, token_mask
 from etude.models.encoder import Encoder
 from etude.models.generation.search import Beam
 from etude.models.layers.residual import PostNorm, PreNorm, Residual
@@ -40,7 +40,7 @@ def test_translation_has_the_same_loss_and_gradients(residual: type[Residual]) -
     model, hand = both(residual)
     source, inputs = [framed(row, None, 2) for row in SOURCE], [framed(row, 1, None) for row in TARGET]
     labels = torch.from_numpy(np.concatenate([framed(row, None, 2) for row in TARGET]))
-    hidden = model.hidden(pad(source, 0), pad(inputs, 0), real(source), real(inputs))
+    hidden = model.hidden(pad(source, 0), pad(inputs, 0), token_mask(source), token_mask(inputs))
     expected = F.cross_entropy(hidden @ model.output_weight.T, labels, reduction="sum", label_smoothing=0.1)
     found = hand.loss(SOURCE, TARGET, 1, 2, 0.1)
     assert torch.allclose(found, expected, rtol=1e-5)
@@ -56,7 +56,7 @@ def test_the_search_finds_the_same_translations(never_ends: bool) -> None:
     model, hand = both(PreNorm)
     source, lengths = [framed(row, None, 2) for row in SOURCE], torch.tensor([4, 9, 6])
     with torch.no_grad():
-        start = model.eval().start(model.encode(pad(source, 0), real(source)))
+        start = model.eval().start(model.encode(pad(source, 0), token_mask(source)))
         found = Beam(beams=4, length_penalty=0.0)(
             model.step, start, bos=1, eos=NEVER if never_ends else 2, rows=3, max_lengths=lengths
         )
@@ -69,7 +69,7 @@ def test_the_encoder_has_the_same_states() -> None:
     model = Encoder(FACTS, 16, 2, 2, 32, 0.0, 64, residual=PostNorm)
     hand = HandEncoder(40, width=16, heads=2, layers=2, inner=32, dropout=0.0, max_length=64, eps=1e-5)
     copy_weights(hand, model)
-    assert torch.allclose(hand(Rows.of(SOURCE)), model.hidden(pad(SOURCE, 0), real(SOURCE)), atol=1e-5)
+    assert torch.allclose(hand(Rows.of(SOURCE)), model.hidden(pad(SOURCE, 0), token_mask(SOURCE)), atol=1e-5)
 
 
 def test_the_loss_is_that_of_torch() -> None:

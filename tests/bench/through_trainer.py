@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
 from etude.commands.bench import fit
-from etude.config.check import plain
 from etude.config.compose import compose
+from etude.duration import Duration
 from etude.tasks.run_context import RunContext
 from etude.training.build import Experiment, build
 from tests.bench.rounds import Stopwatch, Work
@@ -17,8 +18,8 @@ from tests.bench.rounds import Stopwatch, Work
 
 def built(*overrides: str) -> Experiment:
     """Return the experiment of a command line, ready to train."""
-    experiment = build(plain(compose(*overrides)))
-    experiment.task.timetable = RunContext(experiment.root.seed, 1, 1.0, 1e9, in_seconds=False, log_every=10)
+    experiment = build(compose(*overrides))
+    experiment.task.run_context = RunContext(experiment.config.seed, 1, Duration(1e9, "step"), log_every=10)
     return experiment
 
 
@@ -51,8 +52,8 @@ class ThroughTrainer:
     def __call__(self, number: int) -> Work:
         """Do a round."""
         data = self.experiment.data
-        data.seed = number
-        data.plan.cache_clear()
+        data.settings = replace(data.settings, seed=number)
+        data._plans.clear()
         watch = Stopwatch(self.seconds)
         fit(self.experiment, _StopAfter(watch, self.experiment), max_epochs=-1)
         return watch.work

@@ -251,7 +251,7 @@ def test_the_message_is_one_line_with_folder_file_and_what_to_do(tmp_path: Path)
     message = str(error.value)
     assert str(folder) in message and "model.safetensors: 10 bytes" in message and "etude resume" in message
     assert "\n" not in message
-    assert error.value.exit_code == 74
+    assert error.value.exit_code == 65
 
 
 def test_weights_that_changed_are_not_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import json
 import os
@@ -14,16 +15,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from etude.cli.command_table import COMMANDS, Command
 from etude.cli.main import main
 from etude.config import modules, signatures
-from etude.config.check import plain
+from etude.config.compose import compose
+from etude.config.schema import Config
 from etude.errors import DataError
+from etude.runs.saved_run import SavedRun
 
 SOURCE = Path(__file__).parents[2] / "src"
-Calls = list[tuple[DictConfig, list[str]]]
+Calls = list[Config]
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +44,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What `etude train` is called with. It writes where it should not, and fails for the seed 13."""
     seen: Calls = []
 
-    def train(config: DictConfig, overrides: list[str]) -> Path:
-        seen.append((config, overrides))
+    def train(config: Config) -> Path:
+        seen.append(config)
         print("a library's chatter")
         os.write(1, b"native chatter\n")
         if config.seed == 13:
@@ -59,9 +62,9 @@ def test_the_only_line_on_stdout_is_the_run_folder(calls: Calls, capfd: pytest.C
     assert out == "outputs/seed-7\n"
     assert "a library's chatter" in error
     assert "native chatter" in error
-    (config, overrides) = calls[0]
-    assert overrides == ["seed=7", "model.width=64"]
-    assert (config.seed, config.model.width, config.run.experiment) == (7, 64, "translation/demo")
+    config = calls[0]
+    assert config.overrides == ("seed=7", "model.width=64")
+    assert (config.seed, config.model.arguments["width"], config.run.experiment) == (7, 64, "translation/demo")
 
 
 def test_nothing_is_written_into_the_working_folder(calls: Calls, here: Path) -> None:
@@ -71,19 +74,19 @@ def test_nothing_is_written_into_the_working_folder(calls: Calls, here: Path) ->
 
 def test_overrides_may_stand_on_both_sides_of_an_option(calls: Calls) -> None:
     assert main(["train", "seed=3", "-m", "model.width=64,96", "paths.outputs=runs"]) == 0
-    assert [(config.seed, config.model.width) for config, _ in calls] == [(3, 64), (3, 96)]
+    assert [(config.seed, config.model.arguments["width"]) for config in calls] == [(3, 64), (3, 96)]
 
 
 def test_an_argument_that_no_file_lists_is_set_without_plus(calls: Calls) -> None:
     assert main(["train", "optimizer.amsgrad=true", "++optimizer.eps=1e-6"]) == 0
-    assert (calls[0][0].optimizer.amsgrad, calls[0][0].optimizer.eps) == (True, 1e-6)
+    assert [calls[0].optimizer.arguments[name] for name in ("amsgrad", "eps")] == [True, 1e-6]
 
 
 @pytest.mark.parametrize("line", ["decoding=null", "decoding=none", "~decoding"])
 def test_a_group_is_taken_away_and_chosen_again(calls: Calls, line: str) -> None:
     assert main(["train", "experiment=masked_lm/demo", line, "logger=null"]) == 0
-    assert plain(calls[0][0])["decoding"] is None
-    assert plain(calls[0][0])["logger"] is None
+    assert calls[0].decoding is None
+    assert calls[0].logger is None
 
 
 def test_defaults_then_experiment_then_debug_then_command_line(calls: Calls, here: Path) -> None:
@@ -92,16 +95,16 @@ def test_defaults_then_experiment_then_debug_then_command_line(calls: Calls, her
     text = "# @package _global_\ndefaults:\n  - override /logger: csv\n  - override /decoding: beam\n"
     experiment.write_text(f"{text}budget: 9step\nseed: 5\nscheduler: {{warmup: 1step}}\nlog: {{every: 9step}}\n")
     assert main(["train", "--config-dir", "mine", "experiment=mine", "debug=fast", "log.every=2step"]) == 0
-    config = calls[0][0]
-    assert (config.seed, config.budget, config.log.every, config.logger) == (5, "3step", "2step", None)
-    assert config.decoding.beams == 5
+    config = calls[0]
+    assert (config.seed, str(config.budget), str(config.log.every), config.logger) == (5, "3step", "2step", None)
+    assert config.decoding is not None and config.decoding.arguments["beams"] == 5
     assert config.run.experiment == "mine"
 
 
 def test_a_variable_beside_arguments_is_not_given_to_the_constructor(calls: Calls) -> None:
     own = ["experiment=null", "data=parallel", "data.root=texts", "data.corpus.target=fr"]
     assert main(["train", *own]) == 0
-    data = plain(calls[0][0])["data"]
+    data = calls[0].data.arguments
     assert (data["corpus"]["root"], data["corpus"]["target"]) == ("texts", "fr")
     assert not {"root", "source", "target"} & set(data)
 
@@ -111,7 +114,7 @@ def test_every_member_of_a_multirun_is_called_and_one_that_fails_stops_no_other(
 ) -> None:
     assert main(["train", "-m", "seed=1,13,2", "paths.outputs=runs"]) == 1
     out, error = capfd.readouterr()
-    assert [config.seed for config, _ in calls] == [1, 13, 2]
+    assert [config.seed for config in calls] == [1, 13, 2]
     assert out == "outputs/seed-1\noutputs/seed-2\n"
     assert "etude: run 1: seed=13 paths.outputs=runs\n" in error
     assert error.count("etude: error: train.tsv is empty\n") == 1
@@ -125,7 +128,7 @@ def test_no_member_starts_before_every_configuration_is_checked(calls: Calls) ->
 
 def test_glob_looks_into_the_folders_of_a_group(calls: Calls) -> None:
     assert main(["train", "-m", "experiment=glob(*/multi30k)", "seed=1,2", "paths.outputs=runs"]) == 0
-    names = [(config.run.experiment, config.seed) for config, _ in calls]
+    names = [(config.run.experiment, config.seed) for config in calls]
     assert names == [("translation/multi30k", 1), ("translation/multi30k", 2)]
 
 
@@ -135,7 +138,7 @@ def test_an_error_of_a_single_run_is_its_one_line_and_its_code(calls: Calls, cap
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(config: DictConfig, overrides: list[str]) -> Path:
+    def train(config: Config) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Command, "function", lambda command: train)
@@ -166,20 +169,30 @@ def test_help_lists_commands_then_groups_then_usage(here: Path, capfd: pytest.Ca
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "compare", "predict", "export", "inspect"])
-def test_help_has_every_key_of_a_command(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(COMMANDS[name].target.partition(":")[0])
-    taken = {*module.OWN, *getattr(module, "OVERRIDABLE", ())}
+ON_RUNS = [name for name, command in COMMANDS.items() if command.root is None and name != "report"]
+
+
+@pytest.mark.parametrize("name", ON_RUNS)
+def test_the_table_of_commands_is_that_of_their_functions(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    command = COMMANDS[name]
+    taken = inspect.signature(command.function()).parameters
+    options = {key.rpartition(".")[2] for key in command.options if key != "paths.outputs"}
+    given = {"run", "runs", "lines", "out", "changes"}
+    assert options == taken.keys() - given
+    assert bool(command.changes) == ("changes" in taken)
     assert main([name, "--help"]) == 0
     said = re.findall(r"^  ([a-z][\w.]*)…?  +\S", capfd.readouterr().out, re.MULTILINE)
-    assert taken - {"limit", "task.metrics", "batch"} <= set(said)
-    assert all(any(key == one or key.startswith(f"{one}.") for one in taken) for key in said)
+    assert said == [key.removesuffix("…") for key in command.keys]
+    module = importlib.import_module(command.target.partition(":")[0])
+    allowed = {*getattr(module, "CHANGEABLE", ())}
+    shown = [key.removesuffix("…") for key in command.changes]
+    assert all(any(f"{key}.".startswith(f"{place}.") for place in allowed) for key in shown if allowed)
 
 
 def _run_folder(here: Path) -> Path:
     run = here / "outputs" / "translation" / "demo" / "one"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text("seed: 1\n")
+    SavedRun.begin(run, compose())
     (here / "outputs" / "last").symlink_to(run)
     return run
 
@@ -190,13 +203,13 @@ def test_commands_on_runs_get_folders_and_plain_values(
     run = _run_folder(here)
     seen: list[Any] = []
 
-    def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-        seen.append((runs, overrides))
+    def evaluate(runs: Sequence[SavedRun], **arguments: Any) -> dict[str, Any]:
+        seen.append(([saved.path for saved in runs], arguments))
         return {"test/bleu": 30.5, "text": "ü"}
 
     monkeypatch.setattr(Command, "function", lambda command: evaluate)
     assert main(["evaluate", "last", "translation/demo/one", "split=test", "decoding.beams=5", "a='x y'"]) == 0
-    assert seen == [([run, run], {"split": "test", "decoding.beams": 5, "a": "x y"})]
+    assert seen == [([run, run], {"split": "test", "changes": {"decoding.beams": 5, "a": "x y"}})]
     assert json.loads(capfd.readouterr().out) == {"test/bleu": 30.5, "text": "ü"}
 
 
@@ -205,7 +218,7 @@ def test_predict_reads_stdin_and_writes_lines(
 ) -> None:
     _run_folder(here)
 
-    def predict(run: Path, overrides: Mapping[str, Any], lines: io.BytesIO, out: TextIO) -> None:
+    def predict(run: SavedRun, lines: io.BytesIO, out: TextIO, changes: Mapping[str, Any]) -> None:
         print("loading")
         out.writelines(line.decode().upper() for line in lines)
 
@@ -224,7 +237,7 @@ def test_a_package_of_ones_own_is_used_when_it_is_trusted(here: Path, calls: Cal
     assert main(["train", *target]) == 78
     assert main(["train", "trust=[cli_own_package]", *target]) == 0
     assert main(["train", "trust=[cli_own_package]", *target, "scheduler.wafes=3"]) == 78
-    assert calls[0][0].scheduler.waves == 3
+    assert calls[0].scheduler.arguments["waves"] == 3
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

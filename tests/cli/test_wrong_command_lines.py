@@ -52,8 +52,8 @@ PACKAGES = {
 USER = "--config-dir mine"
 CASES = [
     # the machine
-    ("train trainer.precision=32", ["trainer.precision = 32", "'32-true', 'bf16-mixed'"]),
-    ("train trainer.precision=bf16-mix", ["trainer.precision = 'bf16-mix'", "'bf16-mixed'"]),
+    ("train precision=32", ["precision = 32", "'32-true', 'bf16-mixed'"]),
+    ("train precision=bf16-mix", ["precision = 'bf16-mix'", "'bf16-mixed'"]),
     ("train trainer.accelerator=gpux", ["trainer.accelerator = 'gpux'", "'gpu'"]),
     ("train trainer.strategy=deepspeed", ["trainer.strategy = 'deepspeed'", "'ddp', 'fsdp'"]),
     ("train trainer.profiler=cpu", ["trainer.profiler = 'cpu'", "'simple'"]),
@@ -107,6 +107,15 @@ CASES = [
     ("train scheduler.warmup=10fortnight", ["scheduler.warmup", "10fortnight"]),
     ("train scheduler.warmup=30s", ["scheduler.warmup = 30s", "budget = 20epoch"]),
     ("train budget=30min", ["scheduler.warmup = 400step", "budget = 30min", "60s"]),
+    # numbers that no machine has
+    ("train model.width=99999999999999999999", ["model.width = 99999999999999999999 is too large"]),
+    ("train model.width=99999999999", ["does not divide model.width = 99999999999", "try model.heads=3"]),
+    ("train seed=-1", ["seed = -1 is negative", "0 or more"]),
+    ("train seed=9223372036854775808", ["seed = 9223372036854775808 is too large", "9223372036854775807"]),
+    ("train limit.train=10**30", ["limit.train = '10**30'", "int or null"]),
+    ("train optimizer.lr=1e300", ["optimizer.lr = 1e+300 is too large", "3.4e+38"]),
+    ("train optimizer.lr=inf", ["optimizer.lr = inf", "float"]),
+    ("train optimizer.lr=nan", ["optimizer.lr = nan", "float"]),
     # groups and choices
     ("train model=encodr", ["model=encodr does not exist", "did you mean model=encoder?", "(command line)"]),
     ("train experiment=translation/dmeo", ["experiment=translation/dmeo", "did you mean experiment=translation/demo?"]),
@@ -161,6 +170,10 @@ CASES = [
     # what may be instantiated
     ("train model._target_=os.system", ["os.system", "trust"]),
     ("train model._target_=etude.models.seq2seq.Seq2Sqe", ["did you mean etude.models.seq2seq.Seq2Seq?"]),
+    ("train model._target_=etude.cli.command_table.load", ["no class to choose from", "choose model=", "TextEncoder"]),
+    ("train model.norm._target_=torch.nn.Module.__init__", ["model.norm", "torch.nn.Module.__init__"]),
+    ("train callbacks.mine._target_=torch.nn.Identity", ["callbacks.mine", "torch.nn.Identity is no lightning"]),
+    ("train trust=[../evil]", ["'../evil'", "not the name of a package", "trust=[mine]"]),
     ("train trust=[nowhere_at_all] model._target_=nowhere_at_all.M", ["nowhere_at_all is not installed"]),
     # the same and more in one's own files
     (f"train {USER} experiment=typo", ["model.witdh", "model.width", "(mine/experiment/typo.yaml:2)"]),
@@ -236,6 +249,16 @@ def test_one_line_says_what_is_wrong(
     assert not missing, error
     assert "--cfg" in line or not out
     assert {path for path in here.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+@pytest.mark.parametrize("options", [["--cfg", "job"], ["--cfg", "job", "--resolve"]])
+def test_a_configuration_that_needs_a_value_is_shown_and_says_which(
+    here: Path, options: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "experiment=masked_lm/text", *options]) == 0
+    out, error = capfd.readouterr()
+    assert "train: ???" in out
+    assert error == "etude: data.train needs a value: write data.train=…\n"
 
 
 @pytest.mark.parametrize(

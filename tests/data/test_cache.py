@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import pickle
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.data.cache import Ragged, RaggedWriter, TextColumn, cached
-from etude.errors import StorageError
+from etude.errors import DataError, StorageError
 
 
 @given(st.lists(st.lists(st.integers(0, 65535), max_size=7), max_size=11), st.sampled_from(["uint16", "int32"]))
@@ -138,3 +142,71 @@ def test_processes_at_once_over_a_broken_folder(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "key"]
     assert (tmp_path / "key/a").read_text() == (tmp_path / "key/b").read_text()
+
+
+@pytest.mark.parametrize("harm", ["changed", "pipe", "outside", "folder"])
+def test_files_that_were_changed_are_written_again(tmp_path: Path, harm: str) -> None:
+    place = cached(tmp_path / "root", "key", fill)
+    file = place / "sub/a"
+    file.unlink()
+    if harm == "changed":
+        file.write_text("CONTENT")  # as long as what was written
+    if harm == "pipe":
+        os.mkfifo(file)
+    if harm == "outside":
+        (tmp_path / "elsewhere").write_text("content")
+        file.symlink_to(tmp_path / "elsewhere")
+    if harm == "folder":
+        file.mkdir()
+    assert (cached(tmp_path / "root", "key", fill) / "sub/a").read_text() == "content"
+    cached(tmp_path / "root", "key", forbid)
+
+
+def test_a_copied_folder_is_believed_for_its_hashes(tmp_path: Path) -> None:
+    shutil.copytree(cached(tmp_path / "one", "key", fill), tmp_path / "two/key", copy_function=shutil.copyfile)
+    cached(tmp_path / "two", "key", forbid)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '{"sub/a": ' * 50_000,
+        '{"../../secret": {"size": 1, "mtime_ns": 1, "sha256": ""}}',
+        '{"/etc/hostname": {"size": 1, "mtime_ns": 1, "sha256": ""}}',
+        '{"sub/a": {"size": "7", "mtime_ns": 1, "sha256": ""}}',
+        '{"sub/a": 7}',
+        '{"sub/a": {}, "sub/a": {}}',
+    ],
+)
+def test_a_mark_that_lies_is_not_believed(tmp_path: Path, mark: str) -> None:
+    (cached(tmp_path, "key", fill) / "complete.json").write_text(mark)
+    assert (cached(tmp_path, "key", fill) / "sub/a").read_text() == "content"
+    cached(tmp_path, "key", forbid)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "said"),
+    [
+        (np.array([0, 5, 3, 6]), "its offsets do not ascend from 0"),
+        (np.array([1, 2, 6]), "its offsets do not ascend from 0"),
+        (np.array([0, -4, 6]), "its offsets do not ascend from 0"),
+        (np.array([0.0, 6.0]), "is no list of offsets"),
+        (np.array([[0, 6]]), "is no list of offsets"),
+        (np.array([], np.int64), "is no list of offsets"),
+        (np.array([0, 7]), "values: has 12 bytes; its offsets need 14"),
+        (np.array([0, 1 << 60]), "values: has 12 bytes"),
+        (b"garbled", "is no array"),
+        (b"", "is no array"),
+    ],
+)
+def test_offsets_that_lie_are_one_line(tmp_path: Path, offsets: npt.NDArray[Any] | bytes, said: str) -> None:
+    with RaggedWriter(tmp_path / "x", "uint16") as writer:
+        writer.append(range(6))
+    if isinstance(offsets, bytes):
+        (tmp_path / "x.offsets.npy").write_bytes(offsets)
+    else:
+        np.save(tmp_path / "x.offsets.npy", offsets)
+    with pytest.raises(DataError) as caught:
+        Ragged(tmp_path / "x", "uint16")
+    assert said.removeprefix("values: ") in str(caught.value) and str(tmp_path / "x.") in str(caught.value)
+    assert str(caught.value).isprintable() and "remove the folder" in str(caught.value)

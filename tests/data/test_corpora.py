@@ -339,15 +339,15 @@ def test_another_share_of_the_documents_is_held_out(tmp_path: Path) -> None:
 
 
 def test_long_documents_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etude.data.corpora.plain_texts.LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr("etude.data.corpora.text_files.LONGEST_DOCUMENT", 10)
     root = write(tmp_path, t_txt="1234567\n" * 7)
     rows = list(TextFiles(f"{root}/t.txt", val=f"{root}/t.txt").rows("train"))
     assert [row.fields["text"].count("\n") + 1 for row in rows] == [2, 2, 2, 1]
 
 
 def test_one_line_need_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("etude.data.corpora.plain_texts.LONGEST_DOCUMENT", 30)
-    monkeypatch.setattr("etude.data.corpora.plain_texts.LONGEST_LINE", 16)
+    monkeypatch.setattr("etude.data.corpora.text_files.LONGEST_DOCUMENT", 30)
+    monkeypatch.setattr("etude.data.corpora.text_files.LONGEST_LINE", 16)
     line = " ".join(f"word{number}" for number in range(50))
     root = write(tmp_path, t_txt=line)
     rows = [row.fields["text"] for row in TextFiles(f"{root}/t.txt", val=f"{root}/t.txt").rows("train")]

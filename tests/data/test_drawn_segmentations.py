@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from etude.data.corpora.own_files import ParallelFiles
+from etude.data.base import DataSettings
+from etude.data.corpora.parallel_files import ParallelFiles
 from etude.data.loader import PlanLoader, PlanSampler
-from etude.data.sizes import BatchSize, Limit
+from etude.data.sizes import BatchSize
 from etude.data.subword_regularization import BPEDropout, Sampling, UnigramSampling
 from etude.data.translation import TranslationData
 from etude.errors import ConfigurationError
@@ -41,11 +43,7 @@ def data(folder: Path, sampling: Sampling | None, *, max_length: int = 128, seed
         corpus,
         max_length,
         sampling=sampling,
-        tokenizer=recipe,
-        seed=seed,
-        batch=BatchSize(tokens=300),
-        limit=Limit(),
-        cache=folder / "cache",
+        settings=DataSettings(recipe, seed=seed, batch=BatchSize(tokens=300), cache=folder / "cache"),
     )
 
 
@@ -174,6 +172,6 @@ def test_wrong_values_are_refused(make: Any, message: str) -> None:
 
 def test_a_tokenizer_of_another_kind_is_refused(folder: Path) -> None:
     of = data(folder, BPEDropout())
-    of._recipe = Unigram(90)
+    of.settings = replace(of.settings, tokenizer=Unigram(90))
     with pytest.raises(ConfigurationError, match=r"the tokenizer is Unigram; write tokenizer=bpe"):
         _ = of.splits

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etude.data.base import DataSettings
 from etude.data.class_weights import BalancedWeights, GivenWeights
 from etude.data.classification import ClassificationData
 from etude.data.corpora import Tables
@@ -35,13 +36,10 @@ def data(kind: type[LabelledData], folder: Path, rows: list[Any], limit: Limit |
     columns = {"text": "text", "pair": given.get("pair"), "label": "label"}
     lists = {"label": ","} if kind is MultilabelData else None
     corpus = Tables("train.jsonl", "val.jsonl", None, columns, root=str(folder), lists=lists)
-    common: dict[str, Any] = {
-        "tokenizer": Bytes(),
-        "seed": 1,
-        "batch": BatchSize(examples=3),
-        "limit": limit or Limit(),
-    }
-    return kind(corpus, given.pop("max_length", 30), **given, **common, cache=folder / "cache")
+    settings = DataSettings(
+        Bytes(), seed=1, batch=BatchSize(examples=3), limit=limit or Limit(), cache=folder / "cache"
+    )
+    return kind(corpus, given.pop("max_length", 30), **given, settings=settings)
 
 
 def batch(of: Any, *examples: int, filler: bool = False) -> ClassificationBatch:
@@ -129,6 +127,36 @@ def test_numbers_and_their_scale(tmp_path: Path) -> None:
     assert facts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
 
 
+@pytest.mark.parametrize("label", [3, True, 2.5])
+def test_a_label_that_is_no_list_of_names(tmp_path: Path, label: object) -> None:
+    message = rf"train\.jsonl:2 has the label '{label}', which is not a list of names; write \[\"a\", \"b\"\]"
+    with pytest.raises(DataError, match=message):
+        data(MultilabelData, tmp_path, [("a", "", ["x"]), ("b", "", label)]).facts  # noqa: B018
+
+
+def test_names_that_are_numbers(tmp_path: Path) -> None:
+    assert data(MultilabelData, tmp_path, [("a", "", [10, 2]), ("b", "", [3])]).facts.classes == ("2", "3", "10")
+
+
+def test_classes_that_are_whole_numbers_are_in_their_order_whatever_their_length(tmp_path: Path) -> None:
+    names = ["9" * 5000, "1" + "0" * 5000, "10", "9", "09", "٣"]
+    rows = [("a", "", name) for name in names]
+    assert data(ClassificationData, tmp_path, rows).facts.classes == (
+        "٣",
+        "09",
+        "9",
+        "10",
+        "9" * 5000,
+        "1" + "0" * 5000,
+    )
+
+
+@pytest.mark.parametrize("label", [10.0**300, float("nan"), float("-inf"), 10**4000])
+def test_a_number_that_a_batch_cannot_hold(tmp_path: Path, label: float) -> None:
+    with pytest.raises(DataError, match=r"train\.jsonl:2 has the label '.{2,61}', which is no number; write one such"):
+        data(RegressionData, tmp_path, [("a", "", 1), ("b", "", label)]).facts  # noqa: B018
+
+
 @pytest.mark.parametrize("label", ["many", "nan", "inf", "1,5"])
 def test_a_label_that_is_no_number(tmp_path: Path, label: str) -> None:
     with pytest.raises(DataError, match=rf"train\.jsonl:2 has the label '{label}', which is no number; write one such"):
@@ -144,7 +172,7 @@ def test_classes_that_a_limit_leaves_out_are_said(tmp_path: Path, caplog: pytest
     rows = [(text, "", label) for text, label in zip("abcd", ["x", "x", "y", "z"], strict=True)]
     limited = data(ClassificationData, tmp_path, rows, Limit(train=2))
     assert len(limited.splits["train"].counts) == 2
-    labels = limited.used["train"].labels
+    labels = limited.selected["train"].labels
     assert labels is not None
     left_out = [name for number, name in enumerate("xyz") if number not in labels]
     assert f"{len(left_out)} of 3 classes have no example in training: {', '.join(left_out)}" in caplog.text

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from etude.data.base import DataSettings
 from etude.data.classification import ClassificationData
-from etude.data.corpora.own_files import Tables
+from etude.data.corpora.table_files import Tables
 from etude.data.sizes import BatchSize, Limit
 from etude.tokenization.trained import BPE
 
@@ -36,11 +37,9 @@ def data(files: Path, tmp_path: Path) -> Callable[..., ClassificationData]:
         return ClassificationData(
             Tables(train, val, test, columns={"text": "text", "label": "label"}),
             max_length=32,
-            tokenizer=BPE(vocabulary=80),
-            seed=seed,
-            batch=BatchSize(None, 4),
-            limit=Limit(**limit),
-            cache=tmp_path,
+            settings=DataSettings(
+                BPE(vocabulary=80), seed=seed, batch=BatchSize(examples=4), limit=Limit(**limit), cache=tmp_path
+            ),
         )
 
     return make
@@ -53,7 +52,7 @@ def used(data: ClassificationData, split: str) -> list[str]:
 def test_an_evaluation_is_spread_over_its_split_whatever_the_seed(data: Callable[..., ClassificationData]) -> None:
     chosen = [used(data(seed, val=10), "val") for seed in (1, 2)]
     assert chosen[0] == chosen[1] == [f"word{number} of val" for number in range(0, 40, 4)]
-    labels = data(1, val=10).used["val"].labels
+    labels = data(1, val=10).selected["val"].labels
     assert labels is not None
     assert labels.tolist() == [0] * 5 + [1] * 5
 
@@ -63,14 +62,14 @@ def test_training_examples_are_drawn_by_the_seed(data: Callable[..., Classificat
     assert one == again != other
     assert len(set(one)) == len(set(other)) == 30
     assert one != [f"word{number} of train" for number in range(30)]
-    labels = data(1, train=30).used["train"].labels
+    labels = data(1, train=30).selected["train"].labels
     assert labels is not None
     assert 5 <= labels.sum() <= 25
 
 
 def test_ids_texts_and_labels_still_belong_together(data: Callable[..., ClassificationData]) -> None:
     module = data(3, train=30)
-    split = module.used["train"]
+    split = module.selected["train"]
     assert split.labels is not None
     for number, text in enumerate(split.texts["text"]):
         assert module.decode([np.asarray(split.tokens["text"][number]).tolist()]) == [text]

@@ -128,7 +128,7 @@ def test_seed_epoch_and_example_each_change_the_choice(kind: Callable[..., Maski
     masker, ids = Masker(kind(), TOKENIZER), np.array(TOKENIZER.encode(["some words and others " * 9])[0])
     keys = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
     assert len({masker(ids, key).labels.tobytes() for key in keys}) == 4
-    assert masker(ids, (1, 0, 0)).seen.tobytes() == masker(ids, (1, 0, 0)).seen.tobytes()
+    assert masker(ids, (1, 0, 0)).inputs.tobytes() == masker(ids, (1, 0, 0)).inputs.tobytes()
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
@@ -136,7 +136,7 @@ def test_neither_the_batch_nor_its_order_changes_what_is_hidden(kind: Callable[.
     texts = prepared(toy(train=["a"] * 5), tmp_path, tokenizer=WordPiece(80), max_length=9, overflow="window")
     tokenizer = texts.tokenizer
     facts = Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
-    examples = MaskedTexts(texts.splits["train"], 5, facts, Masker(kind(), tokenizer), 1, training=True)
+    examples = MaskedTexts(texts.splits["train"].only(np.arange(5)), facts, Masker(kind(), tokenizer), 1, training=True)
 
     def hidden(*chosen: int) -> dict[int, tuple[list[int], list[int]]]:
         batch = examples.batch(Slice(np.array(chosen), 3, 1, filler=False))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from etude.data.base import DataSettings
 from etude.data.corpora import QuestionFiles, Squad
 from etude.data.loader import Slice
 from etude.data.question_answering import QuestionData, QuestionWindows
-from etude.data.sizes import BatchSize, Limit
+from etude.data.sizes import BatchSize
 from etude.errors import DataError
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.trained import WordPiece
@@ -158,15 +159,11 @@ def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, line: str, say
 def made(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> QuestionData:
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings: dict[str, Any] = {"max_length": 16, "stride": 4, "max_question": 3, **changes}
+    lengths: dict[str, Any] = {"max_length": 16, "stride": 4, "max_question": 3, **changes}
     return QuestionData(
         QuestionFiles(str(path), str(path), None),
-        **settings,
-        tokenizer=WordPiece(80),
-        seed=1,
-        batch=BatchSize(examples=4),
-        limit=Limit(),
-        cache=folder / "cache",
+        **lengths,
+        settings=DataSettings(WordPiece(80), seed=1, batch=BatchSize(examples=4), cache=folder / "cache"),
     )
 
 
@@ -216,7 +213,7 @@ def test_answers_inside_tokens_and_long_questions_are_counted(tmp_path: Path) ->
         "with a question that was cut": 1,
         "with an answer that begins or ends inside a token, taken whole": 1,
     }
-    spans = data.found["val"].spans
+    spans = data.spans["val"].spans
     question = data.question("val", 1)
     first, last = question.offsets[spans[1]]
     assert question.passage[first[0] : last[1]] == "w3 w4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.readers.sources import Dropped, _lines_in_parts, content_sha256, download, read_lines, text_of
+from etude.data.readers.sources import (
+    Dropped,
+    content_sha256,
+    download,
+    lines_in_parts,
+    read_lines,
+    read_text,
+    text_of,
+)
 from etude.errors import DataError
 
 
@@ -33,6 +42,16 @@ def test_carriage_returns_byte_order_mark_and_last_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("line", "text"), [(b" a\xc3\xa4 ", "aä"), (b"", ""), (b"\xff", None), (b"a\0b", None)])
 def test_text_of(line: bytes, text: str | None) -> None:
     assert text_of(line) == text
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.txt.gz", tmp_path / "link.txt"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path, kind in ((pipe, "pipe"), (link, "device"), (Path("/dev/zero"), "device")):
+        for read in (content_sha256, read_text, lambda path: next(read_lines(path))):
+            with pytest.raises(DataError, match=f"{path} is a {kind}, and data is read several times; write it into"):
+                read(path)
 
 
 PACKED = gzip.compress(b"line\n" * 10_000, mtime=0)
@@ -151,7 +170,7 @@ PARTS = st.lists(st.sampled_from(["ab", " ", "é", "\U0001f31e", "\n", "\t", "xy
 @settings(deadline=None, max_examples=60)
 def test_long_lines_come_in_parts_and_nothing_is_lost(parts: list[str], longest: int) -> None:
     lines, stream = "".join(parts).encode(), io.BytesIO("".join(parts).encode())
-    found = list(_lines_in_parts(stream, longest))
+    found = list(lines_in_parts(stream, longest))
     assert b"".join(found) == lines
     assert all(len(part) <= longest for part in found)
     assert [part.decode() for part in found], "no character is divided"

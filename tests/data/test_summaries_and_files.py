@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from etude.data.corpora import EvaluatedFiles, ParallelFiles, Summaries
+from etude.data.corpora import EvaluationFiles, ParallelFiles, Summaries
 from etude.errors import DataError
 
 SPLITS: dict[str, str | None] = {"train": "train.jsonl", "val": "dev.jsonl", "test": None}
@@ -63,7 +63,7 @@ def test_every_line_of_evaluated_files_is_kept(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"one\n\nthr\xffee\n")
     (tmp_path / "out").write_text("eins\nzwei\ndrei\n")
     (tmp_path / "other").write_text("ein\n\ndrei\n")
-    corpus = EvaluatedFiles(str(tmp_path / "in"), [str(tmp_path / "out"), str(tmp_path / "other")])
+    corpus = EvaluationFiles(str(tmp_path / "in"), [str(tmp_path / "out"), str(tmp_path / "other")])
     rows = [row.fields for row in corpus.rows("test")]
     assert [row["source"] for row in rows] == ["one", "", "thr\ufffdee"]
     assert [json.loads(row["references"]) for row in rows] == [["eins", "ein"], ["zwei", ""], ["drei", "drei"]]

@@ -13,12 +13,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from etude.cli.command_table import COMMANDS
-from etude.config import schema as typed
 from etude.config.check import check, plain
 from etude.config.compose import CONF, Composer, Composition
 from etude.config.nodes import INJECTED
 from etude.config.nodes import PARTS as GIVEN_TO_PARTS
-from etude.config.schema import NODES, Config
+from etude.config.schema import NODES, Config, Node
 from etude.config.signatures import signature
 from etude.duration import Duration
 
@@ -67,14 +66,14 @@ NEEDED = {
 def composed(*overrides: str) -> Composition:
     """A composition, which tests look at and do not change."""
     composition = COMPOSER.compose(COMPOSER.normalized(overrides))
-    check(composition.config, composition.overrides, composition.sources)
+    check(composition.tree, composition.overrides, composition.sources)
     return composition
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_passes(experiment: str) -> None:
     composition = composed(f"experiment={experiment}", *NEEDED.get(experiment, ()))
-    root = Config.from_plain(plain(composition.config))
+    root = Config.of(plain(composition.tree))
     assert root.budget.amount > 0
     assert (root.batch.tokens is None) != (root.batch.examples is None)
     first = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[1]
@@ -138,32 +137,27 @@ def test_every_command_has_a_function_that_takes_what_it_is_given(name: str) -> 
     command = COMMANDS[name]
     found = signature(command.target.replace(":", "."))
     assert found is not None
-    if command.root is not None:
-        expected = ["config", "overrides"] if command.records else ["config"]
-    else:
-        runs = "folders" if command.folders else "runs" if command.many else "run"
-        expected = [runs, *(["overrides"] if name != "report" else [])]
-    assert list(found.parameters)[: len(expected)] == expected
-    assert all(
-        not parameter.required or key in {*expected, "lines", "out"} for key, parameter in found.parameters.items()
-    )
+    first = "config" if command.root is not None else "runs" if command.many else "run"
+    assert next(iter(found.parameters)) == first
+    given = {first, "lines", "out"}
+    assert all(not parameter.required or key in given for key, parameter in found.parameters.items())
 
 
 @pytest.mark.parametrize("root", sorted({command.root for command in COMMANDS.values() if command.root}))
 def test_every_root_is_checked_like_training(root: str) -> None:
     composition = Composer(CONF, root).compose([])
-    check(composition.config, composition.overrides, composition.sources)
+    check(composition.tree, composition.overrides, composition.sources)
 
 
 def test_values_keep_their_files_and_lines() -> None:
     composition = composed("experiment=translation/multi30k", "model.width=128")
     places = {source.shown for source in composition.sources}
     assert {"conf/train.yaml", "conf/data/parallel.yaml", "conf/experiment/translation/multi30k.yaml"} <= places
-    assert isinstance(composition.config, DictConfig)
+    assert isinstance(composition.tree, DictConfig)
 
 
 def test_a_checked_configuration_survives_its_file(tmp_path: Path) -> None:
-    values = plain(composed("data=parallel", "experiment=null", "data.root=texts").config)
+    values = plain(composed("data=parallel", "experiment=null", "data.root=texts").tree)
     OmegaConf.save(OmegaConf.create(values), tmp_path / "config.yaml")
     loaded = OmegaConf.load(tmp_path / "config.yaml")
     assert isinstance(loaded, DictConfig)
@@ -172,7 +166,7 @@ def test_a_checked_configuration_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_what_etude_gives_is_an_argument_of_what_it_is_given_to() -> None:
-    values = [plain(composed(f"experiment={name}", *NEEDED.get(name, ())).config) for name in EXPERIMENTS]
+    values = [plain(composed(f"experiment={name}", *NEEDED.get(name, ())).tree) for name in EXPERIMENTS]
     for group in ("task", "model"):
         taken = [signature(value[group]["_target_"]) for value in values]
         names = {name for found in taken if found for name in found.parameters}
@@ -181,7 +175,7 @@ def test_what_etude_gives_is_an_argument_of_what_it_is_given_to() -> None:
 
 def test_what_a_model_gives_to_its_parts_is_an_argument_of_each() -> None:
     for choice in PARTS:
-        values = plain(composed("experiment=translation/demo", choice).config)
+        values = plain(composed("experiment=translation/demo", choice).tree)
         for key, names in GIVEN_TO_PARTS.items():
             taken = signature(values["model"][key.removeprefix("model.")]["_target_"])
             assert taken is not None
@@ -189,9 +183,9 @@ def test_what_a_model_gives_to_its_parts_is_an_argument_of_each() -> None:
 
 
 def test_every_field_of_the_root_has_its_sentence() -> None:
-    for section in [
-        value for value in vars(typed).values() if dataclasses.is_dataclass(value) and value is not Duration
-    ]:
+    hints = get_type_hints(Config).values()
+    sections: list[type] = [hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)]
+    for section in {Config, *sections} - {Duration, Node}:
         source = inspect.getsource(section)
         for name in get_type_hints(section):
             assert re.search(rf'^    {name}: [^\n]*\n    """[A-Z][^"]*\."""$', source, re.MULTILINE), (section, name)

@@ -12,7 +12,21 @@ from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "etude"
 LAYERS = [
-    {"types", "duration", "errors", "seeding", "signals", "atomic", "hub", "packages", "memory"},
+    {
+        "types",
+        "duration",
+        "errors",
+        "seeding",
+        "signals",
+        "atomic",
+        "console",
+        "hub",
+        "packages",
+        "memory",
+        "untrusted",
+        "schema_errors",
+        "safetensors_header",
+    },
     {"metrics", "tokenization"},
     {"models"},
     {"optim"},
@@ -22,6 +36,7 @@ LAYERS = [
     {"report"},
     {"training"},
     {"commands"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]
@@ -59,7 +74,8 @@ def test_imports_point_down(path: Path) -> None:
             assert other == part or LEVEL[other] < LEVEL[part] or other in LAYERS[0], (
                 f"{part} imports its neighbour {module}"
             )
-            assert not inner, f"{module} is imported inside a function"
+            # A rank forgets the working directory first: what lies there must not stand in for a module.
+            assert not inner or (part_of(path) == "cli" and path.name == "worker.py"), f"{module} is imported inside"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

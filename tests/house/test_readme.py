@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,56 @@ def test_the_readme_shows_commands_of_every_kind() -> None:
     assert set(COMMANDS) <= shown
 
 
-@pytest.mark.parametrize("line", re.findall(r"\| `([^|]*)` \|$", README, re.MULTILINE))
-def test_swaps_compose(line: str, tmp_path: Path) -> None:
-    for choice in re.findall(r"(?:^|`)([a-z_]+(?:\.\w+)*=[^`]*)", f"`{line}`"):
-        words = (
-            choice.replace("FOLDER_OR_FILE", str(tmp_path)).replace("FOLDER", str(tmp_path)).replace("…", "x").split()
+SWAPS = re.findall(
+    r"^\| ([^|`]+) \| ([^|]*`[^|]*) \|$",
+    README.partition("| to change | write |")[2].partition("\n\n")[0],
+    re.MULTILINE,
+)
+COMPANIONS = {
+    "data/masking=": ["experiment=masked_lm/text", "data.train=FOLDER"],
+    "data/sampling=unigram": ["tokenizer=unigram"],
+    "decoding.beams=": ["decoding=beam"],
+    "experiment=causal_lm/adapt": ["model.name=FOLDER"],
+    "experiment=translation/adapt": ["model.name=FOLDER"],
+    "experiment=summarization/adapt": ["model.name=FOLDER"],
+    "model=gpt2": ["experiment=causal_lm/adapt", "model.name=FOLDER"],
+    "model=huggingface": ["experiment=causal_lm/adapt", "model.name=FOLDER"],
+    "model=pretrained": ["experiment=classification/minilm"],
+    "finetune=": ["experiment=classification/minilm"],
+}
+"""What else must be written where a swap stands for itself alone, because its row says it in words."""
+
+
+def swaps(cell: str) -> Iterator[list[str]]:
+    """Yield the overrides that a cell shows: a bare word is another choice of the group before it."""
+    key = ""
+    for text in re.findall(r"`([^`]*)`(?!\])", cell):
+        words = text.split()
+        if "=" not in words[0] and "." not in words[0]:
+            words[0] = f"{key}={words[0]}"
+        if "=" in words[0]:
+            key = words[0].partition("=")[0]
+            yield words
+
+
+@pytest.mark.parametrize(("subject", "cell"), SWAPS, ids=[subject for subject, _ in SWAPS])
+def test_swaps_compose(subject: str, cell: str, tmp_path: Path) -> None:
+    shown = list(swaps(cell))
+    assert shown
+    for words in shown:
+        companions = next((more for swap, more in COMPANIONS.items() if words[0].startswith(swap)), [])
+        names = [word for word in [*companions, *words] if not (word in companions and word.split("=")[0] in words)]
+        compose(
+            *(
+                word.replace("FOLDER_OR_FILE", str(tmp_path)).replace("FOLDER", str(tmp_path)).replace("…", "x")
+                for word in names
+            )
         )
-        compose(*words)
+
+
+def test_every_row_of_swaps_is_read() -> None:
+    table = README.partition("| to change | write |")[2].partition("\n\n")[0].strip().splitlines()
+    assert len(SWAPS) == len(table) - 1 > 15
 
 
 @pytest.mark.parametrize(("line", "answer"), re.findall(r"^\$ (etude .*)\n(etude: error: .*)$", README, re.MULTILINE))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from etude.config.check import check, plain
 from etude.config.compose import CONF, Composer
+from etude.config.schema import Node
 from etude.models.encoder import Encoder
 from etude.models.layers.dropout import Dropout
 from etude.models.seq2seq import Seq2Seq
-from etude.training.build import make
+from etude.training.build import factory
 from etude.types import Facts
 
 COMPOSER = Composer(CONF, "train")
@@ -30,9 +31,9 @@ TARGET_MASK = torch.arange(T) < torch.tensor([[3], [5], [1]])
 def part(experiment: str, group: str, choice: str) -> Any:
     """Make one part of a model as `model/group=choice` does, once for all combinations."""
     composition = COMPOSER.compose([f"experiment={experiment}", f"model/{group}={choice}"])
-    check(composition.config, composition.overrides, composition.sources)
+    check(composition.tree, composition.overrides, composition.sources)
     key = {"feed_forward": "feed_forward_layer"}.get(group, group)
-    return make(plain(composition.config)["model"][key])
+    return factory(Node(plain(composition.tree)["model"][key]))
 
 
 SEQ2SEQ = {group: {choice: part("translation/demo", group, choice) for choice in GROUPS[group]} for group in GROUPS}

@@ -121,7 +121,7 @@ def test_first_states_and_their_gradients_are_those_of_all(
     last.register_forward_hook(lambda _module, _inputs, output: made.append(len(output)))
     weights = torch.randn(B, WIDTH, dtype=torch.float64)
     found = []
-    for states in (model(tokens, mask)[:, 0], model.first(tokens, mask)):
+    for states in (model(tokens, mask)[:, 0], model.cls_states(tokens, mask)):
         model.zero_grad()
         (states * weights).sum().backward()
         found.append((states, [parameter.grad for parameter in model.parameters()]))
@@ -150,10 +150,10 @@ def test_who_looks_on_sees_what_all_tokens_attend_to() -> None:
     with record_attention(model) as maps:
         whole = model(tokens, mask)
         every = dict(maps)
-        first = model.first(tokens, mask)
+        first = model.cls_states(tokens, mask)
     assert maps.keys() == every.keys()
     assert all(torch.equal(maps[name], every[name]) for name in every)
-    torch.testing.assert_close(model.first(tokens, mask), whole[:, 0])
+    torch.testing.assert_close(model.cls_states(tokens, mask), whole[:, 0])
     torch.testing.assert_close(first, whole[:, 0])
 
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.optim.parameter_groups import parameter_groups
+from etude.optim.parameter_groups import build_optimizer, parameter_groups
 
 
 class Model(nn.Module):
@@ -54,3 +59,56 @@ def test_decay_shrinks_matrices_only() -> None:
     for name, parameter in model.named_parameters():
         shrunk = 1 - 0.1 * 0.5 if parameter.dim() == 2 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
+
+
+class Signs(Optimizer):
+    """An optimizer of one's own, without weight decay."""
+
+    def __init__(self, groups: Any, lr: float = 0.1) -> None:
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter -= group["lr"] * parameter.grad.sign()
+
+
+def test_matrices_decay_as_the_optimizer_s_own_default_says() -> None:
+    model = Model()
+    default = build_optimizer(partial(torch.optim.AdamW, lr=0.1), model)
+    assert [group["weight_decay"] for group in default.param_groups] == [0.01, 0.0]
+    named = build_optimizer(partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3), model)
+    assert [group["weight_decay"] for group in named.param_groups] == [0.3, 0.0]
+    assert [group["weight_decay"] for group in build_optimizer(torch.optim.SGD, model).param_groups] == [0.0, 0.0]
+    by_hand = torch.optim.AdamW(parameter_groups(model, 0.3), lr=0.1, weight_decay=0.3)
+    assert list(map(list, named.state_dict()["param_groups"])) == list(map(list, by_hand.state_dict()["param_groups"]))
+
+
+@pytest.mark.parametrize("make_optimizer", [Signs, torch.optim.LBFGS, torch.optim.Rprop])
+def test_without_decay_there_is_one_group(make_optimizer: Callable[..., Optimizer]) -> None:
+    (group,) = build_optimizer(make_optimizer, Model()).param_groups
+    assert len(group["params"]) == 4 and "weight_decay" not in group
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"eps": -1.0}, "Invalid epsilon value: -1.0"),
+        ({"lr": -1.0}, "Invalid learning rate: -1.0"),
+        ({"betas": [0.9, 1.0]}, "Invalid beta parameter at index 1: 1.0"),
+        ({"betas": [0.9]}, "list index out of range"),
+        ({"fused": True, "foreach": True}, "`fused` and `foreach` cannot be `True` together"),
+        ({"fused": True, "differentiable": True}, "`fused` does not support `differentiable`"),
+    ],
+)
+def test_what_the_optimizer_refuses_is_one_line(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        build_optimizer(partial(torch.optim.AdamW, **settings), Model())
+    assert str(caught.value) == f"optimizer: {text}; set optimizer.NAME to another value, or leave it out"
+
+
+@pytest.mark.parametrize("make_optimizer", [torch.optim.Adam, torch.optim.RMSprop])
+def test_no_division_by_zero(make_optimizer: Callable[..., Optimizer]) -> None:
+    with pytest.raises(ConfigurationError, match=r"^optimizer\.eps = 0 divides by zero"):
+        build_optimizer(partial(make_optimizer, eps=0.0), Model())

@@ -88,7 +88,7 @@ def test_multi_head_attention(causal: bool) -> None:
     expected, _ = theirs(
         x, x, x, key_padding_mask=~TARGET_MASK, attn_mask=CAUSAL if causal else None, need_weights=False
     )
-    close(ours(layout.pack(x), layout), expected[TARGET_MASK])
+    close(ours(layout.unpad(x), layout), expected[TARGET_MASK])
 
 
 @BOTH_NORMS
@@ -100,7 +100,7 @@ def test_encoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
     ours = EncoderLayer(ATTENTION, TRANSFORM, partial(residual, width=WIDTH, dropout=0.0))
     copy_encoder_layer(theirs, ours)
     x, layout = torch.randn(B, S, WIDTH), Unpadding.from_mask(SOURCE_MASK)
-    close(ours(layout.pack(x), layout), theirs(x, src_key_padding_mask=~SOURCE_MASK)[SOURCE_MASK])
+    close(ours(layout.unpad(x), layout), theirs(x, src_key_padding_mask=~SOURCE_MASK)[SOURCE_MASK])
 
 
 @BOTH_NORMS
@@ -121,7 +121,7 @@ def test_decoder_layer(residual: Callable[..., Residual], norm_first: bool) -> N
         tgt_key_padding_mask=~TARGET_MASK,
         memory_key_padding_mask=~SOURCE_MASK,
     )
-    states = ours(target.pack(x), target, memory_projection(theirs.multihead_attn, memory), source.key_mask)
+    states = ours(target.unpad(x), target, memory_projection(theirs.multihead_attn, memory), source.key_mask)
     close(states, expected[TARGET_MASK])
 
 

@@ -55,18 +55,47 @@ MANIFEST = {
     "seed": 1,
     "data": {"fingerprint": "4be1f0a9" * 8},
     "parameters": {"total": 7584512, "trainable": 7584512},
-    "code": {"commit": "9f3c2ab4d1e05f6677889900aabbccddeeff0011", "changes": None},
+    "first_weights": "77aa" * 16,
+    "pretrained": {},
+    "code": {"commit": "9f3c2ab4d1e05f6677889900aabbccddeeff0011", "changes": None, "sources": {"etude": "1f" * 32}},
     "packages": {"etude": "0.1.0", "torch": "2.13.0", "lightning": "2.6.6", "sacrebleu": "2.6.0"},
     "python": "3.11.7",
-    "processor": {"name": "AMD EPYC 7763", "cores": 2, "flags": ["avx", "avx2", "fma"], "threads": 2},
+    "platform": "Linux-6.1",
+    "processor": {
+        "name": "AMD EPYC 7763",
+        "machine": "x86_64",
+        "cores": 2,
+        "vectors": "AVX2",
+        "flags": ["avx", "avx2", "fma"],
+        "threads": 2,
+        "threads_between_operations": 1,
+    },
     "accelerators": [],
-    "torch": {"deterministic": True, "matmul_precision": "highest", "cuda": None},
+    "precision": "32-true",
+    "torch": {
+        "deterministic": True,
+        "matmul_precision": "highest",
+        "default_dtype": "torch.float32",
+        "built_with": [],
+        "mkl": True,
+        "onednn": True,
+        "cuda": None,
+        "cudnn": None,
+        "cudnn_deterministic": False,
+        "cudnn_benchmark": False,
+        "cudnn_tf32": True,
+    },
+    "environment": {},
 }
 DATA = {
     "rows": {"train": 41327, "val": 1000, "test": 1000},
     "dropped": {"train": {"longer than 128 tokens": 213, "empty target": 17}, "val": {"truncated": 2}},
     "fingerprint": "4be1f0a9" * 8,
+    "classes": [],
     "tokenizer": {"vocabulary": 8000, "fingerprint": "77aa" * 16},
+    "batch": {"tokens": 4096, "examples": None, "pool": None},
+    "steps_per_epoch": 350,
+    "tokens_per_step": 4013.0,
 }
 SCORES: dict[str, Any] = {
     "split": "test",
@@ -273,7 +302,8 @@ def test_text_from_anywhere_stays_text(run: Path, attack: str) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "note": attack}))
     (run / "overrides.yaml").write_text(yaml.safe_dump([attack, attack, attack]))
     write_json(
-        run / "data.json", {**DATA, "dropped": {"train": {attack: 1}}, "tokenizer": {attack: attack, "b": attack}}
+        run / "data.json",
+        {**DATA, "dropped": {"train": {attack: 1}}, "tokenizer": {"vocabulary": 8000, "fingerprint": attack}},
     )
     write_json(run / "manifest.json", {**MANIFEST, "python": attack})
     source, output = ["Delete", attack, "c", "d", "e"], [attack, "b", "c", "d", "e"]
@@ -313,9 +343,8 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(run: Path, name: str, cont
     (run / name).write_text(content)
     text = Page(report(run)).text
     assert name == "config.yaml" or "Verborgene Einträge zeigen" in text
-    accepted = (name, content) in {("overrides.yaml", "[1, 2]"), ("overrides.yaml", "[{}]")}
-    mapping = content == '{"scores": 3}' and name in ("config.yaml", "overrides.yaml", "manifest.json", "data.json")
-    assert accepted or mapping or f"{name} cannot be read" in text
+    accepted = (name, content) == ("config.yaml", '{"scores": 3}')
+    assert accepted or f"{name} cannot be read" in text
 
 
 def test_a_damaged_record_is_said(run: Path) -> None:
@@ -323,13 +352,13 @@ def test_a_damaged_record_is_said(run: Path) -> None:
     lines[6] = lines[6].replace(b'"step"', b'"stop"')
     (run / RECORD).write_bytes(b"".join(lines))
     text = Page(report(run)).text
-    assert "line 7 is damaged" in text
+    assert "line 7 cannot be read: it is damaged" in text
     assert "Nothing to draw yet" in text
 
 
 def test_labelled_samples_make_columns_of_their_keys(run: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"text": "a film", "label": "good", "prediction": "bad", "probability": 0.61234},
+    rows = [
+        {"text": "a film", "label": "good", "prediction": "bad", "probability": "0.6123"},
         {"text": "b", "note": "c"},
     ]
     write_samples(run, 14025, rows)

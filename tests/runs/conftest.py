@@ -98,13 +98,6 @@ def overrides(small_data: Path, tmp_path: Path) -> Callable[..., list[str]]:
 @pytest.fixture
 def composed(overrides: Callable[..., list[str]]) -> Callable[..., Any]:
     """The checked configuration of a small experiment."""
-    from etude.config.check import check
-    from etude.config.compose import CONF, Composer
+    from etude.config.compose import compose
 
-    def compose(task: str, *more: str) -> Any:
-        composer = Composer(CONF, "train")
-        composition = composer.compose(composer.normalized(overrides(task, *more)))
-        check(composition.config, composition.overrides, composition.sources)
-        return composition.config
-
-    return compose
+    return lambda task, *more: compose(*overrides(task, *more))

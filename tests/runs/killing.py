@@ -10,20 +10,22 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.callbacks import Callback
 
+from etude.commands.train import resume
+from etude.config.schema import Config
 from etude.report.page import REPORT
-from etude.runs.folder import FINISHED, write_configuration
+from etude.runs.folder import FINISHED
 from etude.runs.record import RECORD, comparable, read
-from etude.training import fit as experiment_run
+from etude.runs.saved_run import SavedRun
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["etude.training.fit"])
+CONTEXT.set_forkserver_preload(["etude.commands.train"])
 
 EXACT = (
     "callbacks=averaged",
@@ -58,7 +60,7 @@ class Point(NamedTuple):
 POINTS = {
     "before anything is written": ("etude.training.fit:build", (1,)),
     "while the tokenizer is written": ("pathlib:Path.write_text", (2, 1)),
-    "before the facts are written": ("etude.training.run_facts:write_json", (1, 2, 3)),
+    "before the facts are written": ("etude.training.provenance:write_json", (1, 2, 3)),
     "while a file is written": ("etude.atomic:write_file", (1, 2, 3, 4)),
     "at a step": ("etude.tasks.base:Task.training_step", (1, 2, 7, 8, 13)),
     "in a validation": ("etude.tasks.base:Task.validation_step", (1, 2)),
@@ -70,16 +72,15 @@ POINTS = {
     "before old checkpoints are removed": ("etude.checkpoints.retention:remove", (1, 2)),
     "in the last evaluation": ("etude.tasks.base:Task.test_step", (1,)),
     "before the scores are written": ("etude.training.fit:write_json", (1,)),
-    "before the report is written": ("etude.training.fit:report", (1,)),
+    "before the report is written": ("etude.commands.train:report", (1,)),
 }
 """Where a process is ended, and at which calls."""
 
 
-def begin(run: Path, values: Mapping[str, Any]) -> Path:
+def begin(run: Path, config: Config) -> Path:
     """Write a run's configuration, as `etude train` does first of all."""
     run.mkdir(parents=True)
-    write_configuration(run, values, [])
-    return run
+    return SavedRun.begin(run, config).path
 
 
 def finish(run: Path) -> None:
@@ -129,7 +130,7 @@ def _work(run: Path, point: Point | None) -> None:
     os.dup2(log, 2)
     if point is not None:
         _die_at(point)
-    experiment_run.resume(run)
+    resume(SavedRun.open(run))
 
 
 def _die_at(point: Point) -> None:

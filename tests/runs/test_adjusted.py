@@ -13,14 +13,9 @@ from omegaconf import OmegaConf
 
 from etude.checkpoints.saver import read_weights
 from etude.cli.main import main
-from etude.commands.evaluate import evaluate
-from etude.commands.export.command import export
-from etude.config.check import plain
-from etude.runs.stored import stored_configuration
+from etude.runs.saved_run import SavedRun
 from etude.training.build import build_task
-from etude.training.fit import fit, train
-from etude.training.restore import load_run
-from etude.types import Facts
+from tests.runs.doors import evaluate, export, fit, load_run, train
 from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.processes import STEP, run
 from tests.runs.test_ranks import WITHOUT_DROPOUT, assert_close
@@ -36,7 +31,7 @@ FINETUNES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gradual", "lora"])
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path, name: str) -> None:
-    values = plain(composed("classification", *EXACT, BATCH["classification"], *FINETUNES[name]))
+    values = composed("classification", *EXACT, BATCH["classification"], *FINETUNES[name])
     whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
     finish(whole)
     for call in (11, 13):  # of a process's micro-batches, two a step: in step 6, then after step 3 in step 10
@@ -63,7 +58,7 @@ def test_two_ranks_train_what_one_does(overrides: Overrides, tmp_path: Path, nam
 def test_gradual_leaves_below_as_it_was(composed: Callable[..., Any], tmp_path: Path) -> None:
     """Eight steps: with a part each third, the embeddings would begin after nine."""
     settings = (*FINETUNES["gradual"], "checkpoint.every=1step", "checkpoint.keep_last=20", "validate.every=8step")
-    folder = begin(tmp_path / "run", plain(composed("classification", *settings)))
+    folder = begin(tmp_path / "run", composed("classification", *settings))
     fit(folder)
     weights = {step: read_weights(folder / "checkpoints" / f"step-{step:08d}") for step in (1, 3, 4, 6, 7, 8)}
 
@@ -81,7 +76,7 @@ def test_a_run_with_adapters_is_whole(
     composed: Callable[..., Any], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    folder = train(composed("classification", *FINETUNES["lora"], "model.layers=2"), [])
+    folder = train(composed("classification", *FINETUNES["lora"], "model.layers=2"))
     assert folder is not None
     counts = json.loads((folder / "manifest.json").read_text())["parameters"]
     # Two layers with adapters of rank 2 on query and value, of width 16, and the head of two classes.
@@ -92,7 +87,8 @@ def test_a_run_with_adapters_is_whole(
     finished = json.loads((folder / "finished.json").read_text())["scores"]
     assert evaluate([folder], {})["scores"] == finished
     task, _ = load_run(folder)
-    first = build_task(stored_configuration(folder), Facts.from_json(json.loads((folder / "facts.json").read_text())))
+    saved = SavedRun.open(folder)
+    first = build_task(saved.config, saved.facts)
     adapters = {name: tensor for name, tensor in task.state_dict().items() if "lora_b" in name}
     assert len(adapters) == 2 and all(bool(tensor.any()) for tensor in adapters.values())
     assert not any(bool(first.state_dict()[name].any()) for name in adapters)
@@ -126,5 +122,5 @@ def test_parts_that_the_budget_does_not_reach_are_told(
     composed: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    fit(begin(tmp_path / "run", plain(composed("classification", *FINETUNES["gradual"], "budget=4step"))))
+    fit(begin(tmp_path / "run", composed("classification", *FINETUNES["gradual"], "budget=4step")))
     assert "would begin to after the budget of 4 steps, the last at step 10; a shorter finetune.every" in caplog.text

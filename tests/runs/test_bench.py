@@ -10,7 +10,6 @@ import pytest
 
 from etude.cli.main import main
 from etude.commands import bench, bench_decoding
-from etude.config.check import plain
 from etude.config.compose import compose
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Greedy
@@ -58,7 +57,7 @@ def test_a_task_without_a_search_has_no_decoding(overrides: Overrides, capfd: py
 def test_real_positions_are_those_of_the_batches_of_an_epoch(
     task: str, micro_batches: int, overrides: Overrides
 ) -> None:
-    data = build(plain(compose(*overrides(task, f"trainer.micro_batches={micro_batches}", "batch.tokens=150")))).data
+    data = build(compose(*overrides(task, f"trainer.micro_batches={micro_batches}", "batch.tokens=150"))).data
     batches = [batch._asdict() for batch in data.train_dataloader() if batch.ids[0] >= 0]  # fillers are no positions
     masks = [value for batch in batches for name, value in batch.items() if name.endswith("mask")]
     counted = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
@@ -69,19 +68,19 @@ def test_real_positions_are_those_of_the_batches_of_an_epoch(
 def test_every_sentence_is_searched_to_the_length_of_its_reference(
     overrides: Overrides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = build(plain(compose(*overrides("translation", "decoding=greedy"))))
+    experiment = build(compose(*overrides("translation", "decoding=greedy")))
     task = experiment.task
     assert isinstance(task, Translation)
-    batches = bench_decoding.sentence_batches(experiment.data, 9, experiment.data.batch_size)
+    batches = bench_decoding.sentence_batches(experiment.data, 9, experiment.data.settings.batch)
     found: list[int] = []
-    search = Greedy.found
+    search = Greedy.search
 
     def looked_on(self: Greedy, *arguments: Any) -> list[list[Hypothesis]]:
         outputs = search(self, *arguments)
         found.extend(len(hypotheses[0].tokens) for hypotheses in outputs)
         return outputs
 
-    monkeypatch.setattr(Greedy, "found", looked_on)
+    monkeypatch.setattr(Greedy, "search", looked_on)
     bench_decoding.seconds(task, task.decoding, batches)
     references = [min(n, task.decoding.max_length) for batch in batches for n in batch.target_mask.sum(dim=1).tolist()]
     assert found == references

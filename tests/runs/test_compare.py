@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.commands.compare import compare
-from etude.config.check import plain
+from etude.config.schema import Config
 from etude.errors import ConfigurationError, StorageError
 from etude.metrics.resampling import paired_p_value
 from etude.metrics.text_metrics import text_scores
@@ -22,6 +21,7 @@ from etude.runs.folder import COST, DATA, FACTS, FINISHED, runs_in
 from etude.tasks.translation import STANDARD_METRICS
 from etude.types import Facts
 from tests.runs.conftest import sentence
+from tests.runs.doors import compare
 from tests.runs.killing import begin
 
 REFERENCES = [" ".join(sentence(random.Random(number))) for number in range(40)]
@@ -36,15 +36,22 @@ def outputs(wrong: int) -> list[str]:
 def cost_of(seconds: float) -> dict[str, Any]:
     return {
         "parameters": {"total": 1000, "trainable": 900},
+        "steps": 8,
         "tokens": 5000,
         "flops": 3_000_000,
+        "flops_are": "counted",
         "model_flops_utilisation": 0.25,
+        "peak_flops": 1e9,
+        "peak_is": "measured",
         "seconds": seconds,
+        "validation_seconds": 0.0,
         "cpu_seconds": 2 * seconds,
         "gpu_seconds": 0.0,
         "peak_memory_mb": 300.0,
+        "peak_gpu_memory_mb": 0.0,
         "energy_joules": 24 * seconds,
         "energy_estimated": True,
+        "energy_estimated_joules": 24 * seconds,
         "energy_is": "estimated",
     }
 
@@ -55,23 +62,36 @@ def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "paired_p_value", partial(paired_p_value, trials=500))
 
 
+DESCRIBED = {
+    "rows": {"train": 9, "test": 4},
+    "dropped": {},
+    "fingerprint": "abc",
+    "classes": [],
+    "tokenizer": {"vocabulary": 9, "fingerprint": "def"},
+    "batch": {"tokens": 180, "examples": None, "pool": None},
+    "steps_per_epoch": 3,
+    "tokens_per_step": 60.0,
+}
+"""What `data.json` says."""
+
+
 @pytest.fixture(scope="module")
-def configuration() -> dict[str, Any]:
+def configuration() -> list[Config]:
     """A configuration of a translation, composed once for all tests here."""
-    return {}
+    return []
 
 
 @pytest.fixture
-def make(composed: Callable[..., Any], configuration: dict[str, Any], tmp_path: Path) -> Make:
+def make(composed: Callable[..., Any], configuration: list[Config], tmp_path: Path) -> Make:
     """Writes a finished translation run with a number of spoilt outputs."""
     if not configuration:
-        configuration.update(plain(composed("translation")))
+        configuration.append(composed("translation"))
 
     def write(
         name: str, wrong: int, seed: int = 1, width: int = 16, signature: str = "s", references: Sequence[str] = ()
     ) -> Path:
-        model = {**configuration["model"], "width": width}
-        run = begin(tmp_path / "outputs" / "demo" / name, {**configuration, "seed": seed, "model": model})
+        config = configuration[0].updated({"seed": seed, "model.width": width})
+        run = begin(tmp_path / "outputs" / "demo" / name, config)
         wanted = list(references) or REFERENCES
         found = text_scores(STANDARD_METRICS, outputs(wrong), [[text] for text in wanted])
         rows = [
@@ -79,6 +99,9 @@ def make(composed: Callable[..., Any], configuration: dict[str, Any], tmp_path: 
             for number, (output, text) in enumerate(zip(outputs(wrong), wanted, strict=True))
         ]
         evaluation = {
+            "split": "test",
+            "checkpoint": "step-00000008",
+            "examples": len(rows),
             "scores": {"test/loss": 2.0 + wrong, **{f"test/{one}": score.value for one, score in found.items()}},
             "intervals": {"test/bleu": [found["bleu"].value - 1, found["bleu"].value + 1]},
             "signatures": {"test/bleu": signature},
@@ -87,7 +110,7 @@ def make(composed: Callable[..., Any], configuration: dict[str, Any], tmp_path: 
         (run / "evaluations" / "test.json").write_text(json.dumps(evaluation))
         (run / "evaluations" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run / FACTS).write_text(json.dumps(Facts(vocabulary=9, pad=0, bos=1, eos=2).to_json()))
-        (run / DATA).write_text(json.dumps({"fingerprint": "abc"}))
+        (run / DATA).write_text(json.dumps(DESCRIBED))
         (run / COST).write_text(json.dumps(cost_of(10.0 * wrong)))
         (run / FINISHED).write_text("{}")
         return run
@@ -200,7 +223,7 @@ def test_a_run_without_a_cost_is_compared_in_the_rest(make: Make) -> None:
 @pytest.mark.parametrize(("name", "one", "other"), [("label", 0, 1), ("labels", [], [1]), ("references", ["a"], ["b"])])
 def test_rows_of_other_wanted_outputs_are_not_the_same(name: str, one: Any, other: Any) -> None:
     first, second = (
-        comparison.Judged({}, comparison.ids_and_wanted([{"id": 3, name: wanted, "output": "x"}]))
+        comparison.ScoredRows({}, comparison.ids_and_references([{"id": 3, name: wanted, "output": "x"}]))
         for wanted in (one, other)
     )
     assert comparison.differences(first, second) == {"why_not": "the rows are not the same"}

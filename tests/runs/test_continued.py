@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from etude.checkpoints.loop_state import recount
-from etude.config.check import plain
-from etude.training.fit import fit, resume
 from tests.runs.conftest import TASKS
+from tests.runs.doors import fit, resume
 from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 
 NO_DROPOUT = {
@@ -48,7 +47,7 @@ def continue_from_every_step(run: Path, steps: list[int]) -> None:
 def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """All steps of two epochs; each task takes every third one."""
     settings = (*EXACT, BATCH[task], "budget=12step", "checkpoint.every=1step", "checkpoint.keep_last=100")
-    run = begin(tmp_path / "whole", plain(composed(task, *settings)))
+    run = begin(tmp_path / "whole", composed(task, *settings))
     continue_from_every_step(run, list(range(1 + TASKS.index(task), 13, 3)))
 
 
@@ -57,7 +56,7 @@ def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path,
 @pytest.mark.parametrize("task", TASKS)
 def test_continued_from_each_of_sixty_steps(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     settings = (*EXACT, BATCH[task], "budget=60step", "checkpoint.every=1step", "checkpoint.keep_last=100")
-    run = begin(tmp_path / "whole", plain(composed(task, *settings)))
+    run = begin(tmp_path / "whole", composed(task, *settings))
     continue_from_every_step(run, list(range(1, 61)))
 
 
@@ -68,7 +67,7 @@ def elastic(composed: Callable[..., Any], folder: Path, task: str, *more: str) -
     """Begin a run without dropout that writes down its batches."""
     settings = (*EXACT, BATCH[task], *NO_DROPOUT[task], "trust=[tests]", "scheduler.warmup=1step", *more)
     recorder = (RECORDER, f"++callbacks.recorder.folder={folder}-batches")
-    return begin(folder, plain(composed(task, *settings, *recorder)))
+    return begin(folder, composed(task, *settings, *recorder))
 
 
 def batches(run: Path) -> dict[int, set[int]]:

@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 
-from etude.config.check import plain
 from etude.runs.folder import COST
 from etude.runs.record import RECORD, read
 from etude.training.build import build
 from etude.training.cost import training_flops
-from etude.training.fit import fit, resume
 from tests.runs.conftest import TASKS
+from tests.runs.doors import fit, resume
 from tests.runs.killing import begin
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_operations_are_a_sum_over_the_examples_of_the_plan(composed: Callable[..., Any], task: str) -> None:
     """Any number of steps costs what each of its examples costs alone, whatever the epoch's order."""
-    experiment = build(plain(composed(task)))
+    experiment = build(composed(task))
     data = experiment.data
     examples = data.splits["train"]
     each = experiment.task.training_flops(examples.lengths, examples.counts)
@@ -36,7 +35,7 @@ def test_operations_are_a_sum_over_the_examples_of_the_plan(composed: Callable[.
 
 
 def test_a_continued_run_has_cost_what_all_its_parts_have(composed: Callable[..., Any], tmp_path: Path) -> None:
-    run = begin(tmp_path / "run", plain(composed("classification", "budget=4step")))
+    run = begin(tmp_path / "run", composed("classification", "budget=4step"))
     fit(run)
     first = json.loads((run / COST).read_text())
     saved = json.loads((run / "checkpoints" / "last" / "state.json").read_text())["callbacks"]["Meter"]

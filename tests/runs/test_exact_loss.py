@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from etude.config.check import plain
 from etude.training.build import Experiment, build
 from tests.runs.conftest import TASKS
 
@@ -38,7 +37,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     composed: Callable[..., Any], task: str, world: int, micro_batches: int
 ) -> None:
     extra = ("task.head_dropout=0.0",) if task == "classification" else ()
-    experiment = build(plain(composed(task, *NO_DROPOUT, *extra)))
+    experiment = build(composed(task, *NO_DROPOUT, *extra))
     whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
     cut = gradients(experiment, 1, world, micro_batches)
     assert whole.keys() == cut.keys()
@@ -56,7 +55,7 @@ def test_gradients_of_drawn_segmentations_do_not_either(
         "data.sampling={_target_:etude.data.subword_regularization.BPEDropout,source:0.1,target:0.2}",
         "task.consistency={_target_:etude.models.losses.consistency.RDrop,alpha:2.0}",
     )
-    experiment = build(plain(composed("translation", *NO_DROPOUT, *drawn)))
+    experiment = build(composed("translation", *NO_DROPOUT, *drawn))
     whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
     cut = gradients(experiment, 1, world, micro_batches)
     scale = max(float(gradient.abs().max()) for gradient in whole.values())

@@ -12,18 +12,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from etude.commands.export.command import export
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.proof import MismatchError, ProofTexts
-from etude.config.check import plain
 from etude.config.compose import compose
 from etude.errors import ConfigurationError
+from etude.runs.saved_run import SavedRun
 from etude.tokenization.base import Tokenizer
 from etude.training.build import build
-from etude.training.fit import train
-from etude.training.restore import load_run
 from tests.runs import processes
 from tests.runs.conftest import SMALL
+from tests.runs.doors import export, load_run, train
 
 
 @pytest.mark.parametrize(
@@ -35,6 +33,7 @@ from tests.runs.conftest import SMALL
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, overrides: dict[str, Any], words: str) -> None:
+    SavedRun.begin(tmp_path, compose())
     with pytest.raises(ConfigurationError, match=words):
         export(tmp_path, overrides)
 
@@ -42,7 +41,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, overrides: dict[str,
 @pytest.fixture
 def run(composed: Callable[..., Any]) -> Path:
     """A classifier, trained for a moment."""
-    folder = train(composed("classification"), [])
+    folder = train(composed("classification"))
     assert folder is not None
     return folder
 
@@ -76,7 +75,7 @@ SHORT = ("budget=2step", "validate.every=2step", "scheduler.warmup=1step")
 
 
 def test_a_causal_language_model_is_exported_by_the_command_line(composed: Callable[..., Any], tmp_path: Path) -> None:
-    run = train(composed("causal_lm", *SHORT), [])
+    run = train(composed("causal_lm", *SHORT))
     assert run is not None
     ended = processes.run(tmp_path / "command", ["export", str(run), "to=huggingface"])
     folder = run / "exports" / "huggingface"
@@ -91,7 +90,7 @@ def test_a_causal_language_model_is_exported_by_the_command_line(composed: Calla
 def test_an_exported_causal_language_model_is_trained_on(
     composed: Callable[..., Any], small_data: Path, tmp_path: Path
 ) -> None:
-    run = train(composed("causal_lm", *SHORT), [])
+    run = train(composed("causal_lm", *SHORT))
     assert run is not None
     folder = export(run, {"to": "huggingface", "sentences": 2})
     words = [
@@ -105,14 +104,14 @@ def test_an_exported_causal_language_model_is_trained_on(
         "batch.tokens=150",
         *(f"paths.{name}={tmp_path}/{name}" for name in ("outputs", "cache")),
     ]
-    again = build(plain(compose(*words, *SHORT)))
+    again = build(compose(*words, *SHORT))
     task, tokenizer = load_run(run)
     assert again.data.tokenizer.encode(["sun moon"]) == tokenizer.encode(["sun moon"])
     own, read = task.model.state_dict(), again.task.model.state_dict()
     assert own.keys() == read.keys()
     for name, tensor in read.items():
         assert torch.equal(tensor, own[name]), name
-    more = train(compose(*words, *SHORT), [])
+    more = train(compose(*words, *SHORT))
     assert more is not None
     assert "model.safetensors" in json.loads((more / "manifest.json").read_text())["pretrained"]["sha256"]
     before = load_run(more)[0].state_dict()
@@ -123,7 +122,7 @@ def test_an_exported_causal_language_model_is_trained_on(
 def test_a_decoder_with_other_parts_than_gpt2s_is_refused_in_one_line(
     composed: Callable[..., Any], tmp_path: Path
 ) -> None:
-    run = train(composed("causal_lm", "model/positions=rotary", "model/norm=rms", *SHORT), [])
+    run = train(composed("causal_lm", "model/positions=rotary", "model/norm=rms", *SHORT))
     assert run is not None
     ended = processes.run(tmp_path / "command", ["export", str(run), "to=huggingface"])
     assert (ended.code, ended.out) == (78, "")

@@ -15,26 +15,21 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from etude import atomic as durable
+from etude.atomic import write_json, write_text
+from etude.config.compose import compose
+from etude.config.values import MACHINE, differences, public_arguments, without_secrets
 from etude.errors import ConfigurationError, FolderInUseError, StorageError
 from etude.runs import lock
-from etude.runs.folder import (
-    MACHINE,
-    RunLock,
-    create,
-    differences,
-    public_arguments,
-    resolve,
-    state,
-    without_secrets,
-    write_configuration,
-    write_json,
-    write_text,
-)
+from etude.runs.folder import create, resolve, state
+from etude.runs.lock import RunLock
+from etude.runs.saved_run import SavedRun
+
+COMPOSED = compose()
 
 
 def a_run(outputs: Path, experiment: str, name: str) -> Path:
     run = create(outputs, experiment, name)
-    write_configuration(run, {"seed": 1}, [])
+    SavedRun.begin(run, COMPOSED)
     return run
 
 
@@ -118,7 +113,7 @@ def test_the_last_one_may_have_been_removed(tmp_path: Path) -> None:
 def test_the_state_of_a_run(tmp_path: Path) -> None:
     run = create(tmp_path, "demo", "x")
     assert state(run) == "new"
-    write_configuration(run, {"seed": 1}, [])
+    SavedRun.begin(run, COMPOSED)
     assert state(run) == "unfinished"
     write_json(run / "finished.json", {})
     assert state(run) == "finished"
@@ -363,14 +358,13 @@ CONFIG = {
 
 
 def test_the_configuration_is_written_resolved_and_without_secrets(tmp_path: Path) -> None:
-    composed = OmegaConf.create({**CONFIG, "task": {"label_smoothing": "${twice}"}, "twice": 0.1})
     overrides = ["seed=3", "logger.api_key=s3cret", "+logger={token: s3cret}", "batch.tokens=4096", "run.notes=a:b"]
-    write_configuration(tmp_path, composed, overrides)
+    SavedRun.begin(tmp_path, COMPOSED.updated(dict(CONFIG), overrides))
     text = (tmp_path / "config.yaml").read_text() + (tmp_path / "overrides.yaml").read_text()
     assert "s3cret" not in text
     back = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
     assert isinstance(back, dict)
-    assert back["task"] == {"label_smoothing": 0.1}
+    assert back["run"] == {"experiment": "translation/demo", "name": None, "tags": [], "notes": ""}
     assert back["batch"] == CONFIG["batch"]
     assert back["tokenizer"] == CONFIG["tokenizer"]
     assert back["logger"] == {"key": {"width": 7}, "secret": None, "servers": [{"host": "x"}]}
@@ -379,8 +373,8 @@ def test_the_configuration_is_written_resolved_and_without_secrets(tmp_path: Pat
 
 def test_what_yaml_would_misread_comes_back(tmp_path: Path) -> None:
     values = {"a": "no", "b": "012", "c": "1e3", "d": "null", "e": 1e-8, "f": [0.9, 0.98], "g": "", "h": "Füße: #1"}
-    write_configuration(tmp_path, values, [])
-    assert OmegaConf.load(tmp_path / "config.yaml") == values
+    SavedRun.begin(tmp_path, COMPOSED.updated({"task.strange": values}))
+    assert OmegaConf.load(tmp_path / "config.yaml").task.strange == values
 
 
 @pytest.mark.parametrize(

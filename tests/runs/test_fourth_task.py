@@ -38,10 +38,23 @@ def test_a_package_outside_etude_adds_a_task(tmp_path: Path) -> None:
         "HOME": str(tmp_path),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "etude", *words], env=search, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "etude", *words],
+        env={**search, "ETUDE_TRUST": "tagger"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.strip())
     scores = json.loads((run / "evaluations" / "val.json").read_text())
     assert scores["scores"]["val/accuracy"] > 0.95
     assert (run / "report.html").exists()
+    predicted = subprocess.run(
+        [sys.executable, "-m", "etude", "predict", str(run)],
+        env={**search, "ETUDE_TRUST": "tagger"},
+        input="sun sings lake\n\nruns\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert predicted.stdout == "noun verb noun\n\nverb\n"

@@ -1,6 +1,8 @@
-"""The first losses of each task, bit for bit: what no other test sees to have changed is seen here.
+"""The first losses of each task: a change that no other test notices is noticed here.
 
-Where a change of the losses is meant, and said in the change's message, they are written anew by
+On the machine that the stored losses were made on, they are equal bit for bit; on any other, to `ELSEWHERE`, because
+the order in which a processor's kernels add is its own. Where a change of the losses is meant, and said in the change's
+message, they are written anew by
 
     python -m pytest tests/runs/test_golden.py --write-golden
 """
@@ -16,16 +18,18 @@ from typing import Any
 import pytest
 import torch
 
-from etude.config.check import plain
 from etude.runs.record import RECORD, read, series
-from etude.training.fit import fit
 from tests.runs.conftest import TASKS
+from tests.runs.doors import fit
 from tests.runs.killing import BATCH, EXACT, begin
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 """{"made_on": what `this_machine` says, "losses": {task: float.hex of each}}."""
 
 LOSSES = 100
+ELSEWHERE = 1e-4
+"""Relative: a hundred steps let differences in the last bits grow, and a change of the mathematics is larger than this."""
+
 SCIENCE = {
     "translation": ("task.label_smoothing=0.1",),
     "masked_lm": (),
@@ -58,7 +62,7 @@ def this_machine() -> dict[str, str]:
 
 def first_losses(composed: Callable[..., Any], folder: Path, task: str) -> list[str]:
     """Train a small run with dropout and return its losses, exactly."""
-    run = begin(folder / task, plain(composed(task, *EXACT, *SCIENCE[task], BATCH[task], *LENGTH)))
+    run = begin(folder / task, composed(task, *EXACT, *SCIENCE[task], BATCH[task], *LENGTH))
     fit(run)
     return [loss.hex() for loss in series(read(run / RECORD), "train/loss")[1]]
 
@@ -79,9 +83,10 @@ def test_the_first_losses_are_those_of_old(
         write(task, first_losses(composed, tmp_path, task))
         pytest.skip("written anew")
     golden = json.loads(GOLDEN.read_text())
-    if this_machine() != golden["made_on"]:
-        pytest.skip(f"the golden losses were made on {golden['made_on']}, this is {this_machine()}")
     losses, expected = first_losses(composed, tmp_path, task), golden["losses"][task]
     assert len(losses) == len(expected) == LOSSES
-    first = next((step for step in range(LOSSES) if losses[step] != expected[step]), None)
-    assert first is None, f"the loss of step {first + 1} is {losses[first]}, was {expected[first]}; see {__file__}"
+    if this_machine() == golden["made_on"]:
+        first = next((step for step in range(LOSSES) if losses[step] != expected[step]), None)
+        assert first is None, f"the loss of step {first + 1} is {losses[first]}, was {expected[first]}; see {__file__}"
+    else:
+        assert [*map(float.fromhex, losses)] == pytest.approx([*map(float.fromhex, expected)], rel=ELSEWHERE)

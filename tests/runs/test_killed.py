@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from etude.config.check import plain
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT, POINTS, Point, assert_same, begin, end, finish, kill_after, kill_at
 
@@ -23,7 +22,7 @@ def beginning(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Pat
     """Begins a small run of a task, of the given name."""
 
     def begin_run(name: str, task: str, *more: str) -> Path:
-        return begin(tmp_path / name, plain(composed(task, *EXACT, BATCH[task], *more)))
+        return begin(tmp_path / name, composed(task, *EXACT, BATCH[task], *more))
 
     return begin_run
 

@@ -13,19 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from etude.commands.compare import compare
-from etude.commands.evaluate import evaluate
-from etude.commands.export.command import export
-from etude.commands.predict import predict
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose
+from etude.config.schema import Config
 from etude.errors import ConfigurationError, DataError
 from etude.metrics.resampling import paired_p_value
 from etude.report import significance as comparison
 from etude.report.page import report
 from etude.training.build import build
-from etude.training.fit import fit
 from tests.runs.conftest import SMALL, WORDS
+from tests.runs.doors import compare, evaluate, export, fit, predict
 from tests.runs.killing import begin
 from tests.runs.test_exact_loss import gradients
 
@@ -66,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def composed(folder: Path, kind: str, *more: str) -> dict[str, Any]:
+def composed(folder: Path, kind: str, *more: str) -> Config:
     words = [
         *(
             "experiment=null",
@@ -81,10 +77,7 @@ def composed(folder: Path, kind: str, *more: str) -> dict[str, Any]:
         *("data.train=train.jsonl", "data.val=val.jsonl", "data.test=test.jsonl"),
         *(f"paths.outputs={folder}/outputs", f"paths.cache={folder}/cache", *KINDS[kind], *more),
     ]
-    composer = Composer(CONF, "train")
-    composition = composer.compose(composer.normalized(words))
-    check(composition.config, composition.overrides, composition.sources)
-    return plain(composition.config)
+    return compose(*words)
 
 
 @pytest.fixture(scope="session")
@@ -305,11 +298,9 @@ def test_published_sets_take_two_steps(corpus_folder: Path, tmp_path: Path, name
         *("budget=2step", "validate.every=2step", "limit.train=200", "limit.val=30", "limit.test=30"),
         *(f"paths.outputs={tmp_path}", f"paths.cache={tmp_path}/cache"),
     ]
-    composer = Composer(CONF, "train")
-    composition = composer.compose(composer.normalized(words))
-    check(composition.config, composition.overrides, composition.sources)
-    run = begin(tmp_path / "run", plain(composition.config))
+    config = compose(*words)
+    run = begin(tmp_path / "run", config)
     fit(run)
     found = scores(run)
-    metric = composition.config.validate.metric.replace("val/", "test/")
+    metric = config.validate.metric.replace("val/", "test/")
     assert found["examples"] == 30 and metric in found["scores"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from etude.cli.main import main
-from etude.commands.predict import predict
 from etude.runs.folder import resolve
+from tests.runs.doors import predict
 
 
 def test_a_run_on_spans_is_scored_and_answers(

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from etude.checkpoints.checkpoint import read as read_checkpoint
-from etude.config.check import plain
 from etude.report.page import REPORT, report
 from etude.runs.record import RECORD, read, series
-from etude.training.fit import fit
+from tests.runs.doors import fit
 from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run
 from tests.runs.test_continued import continue_from_every_step
@@ -30,7 +29,7 @@ def test_left_out_steps_and_spikes_survive_being_continued(
     broken = ("++callbacks.explode.gradients=[3]", "++callbacks.explode.losses=[5]", "++callbacks.explode.spikes=[24]")
     length = ("budget=26step", "validate.every=13step", "checkpoint.every=1step", "checkpoint.keep_last=100")
     settings = (*EXACT, BATCH[TASK], *EXPLODE, *broken, *length, "non_finite=skip")
-    folder = begin(tmp_path / "whole", plain(composed(TASK, *settings)))
+    folder = begin(tmp_path / "whole", composed(TASK, *settings))
     continue_from_every_step(folder, [2, 4, 23])
 
     events = [event for event in read(folder / RECORD) if "train/learning_rate" in event.values]
@@ -94,7 +93,7 @@ def test_one_step_more_than_the_limit_stops_the_run(overrides: Overrides, tmp_pa
 def test_without_a_broken_step_the_choice_changes_no_bit(composed: Callable[..., Any], tmp_path: Path) -> None:
     losses = []
     for choice in ("stop", "skip"):
-        folder = begin(tmp_path / choice, plain(composed(TASK, *EXACT, BATCH[TASK], f"non_finite={choice}")))
+        folder = begin(tmp_path / choice, composed(TASK, *EXACT, BATCH[TASK], f"non_finite={choice}"))
         fit(folder)
         losses.append(series(read(folder / RECORD), "train/loss"))
     assert losses[0] == losses[1]

@@ -15,12 +15,9 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.commands.evaluate import evaluate
-from etude.commands.predict import predict
-from etude.config.check import check
-from etude.config.compose import CONF, Composer
-from etude.training.fit import train
+from etude.config.compose import compose
 from tests.runs.conftest import SMALL
+from tests.runs.doors import evaluate, predict, train
 
 ODD = [
     b"sun moon star",
@@ -59,12 +56,7 @@ def runs(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             f"run.name={name}",
             *more,
         ]
-        composer = Composer(CONF, "train")
-        composition = composer.compose(composer.normalized(words))
-        check(composition.config, composition.overrides, composition.sources)
-        run = train(composition.config, words)
-        assert run is not None
-        return run
+        return train(compose(*words))
 
     return {
         "one": trained("one"),

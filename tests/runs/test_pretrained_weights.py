@@ -14,19 +14,13 @@ import transformers
 from tokenizers import ByteLevelBPETokenizer
 
 from etude.checkpoints.saver import read_weights
-from etude.commands.evaluate import evaluate
-from etude.commands.export.command import export
-from etude.commands.replay import replay
-from etude.commands.reproduce import reproduce
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose as compose_words
 from etude.errors import ConfigurationError, DataError
 from etude.runs.folder import PRETRAINED
 from etude.training.build import build_task
-from etude.training.fit import resume, train
-from etude.training.restore import find_checkpoint, load_run
 from etude.types import Facts
 from tests.runs.conftest import SMALL, WORDS
+from tests.runs.doors import evaluate, export, find_checkpoint, load_run, replay, reproduce, resume, train
 from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.processes import STEP
 
@@ -90,10 +84,8 @@ def composed(small_data: Path, tmp_path: Path, weights: Callable[[str], Path]) -
             "scheduler.warmup=1step",
             *more,
         ]
-        composer = Composer(CONF, "train")
-        composition = composer.compose(composer.normalized(words))
-        check(composition.config, composition.overrides, composition.sources)
-        return composition.config
+        # The model is no word of the command line, where a run with a warm start has no model of its own.
+        return compose_words(*words).updated({}, more)
 
     return compose
 
@@ -113,7 +105,7 @@ CASES = [
 def test_trained_evaluated_and_exported(
     composed: Callable[..., Any], experiment: str, model: str, kind: str, architecture: str
 ) -> None:
-    run = train(composed(experiment, model, kind, SMALL_BATCH[experiment]), [])
+    run = train(composed(experiment, model, kind, SMALL_BATCH[experiment]))
     assert run is not None
     scores = evaluate([run], {"split": "val"})
     recorded = json.loads((run / "manifest.json").read_text())["pretrained"]
@@ -138,16 +130,16 @@ def test_a_run_needs_no_files_but_its_own(
 ) -> None:
     """Its pretrained model may be gone, or be another one by now: only a reproduction begins from its weights again."""
     config = composed(experiment, model, kind, SMALL_BATCH[experiment], "run.name=first")
-    run = train(config, [])
+    run = train(config)
     assert run is not None
     copied = Path(shutil.copytree(run, run.with_name("copied"), symlinks=True))
     scores = evaluate([run], {"split": "val"})["scores"]
     resume(run, {"budget": "4step"})
-    shutil.rmtree(config.model.name)
+    shutil.rmtree(config.model.arguments["name"])
 
     assert evaluate([copied], {"split": "val"})["scores"] == scores
     assert export(copied, {"to": "huggingface", "sentences": 3}).is_dir()
-    with pytest.raises(DataError, match=f"no such folder: {config.model.name}"):
+    with pytest.raises(DataError, match=f"no such folder: {config.model.arguments['name']}"):
         reproduce(copied, {})
     resume(copied, {"budget": "4step"})
     assert_same_weights(copied, run)
@@ -155,7 +147,7 @@ def test_a_run_needs_no_files_but_its_own(
     moved = shutil.move(run, tmp_path / "elsewhere")
     assert "loss" in replay(Path(moved), {"step": 4})
 
-    again = train(composed(experiment, model, kind, SMALL_BATCH[experiment], f"start={copied}", "run.name=next"), [])
+    again = train(composed(experiment, model, kind, SMALL_BATCH[experiment], f"start={copied}", "run.name=next"))
     assert again is not None
     manifests = [json.loads((one / "manifest.json").read_text()) for one in (copied, again)]
     assert manifests[0]["pretrained"] == manifests[1]["pretrained"]
@@ -164,13 +156,13 @@ def test_a_run_needs_no_files_but_its_own(
 def test_a_classifier_with_a_pooler_is_a_sequence_classifier(composed: Callable[..., Any]) -> None:
     """Written as such, and its pooler and head are read again from there."""
     words = ("task.pooling=pooler", SMALL_BATCH["classification/minilm"], "data.pair=text", "data.max_length=60")
-    run = train(composed("classification/minilm", "pretrained", "roberta", *words), [])
+    run = train(composed("classification/minilm", "pretrained", "roberta", *words))
     assert run is not None
     folder = export(run, {"to": "huggingface"})
     proof = json.loads((folder / "export.json").read_text())["proof"]
     assert proof["class"] == "RobertaForSequenceClassification" and proof["tokenizer"]["texts"] == 23
     more = (f"model.name={folder}", f"tokenizer.name={folder}", "optimizer.lr=1e-12", "run.name=again")
-    again = train(composed("classification/minilm", "pretrained", "roberta", *words, *more), [])
+    again = train(composed("classification/minilm", "pretrained", "roberta", *words, *more))
     assert again is not None
     ours, theirs = (cast(Any, load_run(one)[0]) for one in (run, again))
     for part in ("pooler.dense", "head"):
@@ -179,7 +171,7 @@ def test_a_classifier_with_a_pooler_is_a_sequence_classifier(composed: Callable[
 
 def test_a_wrapped_classifier_with_a_pooler_is_not_exported(composed: Callable[..., Any]) -> None:
     words = ("task.pooling=pooler", SMALL_BATCH["classification/minilm"])
-    run = train(composed("classification/minilm", "huggingface", "albert", *words), [])
+    run = train(composed("classification/minilm", "huggingface", "albert", *words))
     assert run is not None
     with pytest.raises(ConfigurationError, match=r"task.pooling=pooler with model=huggingface cannot be exported"):
         export(run, {"to": "huggingface"})
@@ -191,26 +183,26 @@ def test_a_head_that_no_run_has_comes_from_the_pretrained_model(
 ) -> None:
     """Of a masked language model that starts from a classifier: nothing of its head is in that run."""
     config = composed("classification/minilm", model, kind, SMALL_BATCH["classification/minilm"], "run.name=first")
-    run = train(config, [])
+    run = train(config)
     assert run is not None
     words = ("masked_lm/adapt", model, kind, SMALL_BATCH["masked_lm/adapt"], f"start={run}", "optimizer.lr=1e-12")
-    again = train(composed(*words, "run.name=second"), [])
+    again = train(composed(*words, "run.name=second"))
     assert again is not None
     ours = [tensor for name, tensor in load_run(again)[0].state_dict().items() if not name.startswith("model.")]
-    peer = transformers.AutoModelForMaskedLM.from_pretrained(config.model.name)
+    peer = transformers.AutoModelForMaskedLM.from_pretrained(config.model.arguments["name"])
     theirs = [tensor for name, tensor in peer.state_dict().items() if name.startswith(("lm_head", "predictions"))]
     matrices = [tensor for tensor in ours if tensor.dim() == 2]
     assert matrices
     for matrix in matrices:
         assert any(one.shape == matrix.shape and torch.allclose(one, matrix, atol=1e-6) for one in theirs)
-    shutil.rmtree(config.model.name)
-    with pytest.raises(DataError, match=f"no such folder: {config.model.name}"):
-        train(composed(*words, "run.name=third"), [])
+    shutil.rmtree(config.model.arguments["name"])
+    with pytest.raises(DataError, match=f"no such folder: {config.model.arguments['name']}"):
+        train(composed(*words, "run.name=third"))
 
 
 def test_pairs_from_a_run_that_read_single_texts(composed: Callable[..., Any]) -> None:
     """BERT's vector of the first segment is a part of that run's positions: it is not added once more."""
-    alone = train(composed("masked_lm/adapt", "pretrained", "bert", SMALL_BATCH["masked_lm/adapt"]), [])
+    alone = train(composed("masked_lm/adapt", "pretrained", "bert", SMALL_BATCH["masked_lm/adapt"]))
     assert alone is not None
     words = (
         f"start={alone}",
@@ -219,7 +211,7 @@ def test_pairs_from_a_run_that_read_single_texts(composed: Callable[..., Any]) -
         "optimizer.lr=1e-12",
         SMALL_BATCH["classification/minilm"],
     )
-    pairs = train(composed("classification/minilm", "pretrained", "bert", *words), [])
+    pairs = train(composed("classification/minilm", "pretrained", "bert", *words))
     assert pairs is not None
     tokens = torch.tensor([[0, 7, 9, 11, 2]])
     before, after = (cast(Any, load_run(run)[0].model) for run in (alone, pairs))
@@ -237,7 +229,7 @@ def assert_same_weights(run: Path, other: Path) -> None:
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path) -> None:
     """Dropout of transformers' own, and parts that begin to train one after the other."""
     exact = ("batch.examples=29", *EXACT, "finetune=gradual", "finetune.every=3step")
-    values = plain(composed("classification/minilm", "huggingface", "albert", *exact))
+    values = composed("classification/minilm", "huggingface", "albert", *exact)
     whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
     finish(whole)
     for call in (11, 13):
@@ -250,12 +242,15 @@ def test_a_model_of_another_kind_is_refused_when_its_files_are_read(
     composed: Callable[..., Any], weights: Callable[[str], Path]
 ) -> None:
     folder = weights("roberta")
-    values = plain(composed("classification/minilm", "pretrained", "roberta"))
-    values["task"] = {"_target_": "etude.tasks.translation.Translation"}
-    values["decoding"] = {"_target_": "etude.models.generation.search.Greedy"}
-    values["model"]["name"] = str(folder)
+    config = composed("classification/minilm", "pretrained", "roberta").updated(
+        {
+            "task": {"_target_": "etude.tasks.translation.Translation"},
+            "decoding": {"_target_": "etude.models.generation.search.Greedy"},
+            "model.name": str(folder),
+        }
+    )
     with pytest.raises(ConfigurationError, match=r"Translation takes .*EncoderDecoder, .* a PretrainedEncoder;"):
-        build_task(values, Facts(*vocabulary_of(folder)))
+        build_task(config, Facts(*vocabulary_of(folder)))
 
 
 def vocabulary_of(folder: Path) -> tuple[int, int, int, int]:

@@ -6,22 +6,18 @@ import io
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
 
 from etude.cli.main import main
-from etude.commands.compare import compare
-from etude.commands.evaluate import evaluate
-from etude.commands.export.command import export
-from etude.commands.predict import predict
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose
 from etude.training.build import build
-from etude.training.fit import train
+from etude.types import QuestionBatch
 from tests.runs.conftest import SMALL
+from tests.runs.doors import compare, evaluate, export, predict, train
 from tests.runs.killing import EXACT, POINTS, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.test_exact_loss import gradients
 
@@ -63,10 +59,7 @@ def words(file: Path, folder: Path, *more: str) -> list[str]:
 
 
 def composed(*overrides: str) -> Any:
-    composer = Composer(CONF, "train")
-    composition = composer.compose(composer.normalized(overrides))
-    check(composition.config, composition.overrides, composition.sources)
-    return composition.config
+    return compose(*overrides)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +77,7 @@ def run(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("model.width=48", "model.layers=2", "model.dropout=0.0", "optimizer.lr=4e-3", "batch.examples=40"),
     )
     overrides = words(file, tmp_path_factory.mktemp("run"), *learning, "run.name=learnt")
-    folder = train(composed(*overrides), overrides)
+    folder = train(composed(*overrides))
     assert folder is not None
     return folder
 
@@ -160,7 +153,7 @@ def test_transformers_answers_as_the_run(run: Path, tmp_path: Path) -> None:
 def test_two_runs_are_tested_on_the_same_questions_alike_by_evaluate_and_compare(run: Path, file: Path) -> None:
     folder = run.parent.parent.parent
     overrides = words(file, folder, "budget=2step", "validate.every=2step", "run.name=young", "callbacks=none")
-    young = train(composed(*overrides), overrides)
+    young = train(composed(*overrides))
     assert young is not None
     against = evaluate([run, young], {})[str(young)]["against"]
     assert {"f1", "exact_match", "f1_no_answer"} <= set(against["p"])
@@ -233,7 +226,7 @@ def test_a_broken_line_gets_its_own_line_back_and_is_counted(
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     file: Path, tmp_path: Path, world: int, micro_batches: int
 ) -> None:
-    experiment = build(plain(composed(*words(file, tmp_path, "model.dropout=0.0"))))
+    experiment = build(composed(*words(file, tmp_path, "model.dropout=0.0")))
     whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
     cut = gradients(experiment, 1, world, micro_batches)
     scale = max(float(gradient.abs().max()) for gradient in whole.values())
@@ -243,9 +236,9 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
 
 
 def test_the_loss_is_the_mean_of_both_ends_at_what_may_be_chosen(file: Path, tmp_path: Path) -> None:
-    experiment = build(plain(composed(*words(file, tmp_path))))
+    experiment = build(composed(*words(file, tmp_path)))
     task = experiment.task.eval()
-    (batch, *_) = experiment.data.val_dataloader()
+    batch = cast(QuestionBatch, next(iter(experiment.data.val_dataloader())))
     total, count = task.loss(batch)
     expected = 0.0
     scores = task.head(task.model(batch.tokens, batch.mask, torch.zeros_like(batch.tokens)))  # type: ignore[operator]
@@ -265,7 +258,7 @@ def test_the_loss_is_the_mean_of_both_ends_at_what_may_be_chosen(file: Path, tmp
 @pytest.mark.slow
 def test_killed_it_is_the_same_run(file: Path, tmp_path: Path) -> None:
     exact = [word for word in EXACT if not word.startswith("trainer.")]
-    values = plain(composed(*words(file, tmp_path, *exact, "validate.metric=val/f1", "validate.mode=max")))
+    values = composed(*words(file, tmp_path, *exact, "validate.metric=val/f1", "validate.mode=max"))
     whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
     finish(whole)
     for what in ("when a validation is scored", "while a checkpoint is written", "in the last evaluation"):
@@ -293,7 +286,7 @@ def test_squad_trains_two_steps(corpus_folder: Path, tmp_path: Path) -> None:
             f"paths.cache={tmp_path}/cache",
         ),
     ]
-    folder = train(composed(*overrides), overrides)
+    folder = train(composed(*overrides))
     assert folder is not None
     assert json.loads((folder / "evaluations" / "test.json").read_text())["examples"] == 9
 

@@ -76,7 +76,7 @@ def test_a_sweep_over_devices_goes_on_after_a_failing_member(overrides: Override
 
 
 def test_bfloat16(overrides: Overrides, tmp_path: Path) -> None:
-    words = overrides("masked_lm", "trainer.precision=bf16-mixed", "budget=4step")
+    words = overrides("masked_lm", "precision=bf16-mixed", "budget=4step")
     left = run(tmp_path / "half", ["train", *words])
     assert left.code == 0, left.log[-3000:]
     _, losses = series(read(Path(left.out.strip()) / RECORD), "train/loss")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.errors import StorageError
+from etude.errors import DataError, StorageError
 from etude.runs.record import Event, Record, comparable, read, series
 
 NUMBERS = st.floats() | st.integers(-(2**53), 2**53)
@@ -83,7 +83,7 @@ def test_every_changed_byte_is_found(tmp_path: Path) -> None:
     second = sound.index(b"\n") + 1
     for place in range(second, sound.index(b"\n", second)):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
-        with pytest.raises(StorageError, match=r"m\.jsonl, line 2 is damaged"):
+        with pytest.raises(DataError, match=r"m\.jsonl, line 2 is damaged"):
             read(path)
 
 
@@ -105,7 +105,7 @@ def test_an_unfinished_last_line_is_dropped_and_said(tmp_path: Path, caplog: pyt
 @pytest.mark.parametrize("position", [5, 10_000])
 def test_a_cut_where_no_line_ends_is_refused(tmp_path: Path, position: int) -> None:
     record = written(tmp_path / "m.jsonl", event(1))
-    with pytest.raises(StorageError, match=rf"no line that ends at byte {position}"):
+    with pytest.raises(DataError, match=rf"no line that ends at byte {position}"):
         record.cut(position)
     assert read(tmp_path / "m.jsonl") == [event(1)]
 
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         Record(tmp_path / "absent" / "m.jsonl")
-    with pytest.raises(StorageError, match=r"absent\.jsonl cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"absent\.jsonl cannot be read: No such file"):
         read(tmp_path / "absent.jsonl")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
 
+from etude.config.schema import Config
 from etude.errors import ConfigurationError
-from etude.training.fit import train
+from tests.runs.doors import train
 from tests.runs.processes import run
 
 LONG = "a sentence of many more bytes than are allowed\n"
@@ -42,18 +42,15 @@ def test_data_without_a_batch(
 @pytest.mark.parametrize(
     ("word", "said"), [("optimizer.betas=[0.9,1.0]", "beta"), ("optimizer.weight_decay=-1", "weight_decay")]
 )
-def test_what_the_optimizer_refuses(
-    overrides: Callable[..., list[str]], composed: Callable[..., DictConfig], word: str, said: str
-) -> None:
-    words = overrides("classification", word)
+def test_what_the_optimizer_refuses(composed: Callable[..., Config], word: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=f"optimizer: Invalid {said}"):
-        train(composed("classification", word), words)
+        train(composed("classification", word))
 
 
 def test_a_sweep_goes_on_when_memory_ran_out(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     words = overrides("classification", "budget=2step")
     left = run(tmp_path, ["train", "-m", *words, "model.feed_forward=1000000000000,32"])
     assert left.code == 1, left.log[-3000:]
-    assert [line for line in left.said if "out of memory" in line]
+    assert [line for line in left.said if "out of memory" in line], left.log[-3000:]
     assert "Traceback" not in left.log
     assert (Path(left.out.splitlines()[-1]) / "finished.json").exists()

@@ -13,13 +13,14 @@ import torch
 
 from etude.checkpoints.checkpoint import read, remove, snapshot, write
 from etude.checkpoints.integrity import checkpoints
-from etude.commands.replay import in_one_process, replay, train_forward
-from etude.config.check import plain
+from etude.commands.replay import experiment_in_one_process, train_forward
+from etude.config.schema import Config
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD
 from etude.runs.record import read as read_record
-from etude.training.fit import fit, train
+from etude.runs.saved_run import SavedRun
 from tests.runs.conftest import TASKS
+from tests.runs.doors import fit, replay, train
 from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run
 
@@ -55,7 +56,7 @@ def test_an_exploding_rate_stops_with_the_step_and_keeps_nothing_broken(
 def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """Trained forward from the last checkpoint that is left, or from the start: bit for bit, and outside of the folder."""
     settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")
-    folder = begin(tmp_path / "run", plain(composed(task, *settings)))
+    folder = begin(tmp_path / "run", composed(task, *settings))
     fit(folder)
     expected = {step: training_weights(folder, step) for step in (2, 7)}
     for step, path in checkpoints(folder / "checkpoints").items():
@@ -63,8 +64,9 @@ def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any],
             remove(path)
     before = files(folder)
     for step, weights in expected.items():
-        experiment, ranks = in_one_process(folder, step)
-        _, reached = train_forward(folder, experiment, step, ranks, tmp_path / "elsewhere")
+        run = SavedRun.open(folder)
+        experiment, ranks = experiment_in_one_process(run, step)
+        _, reached = train_forward(run, experiment, step, ranks, tmp_path / "elsewhere")
         assert reached == step
         found = dict(experiment.task.named_parameters())
         assert all(torch.equal(found[name], weight) for name, weight in weights.items())
@@ -104,10 +106,9 @@ def test_replay_does_the_work_of_two_ranks(overrides: Overrides, tmp_path: Path)
     assert seen["gradient_norm"] == pytest.approx(recorded["train/gradient_norm"], rel=1e-4)
 
 
-def test_replay_names_the_module_that_is_broken(composed: Callable[..., object], tmp_path: Path) -> None:
+def test_replay_names_the_module_that_is_broken(composed: Callable[..., Config], tmp_path: Path) -> None:
     config = composed("classification", "budget=2step", "checkpoint.every=1step", "run.name=x")
-    folder = train(config, [])  # type: ignore[arg-type]
-    assert folder is not None
+    folder = train(config)
     whole = replay(folder, {"step": 2})
     assert (whole["weights_of_step"], whole["first_non_finite"], whole["backward"]) == (1, None, None)
     assert 0.3 < whole["loss"] < 1.5

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from etude.atomic import write_json
 from etude.checkpoints.checkpoint import read as read_checkpoint
 from etude.checkpoints.checkpoint import remove, snapshot, write
 from etude.cli.main import main
 from etude.cli.run_commands import NOT_IDENTICAL
 from etude.runs import drift
-from etude.runs.folder import FINISHED, MADE_OF, write_json
+from etude.runs.folder import FINISHED, MANIFEST
+from etude.runs.reading import read_manifest
 from etude.runs.record import RECORD, Event, Record, read
 from tests.runs.conftest import TASKS
 from tests.runs.killing import BATCH, EXACT
@@ -93,7 +95,7 @@ def test_a_run_of_each_task_is_reproduced(train: Train, reproduce: Reproduce, ta
 
 def test_threads_are_those_of_the_run_and_the_next_folder_is_free(train: Train, reproduce: Reproduce) -> None:
     run = train("classification", "trainer.threads=2", "budget=2step", "validate.every=2step")
-    assert drift.read_manifest(run)["processor"]["threads"] == 2
+    assert read_manifest(run).processor.threads == 2
     torch.set_num_threads(1)
     (run.parent / "x-reproduced-1").mkdir()
     code, found, said = reproduce(run)
@@ -111,12 +113,12 @@ def test_the_same_name_again_trains_nothing_and_compares(run: Path, reproduce: R
 
 
 def test_what_was_recorded_otherwise_is_named(run: Path, reproduce: Reproduce) -> None:
-    made_of = drift.read_manifest(run)
+    made_of = read_manifest(run).plain()
     made_of["packages"]["torch"] = "1.0.0"
     made_of["code"]["commit"] = "0" * 40
     made_of["processor"]["name"] = "Another [bold] CPU"
     made_of["environment"]["MKL_CBWR"] = "AVX2"
-    write_json(run / MADE_OF, made_of)
+    write_json(run / MANIFEST, made_of)
     code, found, said = reproduce(run, "run.name=x-reproduced-1")
     assert (code, found["identical"]) == (0, True), said
     assert [name for name in drift.SECTIONS if not found[name]["same"]] == ["code", "packages", "hardware", "settings"]
@@ -220,8 +222,8 @@ def test_what_cannot_be_reproduced_is_refused_in_a_line_and_nothing_is_made(run:
 
     refused_with("config.yaml", "every: 3step", "every: 9s", 78, "validate.every=9s", "machine's speed")
     refused_with("config.yaml", "nodes: 1", "nodes: 2", 78, "on one machine")
-    refused_with("manifest.json", "}", "", 74, "manifest.json cannot be read")
-    refused_with("metrics.jsonl", "train/loss", "train/lost", 74, "line 1 is damaged")
+    refused_with("manifest.json", "}", "", 65, "manifest.json is not JSON")
+    refused_with("metrics.jsonl", "train/loss", "train/lost", 65, "line 1 is damaged")
     (run / "changes.jsonl").write_text('{"step": 1, "changed": {"budget": "\'1step\' -> \'6step\'"}}\n')
     before = touched(run.parent)
     refused(78, "was extended at step 1", "'1step' -> '6step'")
@@ -233,7 +235,7 @@ def test_what_cannot_be_reproduced_is_refused_in_a_line_and_nothing_is_made(run:
     weights = run / "checkpoints" / "last" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     before = touched(run.parent)
-    refused(74, "model.safetensors", "is broken")
+    refused(65, "model.safetensors", "is broken")
 
 
 def test_data_is_known_by_its_content_and_not_by_its_place(
@@ -258,9 +260,9 @@ def test_data_is_known_by_its_content_and_not_by_its_place(
 def test_a_run_that_was_continued_otherwise_says_so(
     run: Path, reproduce: Reproduce, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made_of = drift.read_manifest(run)
+    made_of = read_manifest(run).plain()
     made_of["packages"]["numpy"] = "1.0.0"
-    write_json(run / MADE_OF, made_of)
+    write_json(run / MANIFEST, made_of)
     (run / FINISHED).unlink()
     assert main(["resume", str(run), "trainer.workers=1"]) == 0
     assert "from step 6 on: numpy: '1.0.0' -> " in capfd.readouterr().err

@@ -12,12 +12,9 @@ from typing import Any
 import pytest
 import sacrebleu
 
-from etude.commands.evaluate import evaluate
-from etude.commands.predict import predict
-from etude.config.check import plain
 from etude.errors import ConfigurationError, DataError
 from etude.runs.record import RECORD, read
-from etude.training.fit import fit
+from tests.runs.doors import evaluate, fit, predict
 from tests.runs.killing import begin
 
 LEARNING = (
@@ -51,7 +48,7 @@ def runs(folder: Path, composed: Callable[..., Any]) -> Iterator[tuple[Path, Pat
     for seed in (1, 2):
         run = folder / f"seed-{seed}"
         if not run.exists():
-            fit(begin(run, plain(composed("translation", *LEARNING, f"seed={seed}"))))
+            fit(begin(run, composed("translation", *LEARNING, f"seed={seed}")))
         made.append(run)
     yield made[0], made[1]
 
@@ -160,7 +157,7 @@ def test_files_that_cannot_be_evaluated(runs: tuple[Path, Path], tmp_path: Path)
         ({"limit.test": 5, "decoding.beams": 3}, "test-decoding.beams=3-limit.test=5"),
         ({"decoding": "greedy"}, "test-decoding=greedy"),
         ({"checkpoint": 20}, "test-checkpoint=20"),
-        ({"trainer.precision": "bf16-true"}, "test-trainer.precision=bf16-true"),
+        ({"precision": "bf16-true"}, "test-precision=bf16-true"),
         ({"task.metrics.bleu.lowercase": True}, "test-task.metrics.bleu.lowercase=True"),
     ],
 )
@@ -221,6 +218,6 @@ def test_runs_on_other_rows_are_not_compared(
         (data / path.name).write_text(path.read_text())
     (data / "val.de").write_text((small_data / "val.de").read_text().upper())
     other = tmp_path / "other"
-    fit(begin(other, plain(composed("translation", *LEARNING, "budget=2step", f"data.root={data}"))))
+    fit(begin(other, composed("translation", *LEARNING, "budget=2step", f"data.root={data}")))
     found = evaluate([runs[0], other], {"split": "val", "checkpoint": "last"})
     assert found[str(other)]["against"] == {"run": str(runs[0]), "why_not": "the rows are not the same"}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from etude.checkpoints.integrity import checkpoints
-from etude.config.check import plain
 from tests.runs.killing import BATCH, EXACT, assert_same, begin, end
 from tests.runs.processes import SCORING, STARTING, STEP, VALIDATION, Sent, command, ended, gone, run
 
@@ -24,7 +23,7 @@ def beginning(composed: Callable[..., Any], tmp_path: Path) -> Begin:
     """Begins a small run of a task, of the given name."""
 
     def begin_run(name: str, task: str, *more: str) -> Path:
-        return begin(tmp_path / "runs" / name, plain(composed(task, *EXACT, BATCH[task], *more)))
+        return begin(tmp_path / "runs" / name, composed(task, *EXACT, BATCH[task], *more))
 
     return begin_run
 

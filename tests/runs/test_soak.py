@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from etude.config.check import plain
 from etude.runs.record import RECORD, read, series
-from etude.training.fit import fit
+from tests.runs.doors import fit
 from tests.runs.killing import BATCH, begin
 
 STEPS = 10_000
@@ -48,7 +47,7 @@ def test_memory_is_flat_over_ten_thousand_steps(composed: Callable[..., Any], tm
         OBSERVER,
         f"++callbacks.observer.path={pages}",
     )
-    run = begin(tmp_path / "soak", plain(values))
+    run = begin(tmp_path / "soak", values)
     fit(run)
     assert series(read(run / RECORD), "train/loss")[0] == list(range(10, STEPS + 1, 10))
     resident = [int(line) for line in pages.read_text().split()]

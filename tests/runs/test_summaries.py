@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from etude.commands.evaluate import evaluate
-from etude.config.check import plain
 from etude.runs.record import RECORD, read
-from etude.training.fit import fit
 from tests.runs.conftest import sentence
+from tests.runs.doors import evaluate, fit
 from tests.runs.killing import begin, finish
 
 SUMMARIES = ("task=summarization", "data=scitldr", "validate.metric=val/rouge_l", "validate.mode=max")
@@ -40,7 +38,7 @@ def test_a_run_on_documents_reports_rouge_over_all_references(composed: Callable
     changes = ("task.metrics.rouge.several=best", f"++data.root={root}")
     longest = ("data.max_length=32", "model.max_length=32", "validate.every=20step", "budget=41step")
     learning = ("optimizer.lr=2e-2", "scheduler=constant", "model.width=32", "model.dropout=0.0", "batch.tokens=500")
-    values = plain(composed("translation", *SUMMARIES, *changes, *longest, *learning))
+    values = composed("translation", *SUMMARIES, *changes, *longest, *learning)
     run = begin(tmp_path / "run", values)
     fit(run)
     logged = [event.values["val/rouge_l"] for event in read(run / RECORD) if "val/rouge_l" in event.values]
@@ -65,7 +63,7 @@ def test_memory_grows_with_the_length_of_sources_not_with_its_square(
         lengths = ("data.max_length=20000", "model.max_length=20000", "batch.tokens=20000", "model.heads=8")
         search = ("decoding=beam", "decoding.beams=5", "decoding.max_length=8")
         steps = ("budget=2step", "validate.every=2step", f"++data.root={root}")
-        run = begin(tmp_path / f"{sentences}", plain(composed("translation", *SUMMARIES, *lengths, *search, *steps)))
+        run = begin(tmp_path / f"{sentences}", composed("translation", *SUMMARIES, *lengths, *search, *steps))
         finish(run)
         costs.append(json.loads((run / "cost.json").read_text()))
     short, long = costs

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from etude.commands.export.command import export
 from etude.errors import ConfigurationError
 from etude.models.layers.embeddings import TiedOutputEmbeddings
 from etude.models.seq2seq import Seq2Seq
 from etude.report.inspection import look
 from etude.tokenization.base import SOURCE, Tokenizer
-from etude.training.fit import train
-from etude.training.restore import load_run
+from tests.runs.doors import export, load_run, train
 
 TIED = "model/embeddings=tied_output"
 
@@ -26,7 +24,7 @@ def trained(composed: Callable[..., Any]) -> Callable[..., Path]:
     """Trains a small experiment with a vocabulary for each side."""
 
     def run(task: str, *more: str) -> Path:
-        folder = train(composed(task, "tokenizer=separate", *more), [])
+        folder = train(composed(task, "tokenizer=separate", *more))
         assert folder is not None
         return folder
 

@@ -15,15 +15,10 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import manual_seed
 
 from etude.cli.main import main
-from etude.commands.evaluate import evaluate
-from etude.commands.export.command import export
-from etude.commands.inspect import inspect
-from etude.config.check import check, plain
-from etude.config.compose import CONF, Composer
+from etude.config.compose import compose as compose_words
 from etude.errors import ConfigurationError
-from etude.training.fit import train
-from etude.training.restore import load_run
 from tests.runs.conftest import SMALL, WORDS
+from tests.runs.doors import evaluate, export, inspect, load_run, train
 from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.processes import STEP
 
@@ -116,10 +111,7 @@ def composed(words_of: Callable[..., list[str]]) -> Callable[..., Any]:
     """The checked configuration of such a run."""
 
     def compose(kind: str, *more: str) -> Any:
-        composer = Composer(CONF, "train")
-        composition = composer.compose(composer.normalized(words_of(kind, *more)))
-        check(composition.config, composition.overrides, composition.sources)
-        return composition.config
+        return compose_words(*words_of(kind, *more))
 
     return compose
 
@@ -130,7 +122,7 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
     modules = {"llama": "[q_proj,v_proj]", "t5": "[q,v]"}[kind]
     adapters = ["finetune.rank=2", f"finetune.modules={modules}"] if finetune == "lora" else []
     config = composed(kind, f"finetune={finetune}", *adapters)
-    run = train(config, [])
+    run = train(config)
     assert run is not None
     scores = evaluate([run], {"split": "val"})["scores"]
     assert scores == json.loads((run / "evaluations/val.json").read_text())["scores"]
@@ -151,17 +143,17 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
     names = [one["name"] for one in json.loads((page.parent / "attention.json").read_text())[0]["maps"]]
     assert names[-1] == {"llama": "layers.1.attention", "t5": "decoder.1.cross_attention"}[kind]
     answers = task.predict_texts(texts, tokenizer)
-    shutil.rmtree(config.model.name)
+    shutil.rmtree(config.model.arguments["name"])
     assert load_run(run)[0].predict_texts(texts, tokenizer) == answers
     assert evaluate([run], {"split": "val"})["scores"] == scores
 
 
 @pytest.mark.slow
 def test_what_was_exported_trains_again(composed: Callable[..., Any], tmp_path: Path) -> None:
-    run = train(composed("t5"), [])
+    run = train(composed("t5"))
     assert run is not None
     folder = export(run, {"to": "huggingface", "sentences": 5})
-    again = train(composed("t5", f"model.name={folder}", "run.name=again"), [])
+    again = train(composed("t5", f"model.name={folder}", "run.name=again"))
     assert again is not None
     facts = [json.loads((one / "facts.json").read_text()) for one in (run, again)]
     assert facts[0] == facts[1]
@@ -206,7 +198,7 @@ def test_from_the_command_line(
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path, kind: str) -> None:
     """Dropout of transformers' own, everywhere, and parts that begin to train one after the other."""
     exact = (*EXACT, "batch.tokens=400", "finetune=gradual", "finetune.every=3step")
-    values = plain(composed(kind, *exact))
+    values = composed(kind, *exact)
     whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
     finish(whole)
     for call in (11, 13):

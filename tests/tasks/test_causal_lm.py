@@ -29,7 +29,7 @@ def build(decoding: Search, max_length: int = 32, facts: Facts = FACTS) -> Causa
     model = Decoder(facts, 16, 2, 2, 24, 0.0, max_length)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return CausalLM(facts, model, partial(torch.optim.SGD, lr=0.1), Constant(), decoding).eval()  # type: ignore[arg-type]
+    return CausalLM(facts, model, partial(torch.optim.SGD, lr=0.1), Constant(), decoding).eval()
 
 
 def batch(documents: Tensor | None = None) -> CausalLMBatch:

@@ -14,7 +14,7 @@ from etude.models.generation.search import Greedy
 from etude.models.layers.attention import Attend
 from etude.models.seq2seq import Seq2Seq
 from etude.optim.schedules import Constant
-from etude.report.inspection import look, shown_by
+from etude.report.inspection import attention_task, look
 from etude.tasks.attention_maps import ShowsAttention
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
@@ -77,7 +77,7 @@ def test_the_target_is_given_or_the_run_s_own() -> None:
 
 
 def test_an_encoder_sees_its_special_tokens_and_masks() -> None:
-    shown = shown_by(encoder_task(MaskedLM)).look_inside("a <mask>", None, TOKENIZER)
+    shown = attention_task(encoder_task(MaskedLM)).look_inside("a <mask>", None, TOKENIZER)
     assert shown.source == [FACTS.bos, *TOKENIZER.encode(["a "])[0], FACTS.mask, FACTS.eos]
     inspection = look(encoder_task(Classification), TOKENIZER, "two words")
     assert inspection.maps[0].rows[0] == "<s>"
@@ -107,7 +107,7 @@ def test_a_page_has_its_limit() -> None:
 
 def test_a_task_that_shows_nothing_is_named() -> None:
     with pytest.raises(ConfigurationError, match="look into a Identity"):
-        shown_by(cast(Task, torch.nn.Identity()))
+        attention_task(cast(Task, torch.nn.Identity()))
 
 
 def test_pieces_of_ids_make_the_text() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.tasks.loss_spikes import HEIGHT, LEAST, WINDOW, Spikes, spike_height
+from etude.tasks.training_progress import HEIGHT, LEAST, WINDOW, Spikes, spike_height
 
 LOSSES = st.lists(st.integers(-1000, 1000).map(float), min_size=LEAST, max_size=WINDOW + 30)
 
@@ -48,7 +48,7 @@ def test_spikes_do_not_hide_the_next_one() -> None:
     for step in (250, 251, 252, 300):
         losses[step] += 1.0
     spikes = Spikes()
-    found = [step for step, loss in enumerate(losses) if spikes.saw(float(loss), step, step, Path("run"))]
+    found = [step for step, loss in enumerate(losses) if spikes.observe(float(loss), step, step, Path("run"))]
     assert found == [250, 251, 252, 300]
 
 
@@ -56,8 +56,8 @@ def test_a_continued_run_sees_the_same(caplog: pytest.LogCaptureFixture) -> None
     losses = [1.0, 1.1, 1.2] * 10
     spikes = Spikes(losses)
     continued = Spikes(list(spikes.losses))
-    assert spikes.saw(9.0, 61, 80, Path("outputs/x"))
-    assert continued.saw(9.0, 61, 80, Path("outputs/x"))
+    assert spikes.observe(9.0, 61, 80, Path("outputs/x"))
+    assert continued.observe(9.0, 61, 80, Path("outputs/x"))
     assert caplog.records[0].message == caplog.records[1].message
     assert "the loss spikes: 9 at the mean of steps 61 to 80" in caplog.text
     assert "1.1 of the last 30; look closer with: etude replay outputs/x step=N, N from 61 to 80" in caplog.text

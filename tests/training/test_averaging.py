@@ -1,4 +1,4 @@
-"""Averages of checkpoints: which are tried, what they weigh, and which is kept."""
+"""Checkpoint averaging: candidates, their weights, and the average that is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,11 +17,10 @@ from etude.checkpoints.integrity import CheckpointBrokenError, checkpoint_folder
 from etude.checkpoints.retention import Retention, Saved, apply
 from etude.config.schema import CheckpointAverages, Validation
 from etude.duration import Duration
-from etude.errors import ConfigurationError
 from etude.metrics.score import Score
+from etude.runs.saved_run import SavedRun
 from etude.training import checkpoint_averaging as averaging
 from etude.training.checkpoint_averaging import Candidate, candidates, keep_best_average, mean_weights
-from etude.training.ending import stopping
 
 
 class Tied(nn.Module):
@@ -46,20 +45,20 @@ def saved(folder: Path, step: int, value: float, score: float | None) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> SavedRun:
     """Checkpoints with weights 1, 2, 4 and 8, all but one of them validated; the score is the distance from 3."""
     folder = tmp_path / "checkpoints"
     for step, value, score in ((10, 1.0, 2.0), (20, 2.0, 1.0), (25, 16.0, None), (30, 4.0, 1.5), (40, 8.0, 5.0)):
         saved(folder, step, value, score)
         apply(Retention(2, 4, "min"), folder, step)
-    return tmp_path
+    return SavedRun(tmp_path, cast(Any, None))
 
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[CheckpointAverages], Any]:
     def make(average: CheckpointAverages) -> Any:
         validation = Validation(Duration(1, "epoch"), "val/loss", "min")
-        return SimpleNamespace(root=SimpleNamespace(average=average, validate=validation), task=Tied())
+        return SimpleNamespace(config=SimpleNamespace(average=average, validate=validation), task=Tied())
 
     def distance(run: Path, of: Any, split: str) -> None:
         assert split == "val"
@@ -69,11 +68,11 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[CheckpointAverages]
     return make
 
 
-def test_an_average_that_is_better_is_kept_and_best(run: Path, experiment: Callable[..., Any]) -> None:
-    (run / "facts.json").write_text("{}")
+def test_a_better_average_is_kept_and_becomes_best(run: SavedRun, experiment: Callable[..., Any]) -> None:
+    (run.path / "facts.json").write_text("{}")
     of = experiment(CheckpointAverages(last=(2, 3), best=(2, 3)))
-    found = keep_best_average(run, of, Retention(2, 4, "min"), 40, {"facts.json": run / "facts.json"})
-    assert found == pytest.approx(
+    scores = keep_best_average(run, of, Retention(2, 4, "min"), 40, {"facts.json": run.path / "facts.json"})
+    assert scores == pytest.approx(
         {
             "step-00000020": 1.0,
             "step-00000040-mean-last-2": 3.0,
@@ -82,7 +81,7 @@ def test_an_average_that_is_better_is_kept_and_best(run: Path, experiment: Calla
             "step-00000040-mean-best-3": abs(7 / 3 - 3),
         }
     )
-    best = (run / "checkpoints" / "best").resolve()
+    best = (run.path / "checkpoints" / "best").resolve()
     assert best.name == "step-00000040-mean-best-2"
     assert read_manifest(best).score == 0.0
     assert (best / "facts.json").read_text() == "{}"
@@ -90,31 +89,31 @@ def test_an_average_that_is_better_is_kept_and_best(run: Path, experiment: Calla
     weights = read_weights(best)
     assert weights["second.weight"] is weights["first.weight"]
     assert torch.equal(weights["first.weight"], torch.full((3, 3), 3.0))
-    again = keep_best_average(run, of, Retention(2, 4, "min"), 40, {"facts.json": run / "facts.json"})
-    assert again == found
-    newest = newest_valid(run / "checkpoints")
+    again = keep_best_average(run, of, Retention(2, 4, "min"), 40, {"facts.json": run.path / "facts.json"})
+    assert again == scores
+    newest = newest_valid(run.path / "checkpoints")
     assert newest is not None
     assert newest.name == "step-00000040"
 
 
-def test_one_that_is_no_better_is_not(run: Path, experiment: Callable[..., Any]) -> None:
-    before = sorted(path.name for path in (run / "checkpoints").iterdir())
-    found = keep_best_average(run, experiment(CheckpointAverages(last=(2, 9))), Retention(2, 4, "min"), 40, {})
-    assert list(found) == ["step-00000020", "step-00000040-mean-last-2"]
-    assert (run / "checkpoints" / "best").resolve().name == "step-00000020"
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
+def test_an_average_that_is_not_better_is_discarded(run: SavedRun, experiment: Callable[..., Any]) -> None:
+    before = sorted(path.name for path in (run.path / "checkpoints").iterdir())
+    scores = keep_best_average(run, experiment(CheckpointAverages(last=(2, 9))), Retention(2, 4, "min"), 40, {})
+    assert list(scores) == ["step-00000020", "step-00000040-mean-last-2"]
+    assert (run.path / "checkpoints" / "best").resolve().name == "step-00000020"
+    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == before
     assert keep_best_average(run, experiment(CheckpointAverages()), Retention(2, 4, "min"), 40, {}) == {}
 
 
-def test_one_with_a_broken_checkpoint_is_passed_over(run: Path, experiment: Callable[..., Any]) -> None:
-    (run / "checkpoints" / "step-00000030" / "model.safetensors").write_bytes(b"")
-    found = keep_best_average(
+def test_an_average_with_a_broken_checkpoint_is_skipped(run: SavedRun, experiment: Callable[..., Any]) -> None:
+    (run.path / "checkpoints" / "step-00000030" / "model.safetensors").write_bytes(b"")
+    scores = keep_best_average(
         run, experiment(CheckpointAverages(last=(2,), best=(2, 3))), Retention(2, 4, "min"), 40, {}
     )
-    assert list(found) == ["step-00000020"]
+    assert list(scores) == ["step-00000020"]
 
 
-def test_the_mean_is_taken_in_double_precision(tmp_path: Path) -> None:
+def test_the_mean_is_computed_in_double_precision(tmp_path: Path) -> None:
     """One and twice 2⁻²⁵, which single precision would lose."""
     for step, value in ((1, 1.0), (2, 2.0**-25), (3, 2.0**-25)):
         saved(tmp_path, step, value, None)
@@ -127,16 +126,10 @@ def test_the_mean_is_taken_in_double_precision(tmp_path: Path) -> None:
         mean_weights([checkpoint_folder(tmp_path, step) for step in (1, 2)])
 
 
-def test_too_few_checkpoints_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    known = [Saved(10, 3.0), Saved(20, None), Saved(30, 1.0), Saved(40, 2.0)]
-    assert candidates(CheckpointAverages(last=(2, 4), best=(3,)), Retention(2, 3, "min"), known) == [
+def test_a_size_beyond_the_number_of_checkpoints_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = [Saved(10, 3.0), Saved(20, None), Saved(30, 1.0), Saved(40, 2.0)]
+    assert candidates(CheckpointAverages(last=(2, 4), best=(3,)), Retention(2, 3, "min"), checkpoints) == [
         Candidate("step-00000040-mean-last-2", (30, 40)),
         Candidate("step-00000040-mean-best-3", (10, 30, 40)),
     ]
     assert "average.last=4: not tried, there are 3 validated checkpoints" in caplog.text
-
-
-def test_what_needs_validations_is_refused_without() -> None:
-    root: Any = SimpleNamespace(stop=SimpleNamespace(patience=None), average=CheckpointAverages(last=(3,)))
-    with pytest.raises(ConfigurationError, match=r"average.last needs validations.*write average.last=\[\]"):
-        stopping(root, {"train"})

@@ -1,4 +1,4 @@
-"""Energy is what counters say, over their wrapping around and over continuations; and labelled where it is a guess."""
+"""Energy is read from counters that wrap around, over continuations; an estimate is labelled as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANGE = 1000
 
 
 def zone(powercap: Path, folder: str, name: str, value: int) -> Path:
-    """Write a zone of RAPL as Linux shows it."""
+    """Write a RAPL zone as Linux shows it."""
     place = powercap / folder
     place.mkdir(parents=True)
     (place / "name").write_text(f"{name}\n")
@@ -30,7 +30,7 @@ def zone(powercap: Path, folder: str, name: str, value: int) -> Path:
 
 
 @given(used=st.lists(st.integers(0, RANGE - 1), max_size=20), start=st.integers(0, RANGE - 1))
-def test_a_counter_that_begins_anew_loses_nothing(
+def test_a_counter_that_wraps_around_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, used: list[int], start: int
 ) -> None:
     package = zone(tmp_path_factory.mktemp("powercap"), "intel-rapl:0", "package-0", start)
@@ -42,7 +42,7 @@ def test_a_counter_that_begins_anew_loses_nothing(
     assert rapl.joules() == pytest.approx(sum(used) * 1e-6)
 
 
-def test_packages_and_memory_count_and_nothing_twice(tmp_path: Path) -> None:
+def test_packages_and_memory_are_counted_and_nothing_twice(tmp_path: Path) -> None:
     counted = [
         zone(tmp_path, "intel-rapl:0", "package-0", 0),
         zone(tmp_path, "intel-rapl:1", "package-1-die-0", 0),
@@ -62,16 +62,16 @@ def test_packages_and_memory_count_and_nothing_twice(tmp_path: Path) -> None:
     assert rapl.joules() == pytest.approx(111e-6)
 
 
-def test_without_a_counter_that_may_be_read_nothing_is_measured(tmp_path: Path) -> None:
+def test_without_a_readable_counter_nothing_is_measured(tmp_path: Path) -> None:
     assert Rapl.find(tmp_path / "nowhere") is None
     assert Rapl.find(tmp_path) is None
     hidden = zone(tmp_path, "intel-rapl:0", "package-0", 0) / "energy_uj"
     hidden.unlink()
-    hidden.mkdir()  # as unreadable as a file of another's, also for root
+    hidden.mkdir()  # unreadable even for root
     assert Rapl.find(tmp_path) is None
 
 
-def test_a_counter_that_vanishes_stands_still(tmp_path: Path) -> None:
+def test_a_counter_that_vanishes_keeps_its_value(tmp_path: Path) -> None:
     package = zone(tmp_path, "intel-rapl:0", "package-0", 5)
     rapl = Rapl([package])
     (package / "energy_uj").write_text("9")
@@ -80,7 +80,7 @@ def test_a_counter_that_vanishes_stands_still(tmp_path: Path) -> None:
     assert rapl.joules() == pytest.approx(4e-6)
 
 
-def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_addressed_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = {"GPU-abc": 5000}
     library = SimpleNamespace(
         nvmlInit=lambda: None,
@@ -94,32 +94,32 @@ def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None
     counters["GPU-abc"] += 2500
     assert nvml.joules() == 2.5
     assert Nvml.find(torch.device("cpu")) is None
-    counters.clear()  # as a GPU without such a counter
+    counters.clear()  # like a GPU without a counter
     assert Nvml.find(torch.device("cuda", 0)) is None
 
 
-def test_what_is_estimated_says_so_and_from_what() -> None:
+def test_an_estimate_is_labelled_with_its_basis() -> None:
     measured = energy(Spent(cpu_seconds=50, cpu_joules=400, gpu_joules=100), watts_per_core=12)
     assert (measured["energy_joules"], measured["energy_estimated"]) == (500, False)
-    guessed = energy(Spent(cpu_seconds=50, unmetered_cpu_seconds=50), watts_per_core=8)
-    assert (guessed["energy_joules"], guessed["energy_estimated"]) == (400, True)
-    assert "8 W (trainer.watts_per_core)" in guessed["energy_is"]
+    estimated = energy(Spent(cpu_seconds=50, unmetered_cpu_seconds=50), watts_per_core=8)
+    assert (estimated["energy_joules"], estimated["energy_estimated"]) == (400, True)
+    assert "8 W (trainer.watts_per_core)" in estimated["energy_is"]
     both = energy(Spent(cpu_joules=400, unmetered_cpu_seconds=10, unmetered_gpu_seconds=7), watts_per_core=10)
     assert (both["energy_joules"], both["energy_estimated_joules"]) == (500, 100)
     assert both["energy_is"].startswith("RAPL")
     assert "not measured: 7 GPU seconds" in both["energy_is"]
 
 
-def test_what_was_spent_adds_up_and_of_memory_the_largest_counts() -> None:
-    one, other = Spent(*range(1, 11)), Spent(*range(10, 0, -1))
-    together = one + other
-    assert together == other + one
+def test_costs_add_up_except_memory_which_is_the_maximum() -> None:
+    first, second = Spent(*range(1, 11)), Spent(*range(10, 0, -1))
+    total = first + second
+    assert total == second + first
     for name in Spent.__dataclass_fields__:
-        pair = getattr(one, name), getattr(other, name)
-        assert getattr(together, name) == (max(pair) if name in LARGEST else sum(pair))
+        pair = getattr(first, name), getattr(second, name)
+        assert getattr(total, name) == (max(pair) if name in LARGEST else sum(pair))
 
 
-def test_a_continued_meter_begins_where_the_checkpoint_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_continued_meter_starts_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = zone(tmp_path, "intel-rapl:0", "package-0", 0)
     monkeypatch.setattr("etude.training.energy.Rapl.find", lambda: Rapl([package]))
     trainer: Any = SimpleNamespace(local_rank=0, is_global_zero=True)

@@ -1,4 +1,4 @@
-"""The processes that `etude train` starts, as they really are: started, ended, and told apart."""
+"""Launch of real processes: their environment, their failures, their signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from etude.training import launch
 
 
 def launch_script(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, devices: int = 2) -> None:
-    """Launch ranks that run a script in the place of a training."""
+    """Launch ranks that run a script in place of a training."""
     program = f"import os, signal, sys, time\nrank = int(os.environ['RANK'])\n{textwrap.dedent(script)}"
 
     def start(run: Path, variables: dict[str, str], descriptors: list[int]) -> Any:
@@ -31,7 +31,7 @@ def launch_script(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, de
         launch.launch(folder, devices, lock)
 
 
-def test_ranks_are_told_who_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_rank_has_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = f"""
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")
         open({str(tmp_path)!r} + f"/{{rank}}", "w").write(" ".join(os.environ[name] for name in names))
@@ -42,14 +42,14 @@ def test_ranks_are_told_who_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert dict(os.environ) == before
 
 
-def test_the_others_are_ended_when_one_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_when_one_rank_fails_the_others_are_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(launch, "FAILURE_SECONDS", 0.2)
     with pytest.raises(EtudeError, match="rank 1 of 2 ended with exit code 7, for the reason above") as failure:
         launch_script(monkeypatch, tmp_path, "sys.exit(7) if rank else time.sleep(60)")
     assert failure.value.exit_code == 7
 
 
-def test_a_report_is_what_the_command_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_raises_what_a_rank_reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = """
         line = b'{"code": 65, "message": "train.tsv is empty"}' if rank else b'{"code": 69, "message": "lost"}'
         os.write(int(os.environ["ETUDE_REPORTS"]), line + b"\\n")
@@ -77,7 +77,9 @@ def test_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("variables", "rank"), [({}, None), ({"LOCAL_RANK": "1", "RANK": "3"}, 3)])
-def test_another_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], rank: int | None) -> None:
+def test_another_launcher_is_recognized(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], rank: int | None
+) -> None:
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -17,21 +17,25 @@ import json
 import logging
 import os
 import shutil
-import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from etude.atomic import Written, make_folder, remove_leftovers, storage_errors, sync_folder, write_file
-from etude.checkpoints.codec import MODEL, TRAINING, Encoded, decode, encode, safetensors_bytes
+from etude.checkpoints.codec import JSON_DEPTH, MODEL, TRAINING, Encoded, decode, encode, safetensors_bytes
 from etude.checkpoints.integrity import (
+    ADVICE,
     MANIFEST,
+    STATE,
     CheckpointBrokenError,
     Manifest,
     broken,
@@ -41,9 +45,12 @@ from etude.checkpoints.integrity import (
     verify,
 )
 from etude.errors import StorageError
+from etude.safetensors_header import read_safetensors_header
+from etude.schema_errors import shown
+from etude.untrusted import BrokenFileError, convert, decode_json, inside, read_bytes
 
-STATE = "state.json"
 _CHUNK = 1 << 20
+_STATE_BYTES = 2 << 30
 _log = logging.getLogger(__name__)
 
 
@@ -176,13 +183,32 @@ def remove(folder: Path) -> None:
         shutil.rmtree(temporary)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the tensors of the model's state_dict, on the CPU; tied ones are one tensor.
 
+    Args:
+        folder: The checkpoint.
+        wanted: Tensors whose names and shapes they must have: the state_dict of what they are for. None: any.
+
     Raises:
-        CheckpointBrokenError: If the manifest or the weights are not what was written.
+        CheckpointBrokenError: If the manifest or the weights are not what was written, or are those of another model.
     """
-    return read_tensors(folder, MODEL)
+    weights = read_tensors(folder, MODEL)
+    problem = None if wanted is None else _misfit(weights, wanted)
+    if problem:
+        raise CheckpointBrokenError(broken(folder, f"{MODEL}.safetensors: {problem}"))
+    return weights
+
+
+def _misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """Return how tensors differ from others in names and shapes, by the first that does; None if they do not."""
+    for name, tensor in wanted.items():
+        if name not in weights:
+            return f"{name} is missing, which the model of config.yaml has"
+        if weights[name].shape != tensor.shape:
+            return f"{name} has the shape {list(weights[name].shape)}, not the {list(tensor.shape)} of config.yaml"
+    left = next((name for name in weights if name not in wanted), None)
+    return None if left is None else f"{shown(left)} is no tensor of the model of config.yaml"
 
 
 def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
@@ -197,18 +223,54 @@ def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
     """
     manifest = read_manifest(folder)
     name = f"{stem}.safetensors"
-    problem = problem_of(folder / name, name, manifest.files[name])
+    problem = problem_of(folder, name, manifest.files[name])
     if problem:
         raise CheckpointBrokenError(broken(folder, problem))
-    return _read_tensors(folder, stem, manifest, torch.device("cpu"))
+    with _broken_files(folder):
+        return _read_tensors(folder, stem, manifest, torch.device("cpu"))
+
+
+@contextmanager
+def _broken_files(folder: Path) -> Iterator[None]:
+    """Let whatever is wrong with a file of a checkpoint be a `CheckpointBrokenError`."""
+    try:
+        yield
+    except BrokenFileError as error:
+        name = Path(str(error.path)).name
+        raise CheckpointBrokenError(broken(folder, f"{name}: {error.problem}")) from error
 
 
 def _read_tensors(folder: Path, stem: str, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
+    name = f"{stem}.safetensors"
+    path = inside(folder, name, folder / MANIFEST, ADVICE)
+    read_safetensors_header(path, ADVICE)
     # Copied: the library's tensors are windows on the mapped file, which keep a removed checkpoint on the disk, share
     # one storage, and are not aligned as those that torch allocates.
-    loaded = load_file(folder / f"{stem}.safetensors")
+    try:
+        loaded = load_file(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BrokenFileError(path, " ".join(str(error).split()), ADVICE) from error
     tensors = {name: tensor.to(device, copy=True) for name, tensor in loaded.items()}
-    return tensors | {name: tensors[stored] for name, stored in manifest.aliases[stem].items()}
+    for alias, stored in manifest.aliases[stem].items():
+        if stored not in loaded:
+            problem = f"aliases.{stem}['{shown(alias)}'] is '{shown(stored)}', which {name} does not have"
+            raise BrokenFileError(folder / MANIFEST, problem, ADVICE)
+        tensors[alias] = tensors[stored]
+    return tensors
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What etude and Lightning look for in `state.json`, as far as it is there; callbacks and plugins add to it."""
+
+    epoch: Annotated[int, Meta(ge=0)] = 0
+    global_step: Annotated[int, Meta(ge=0)] = 0
+    state_dict: dict[str, Any] = {}
+    loops: dict[str, dict[str, Any]] = {}
+    callbacks: dict[str, Any] = {}
+    optimizer_states: list[Any] = []
+    lr_schedulers: list[Any] = []
+    etude: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
 
 
 def read(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -221,8 +283,21 @@ def read(folder: Path, device: torch.device) -> dict[str, Any]:
     if problems:
         raise CheckpointBrokenError(broken(folder, problems[0]))
     manifest = read_manifest(folder)
-    try:
+    with _broken_files(folder):
+        state = _read_state(folder, manifest.step)
         tensors = {stem: _read_tensors(folder, stem, manifest, device) for stem in (MODEL, TRAINING)}
-        return decode(json.loads((folder / STATE).read_bytes()), tensors)
-    except (OSError, ValueError, KeyError, struct.error, SafetensorError) as error:
-        raise CheckpointBrokenError(broken(folder, repr(error))) from error
+        try:
+            found: dict[str, Any] = decode(state, tensors)
+        except ValueError as error:
+            raise BrokenFileError(folder / STATE, str(error), ADVICE) from error
+        return found
+
+
+def _read_state(folder: Path, step: int) -> dict[str, Any]:
+    """Return what `state.json` says, with marks; it must be of the step."""
+    path = inside(folder, STATE, folder / MANIFEST, ADVICE)
+    values = decode_json(read_bytes(path, ADVICE, _STATE_BYTES), dict[str, Any], path, ADVICE, depth=JSON_DEPTH)
+    state = convert(values, _State, path, ADVICE)
+    if state.global_step != step:
+        raise BrokenFileError(path, f"global_step is {state.global_step}, not the {step} of {MANIFEST}", ADVICE)
+    return values

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,19 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import StorageError
+from etude.schema_errors import shown
 
 MODEL = "model"
 TRAINING = "training"
 
+DEPTH = 100
+"""How deep dicts, lists and tuples are nested in each other at most."""
+
+JSON_DEPTH = 3 * DEPTH
+"""How deep that is in JSON: an item of a dict with marks is a list in a list in an object."""
+
+
+_BITS = re.compile(r"[0-9a-f]{16}")
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -89,6 +99,8 @@ class _Encoder:
         self._stored: dict[tuple[object, ...], str] = {}
 
     def value(self, value: Any, path: tuple[str | int, ...]) -> Any:
+        if len(path) > DEPTH:
+            raise StorageError(f"a checkpoint cannot hold {_written(path[:8])}/…, nested more than {DEPTH} levels deep")
         kind = type(value)  # not isinstance: a subclass would come back as something else
         if value is None or kind in (bool, int, str):
             return value
@@ -157,26 +169,59 @@ def decode(state: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> Any:
         tensors: For each file, its tensors by name, aliases included.
 
     Raises:
-        KeyError: If a mark is unknown or its tensor is missing.
+        ValueError: If it is nothing that `encode` makes, or names a tensor that is missing.
     """
     if isinstance(state, list):
         return [decode(item, tensors) for item in state]
     if not isinstance(state, dict):
         return state
-    mark = next(iter(state), "")
-    if not mark.startswith("$"):
+    marks = [key for key in state if key.startswith("$")]
+    if not marks:
         return {key: decode(item, tensors) for key, item in state.items()}
-    content = state[mark]
-    if mark == "$tensor":
-        file, _, name = content.partition(":")
-        return tensors[file][name]
-    if mark == "$tuple":
-        return tuple(decode(item, tensors) for item in content)
-    if mark == "$float":
-        return struct.unpack(">d", bytes.fromhex(content))[0]
-    if mark == "$items":
-        return {key: decode(item, tensors) for key, item in content}
-    raise KeyError(mark)
+    mark = marks[0]
+    if len(state) > 1 or mark not in _MARKS:
+        raise ValueError(f"'{shown(mark)}' is no mark that stands alone, of {', '.join(_MARKS)}")
+    return _MARKS[mark](state[mark], tensors)
+
+
+def _decode_tensor(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+    file, _, name = content.partition(":") if isinstance(content, str) else ("", "", "")
+    found = tensors.get(file, {}).get(name)
+    if found is None:
+        raise ValueError(f"$tensor is '{shown(str(content))}', which no file of the checkpoint has")
+    return found
+
+
+def _decode_tuple(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> tuple[Any, ...]:
+    if not isinstance(content, list):
+        raise ValueError("$tuple is no list")
+    return tuple(decode(item, tensors) for item in content)
+
+
+def _decode_float(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> float:
+    if not isinstance(content, str) or not _BITS.fullmatch(content):
+        raise ValueError("$float is not the sixteen hexadecimal digits of a number")
+    number: float = struct.unpack(">d", bytes.fromhex(content))[0]
+    return number
+
+
+def _decode_items(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str | int, Any]:
+    pairs: list[Any] = content if isinstance(content, list) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs):
+        raise ValueError("$items is no list of keys, texts or whole numbers, with a value each")
+    items = {key: decode(item, tensors) for key, item in pairs}
+    if len(items) < len(pairs):
+        raise ValueError("$items has a key twice")
+    return items
+
+
+_MARKS: dict[str, Callable[[Any, Mapping[str, Mapping[str, Tensor]]], Any]] = {
+    "$tensor": _decode_tensor,
+    "$tuple": _decode_tuple,
+    "$float": _decode_float,
+    "$items": _decode_items,
+}
+"""What reads the content of each mark."""
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

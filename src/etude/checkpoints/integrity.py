@@ -1,7 +1,8 @@
 """What a checkpoint folder says of itself, and whether it is true.
 
 Every checkpoint has a `manifest.json` with the size and sha256 of each of its files, and a hash of its own. Nothing is
-read from a checkpoint before that is checked.
+read from a checkpoint before that is checked. A hash tells accidents, not intentions: what is read afterwards is held
+against a schema all the same.
 """
 
 from __future__ import annotations
@@ -9,23 +10,65 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from etude.atomic import Written
-from etude.checkpoints.codec import decode, encode
-from etude.errors import StorageError
+from etude.checkpoints.codec import MODEL, TRAINING, decode, encode
+from etude.errors import DataError
+from etude.schema_errors import shown
+from etude.untrusted import ANY_SIZE, BrokenFileError, decode_json, inside, opened, read_bytes
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
+ADVICE = "use another one, `etude resume RUN` finds the newest whole one"
+"""What to do about a broken checkpoint."""
+
+_NEEDED = (f"{MODEL}.safetensors", f"{TRAINING}.safetensors", STATE)
+_MANIFEST_BYTES = 16 << 20
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _AVERAGE = re.compile(r"step-\d{8,}-mean-(?:last|best)-\d+")
 _log = logging.getLogger(__name__)
 
 
-class CheckpointBrokenError(StorageError):
+class CheckpointBrokenError(DataError):
     """A checkpoint is not what was written: a file is missing, cut short or changed."""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size and hash of a file."""
+
+    size: Annotated[int, Meta(ge=0)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _NotFinite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A score that is not finite, as `etude.checkpoints.codec` writes it."""
+
+    bits: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")] = msgspec.field(name="$float")
+
+
+class _Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tied tensors of both files."""
+
+    model: dict[str, str]
+    training: dict[str, str]
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `manifest.json` says."""
+
+    step: Annotated[int, Meta(ge=0)]
+    score: int | float | _NotFinite | None
+    aliases: _Aliases
+    files: dict[str, _File]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -60,11 +103,15 @@ class Manifest:
             ValueError: If any character of it has changed.
         """
         try:
-            content = json.loads(text)
-            files = {name: Written(file["size"], file["sha256"]) for name, file in content["files"].items()}
-            manifest = cls(content["step"], decode(content["score"], {}), content["aliases"], files)
-        except (KeyError, TypeError, AttributeError, struct.error) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
+            content = decode_json(text.encode(), _Content, MANIFEST, ADVICE)
+        except BrokenFileError as error:
+            raise ValueError(error.problem) from error
+        files = {name: Written(file.size, file.sha256) for name, file in content.files.items()}
+        for name in _NEEDED:
+            if name not in files:
+                raise ValueError(f"files[{name!r}] is missing")
+        score = decode(msgspec.to_builtins(content.score), {})
+        manifest = cls(content.step, score, msgspec.to_builtins(content.aliases), files)
         if manifest.to_text() != text:
             raise ValueError("its own hash does not fit")
         return manifest
@@ -98,8 +145,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest.from_text(path.read_bytes().decode())
-    except (OSError, ValueError) as error:
+        content = read_bytes(inside(folder, MANIFEST, path, ADVICE), ADVICE, _MANIFEST_BYTES)
+        return Manifest.from_text(content.decode())
+    except BrokenFileError as error:
+        raise CheckpointBrokenError(broken(folder, f"{MANIFEST}: {error.problem}")) from error
+    except ValueError as error:
         raise CheckpointBrokenError(broken(folder, f"{MANIFEST}: {error}")) from error
 
 
@@ -109,27 +159,25 @@ def verify(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except CheckpointBrokenError as error:
         return [str(error)]
-    return [problem for name, file in manifest.files.items() if (problem := problem_of(folder / name, name, file))]
+    return [problem for name, file in manifest.files.items() if (problem := problem_of(folder, name, file))]
 
 
-def problem_of(path: Path, name: str, written: Written) -> str | None:
-    """Read a file, called `name` in its checkpoint, and return what is wrong with it, if anything is."""
+def problem_of(folder: Path, name: str, written: Written) -> str | None:
+    """Read a file of a checkpoint, and return what is wrong with it, if anything is."""
     try:
-        size = path.stat().st_size
-        if size != written.size:
-            return f"{name}: {size} bytes, not the {written.size} that were written"
-        with path.open("rb") as file:
+        with opened(inside(folder, name, folder / MANIFEST, ADVICE), ADVICE, ANY_SIZE) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != written.size:
+                return f"{name}: {size} bytes, not the {written.size} that were written"
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return f"{name}: {error.strerror or error}"
+    except BrokenFileError as error:
+        return f"{shown(name)}: {error.problem}"
     return None if found == written.sha256 else f"{name}: sha256 {found[:12]}…, not the {written.sha256[:12]}… written"
 
 
 def broken(folder: Path, problem: str) -> str:
     """Return the message of an error about a broken checkpoint."""
-    return (
-        f"the checkpoint {folder} is broken: {problem}; use another one, `etude resume RUN` finds the newest whole one"
-    )
+    return f"the checkpoint {folder} is broken: {problem}; {ADVICE}"
 
 
 def newest_valid(folder: Path) -> Path | None:

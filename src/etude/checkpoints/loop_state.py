@@ -1,6 +1,6 @@
-"""Lightning's own counts of how far a training is, in a trainer and in a checkpoint.
+"""Lightning's own progress counters, in a trainer and in a checkpoint.
 
-They hang on more than the step: on the number of micro-batches, and on the moment at which a checkpoint is written.
+They depend on more than the step: on the number of micro-batches, and on the moment at which a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import lightning
 
 
 def rewind(checkpoint: dict[str, Any], epoch: int) -> None:
-    """Set Lightning's progress to where it is right after an optimizer step, whenever the checkpoint is written.
+    """Set Lightning's progress to its state right after an optimizer step, whenever the checkpoint is written.
 
-    Left as it is, the progress after a validation can make a continued run train past the end of its epoch, that of a
-    training stopped in the middle of an epoch makes it begin the next one, and that of a run continued at the end of an
-    epoch counts one epoch too few. So set, it depends on the step alone, and equal states make equal files.
+    Otherwise, the progress after a validation can make a continued run train past the end of its epoch, that of a training
+    stopped in the middle of an epoch makes it begin the next one, and that of a run continued at the end of an epoch counts
+    one epoch too few. With this, it depends on the step alone, and equal states make equal files.
 
     Args:
-        checkpoint: As Lightning dumped it, after a whole step.
-        epoch: The epoch of that step, from 0.
+        checkpoint: Checkpoint as Lightning dumped it, after a whole step.
+        epoch: Epoch of that step, from 0.
     """
     progress = checkpoint["loops"]["fit_loop"]
     for counts in progress["epoch_progress"].values():
@@ -27,7 +27,7 @@ def rewind(checkpoint: dict[str, Any], epoch: int) -> None:
     for name in ("total", "current"):
         batches = progress["epoch_loop.batch_progress"][name]
         batches["completed"] = batches["processed"] - 1
-        # How many validation batches were seen counts for progress bars only.
+        # The number of validation batches matters to progress bars only.
         validated = progress["epoch_loop.val_loop.batch_progress"][name]
         validated.update(dict.fromkeys(validated, 0))
     progress["epoch_loop.val_loop.batch_progress"]["is_last_batch"] = False
@@ -36,23 +36,23 @@ def rewind(checkpoint: dict[str, Any], epoch: int) -> None:
 
 
 def recount(checkpoint: dict[str, Any], micro_batches: int) -> None:
-    """Convert Lightning's progress, which counts micro-batches, for steps of another number of them.
+    """Convert Lightning's progress, which counts micro-batches, to steps of another number of them.
 
-    Every step of a run was counted with the same number of micro-batches, so the checkpoint itself says how many.
+    Every step of a run was counted with the same number of micro-batches, so it can be computed from the checkpoint.
 
     Args:
-        checkpoint: As it was saved, after a whole step.
+        checkpoint: Checkpoint as it was saved, after a whole step.
         micro_batches: Slices of each step on each process from now on.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    before = progress["total"]["ready"] // checkpoint["global_step"]
+    saved_micro_batches = progress["total"]["ready"] // checkpoint["global_step"]
     for name in ("total", "current"):
-        counted = progress[name]["ready"] // before * micro_batches
-        progress[name].update(ready=counted, started=counted, processed=counted, completed=counted - 1)
+        count = progress[name]["ready"] // saved_micro_batches * micro_batches
+        progress[name].update(ready=count, started=count, processed=count, completed=count - 1)
 
 
 def is_inside_step(trainer: lightning.Trainer) -> bool:
-    """Whether micro-batches of a step are still to come: their gradients so far are in no checkpoint."""
+    """Return whether a step is incomplete: its gradients so far are in no checkpoint."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     epoch_ended = progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
     return progress.current.ready % trainer.accumulate_grad_batches > 0 and not epoch_ended

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the last ones, so that a broken one can be passed over, the best ones, and milestones."""
+"""Retention of checkpoints: the newest, so that a broken one can be skipped, the best, and milestones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINKS = ("last", "best")
 
 
 class Saved(NamedTuple):
-    """A checkpoint: its step, and its validation's score if it has one."""
+    """A checkpoint: its step, and the score of its validation if it has one."""
 
     step: int
     score: float | None = None
@@ -25,14 +25,14 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True)
 class Retention:
-    """How many checkpoints are kept.
+    """Numbers of checkpoints to keep.
 
     Attributes:
-        keep_last: The newest ones, at least 2: one may turn out to be broken.
-        keep_best: Those of the best scores; of equal scores the earlier is better.
-        mode: `min` if a low score is good, `max` if a high one is.
-        keep_every: Those of every so many steps, counted from the run's start; None: no such ones.
-        keep_scored: The newest ones of those that have a score.
+        keep_last: Number of the newest, at least 2, since one may turn out to be broken.
+        keep_best: Number of those with the best scores; of equal scores the earlier is better.
+        mode: `min` if low scores are good, `max` if high ones are.
+        keep_every: Steps between milestones, counted from the start of the run; None: no milestones.
+        keep_scored: Number of the newest among those that have a score.
     """
 
     keep_last: int = 2
@@ -56,58 +56,58 @@ class Retention:
             )
 
     def is_milestone(self, step: int) -> bool:
-        """Whether a checkpoint of this step is written and kept, whatever came since the last one."""
+        """Return whether a checkpoint of this step is written and kept in any case."""
         return self.keep_every is not None and step % self.keep_every == 0
 
     def ranked(self, saved: Sequence[Saved]) -> list[int]:
         """Return the steps that have a finite score, best first."""
         sign = 1 if self.mode == "min" else -1
-        scored = [(sign * one.score, one.step) for one in saved if one.score is not None and math.isfinite(one.score)]
+        scored = [(sign * score, step) for step, score in saved if score is not None and math.isfinite(score)]
         return [step for _, step in sorted(scored)]
 
     def kept(self, saved: Sequence[Saved]) -> set[int]:
-        """Return the steps whose checkpoints are kept, of those there are."""
-        newest = sorted(one.step for one in saved)[-self.keep_last :]
-        milestones = (one.step for one in saved if self.is_milestone(one.step))
+        """Return the steps whose checkpoints are kept."""
+        newest = sorted(step for step, _ in saved)[-self.keep_last :]
+        milestones = (step for step, _ in saved if self.is_milestone(step))
         scored = newest_scored(saved)[: self.keep_scored]
         return {*newest, *scored, *self.ranked(saved)[: self.keep_best], *milestones}
 
     def is_better(self, score: float, than: float) -> bool:
-        """Whether a finite score is better than another one, not only as good."""
+        """Return whether a finite score is strictly better than another."""
         return self.ranked([Saved(1, score), Saved(0, than)])[:1] == [1]
 
     def links(self, saved: Sequence[Saved]) -> dict[str, int]:
-        """Return the steps that `last` and `best` point to; a link that has nothing to point to is left out."""
-        pointed = {"last": [max(one.step for one in saved)]} if saved else {}
+        """Return the steps that `last` and `best` point to; without a link that has no target."""
+        last = [max(step for step, _ in saved)] if saved else []
         best = self.ranked(saved)[: self.keep_best]
-        return {name: steps[0] for name, steps in {**pointed, "best": best}.items() if steps}
+        return {name: steps[0] for name, steps in {"last": last, "best": best}.items() if steps}
 
 
 def newest_scored(saved: Sequence[Saved]) -> list[int]:
     """Return the steps that have a score, the newest first."""
-    return sorted((one.step for one in saved if one.score is not None), reverse=True)
+    return sorted((step for step, score in saved if score is not None), reverse=True)
 
 
 def saved_checkpoints(folder: Path, newest: int) -> list[Saved]:
-    """Return the checkpoints in a folder, up to a step, that have a readable manifest; nothing else of them is read."""
-    found = []
+    """Return the checkpoints in a folder, up to a step, that have a readable manifest; no other file is read."""
+    saved = []
     for step, path in checkpoints(folder).items():
         if step <= newest:
             try:
-                found.append(Saved(step, read_manifest(path).score))
+                saved.append(Saved(step, read_manifest(path).score))
             except CheckpointBrokenError:
-                continue  # neither counted nor removed: a person may want to look
-    return found
+                continue  # neither counted nor removed: a person may want to look at it
+    return saved
 
 
 def apply(retention: Retention, folder: Path, newest: int) -> None:
     """Set the links `last` and `best` in a folder of checkpoints, then remove what is not kept.
 
     Args:
-        retention: The rule.
-        folder: Of checkpoints.
-        newest: The step just saved. Later ones, which a run that went back to an older checkpoint has not come to
-            again, may be broken: they do not count.
+        retention: Numbers of checkpoints to keep.
+        folder: Folder of checkpoints.
+        newest: Step that was just saved. Later ones, which a run continued from an older checkpoint has not reached again,
+            may be broken and do not count.
 
     Raises:
         StorageError: If a link cannot be written or a checkpoint cannot be removed.
@@ -120,5 +120,5 @@ def apply(retention: Retention, folder: Path, newest: int) -> None:
         else:
             with storage_errors(folder / name):
                 (folder / name).unlink(missing_ok=True)
-    for step in {one.step for one in saved} - retention.kept(saved):
+    for step in {step for step, _ in saved} - retention.kept(saved):
         remove(checkpoint_folder(folder, step))

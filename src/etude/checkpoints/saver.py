@@ -1,4 +1,4 @@
-"""The store of checkpoints, as Lightning sees it: how one is saved and loaded, and when.
+"""Checkpoints in Lightning: a `CheckpointIO` that saves and loads folders, and the callback that decides when.
 
 Checkpoints are folders (see `etude.checkpoints.checkpoint`); `Trainer.fit(ckpt_path=FOLDER)` means what it always does. The
 training waits for a copy in memory, not for the disk.
@@ -42,16 +42,16 @@ _log = logging.getLogger(__name__)
 class FolderCheckpointIO(CheckpointIO):
     """Lets Lightning save to, and continue from, checkpoint folders: `Trainer(plugins=[FolderCheckpointIO(…)])`.
 
-    To save takes as long as to copy every tensor; a thread writes the copy. So while one checkpoint is written there is a
-    second copy of all that it holds, model and optimizer, in the CPU's memory; never a third: the next save waits for the
-    one before, and so does whatever reads or removes a checkpoint, and the end of the training. What could not be written
-    is raised there, or by `writer.check()`. Only the first rank writes: Lightning does not call the others.
+    Saving takes as long as copying every tensor; a thread writes the copy. While a checkpoint is written there is thus a
+    second copy of its content, model and optimizer, in the CPU's memory, but never a third: the next save waits for the
+    last, and so does whatever reads or removes a checkpoint, and the end of the training. An error in writing is raised
+    there, or by `writer.check()`. Only the first rank writes: Lightning does not call the others.
 
     Args:
         companions: Files and folders that are copied into every checkpoint, by their name there.
 
     Attributes:
-        writer: What a checkpoint is written by; work that is started on it follows the checkpoint's own.
+        writer: Background writer of checkpoints; tasks started on it follow the writing of the last checkpoint.
     """
 
     def __init__(self, companions: Mapping[str, Path] | None = None) -> None:
@@ -59,14 +59,14 @@ class FolderCheckpointIO(CheckpointIO):
         self.writer = BackgroundWriter()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Copy a checkpoint and begin to write its folder (see `write`); there are no storage options.
+        """Copy a checkpoint and start writing its folder (see `write`); there are no storage options.
 
         Raises:
-            StorageError: If the checkpoint cannot be written in this format, or the one before could not be written.
+            StorageError: If the checkpoint cannot be written in this format, or the last one could not be written.
         """
         self.writer.wait()
-        taken = snapshot(checkpoint)
-        self.writer.start(lambda: write(taken, Path(path), self.companions))
+        copy = snapshot(checkpoint)
+        self.writer.start(lambda: write(copy, Path(path), self.companions))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -75,11 +75,11 @@ class FolderCheckpointIO(CheckpointIO):
 
         Args:
             path: The folder, or a link to it.
-            map_location: The device of its tensors; None: the CPU.
-            weights_only: Of no effect: nothing is ever unpickled.
+            map_location: Device of its tensors; None: the CPU.
+            weights_only: Has no effect, since nothing is ever unpickled.
 
         Raises:
-            CheckpointBrokenError: If any file is not what was written; names the file.
+            CheckpointBrokenError: If any file differs from what was written; names the file.
         """
         self.writer.wait()
         return read(Path(path), torch.device(map_location or "cpu"))
@@ -97,21 +97,21 @@ class FolderCheckpointIO(CheckpointIO):
 class CheckpointSaver(Checkpoint):
     """Saves `step-…` folders through the trainer's strategy and its `FolderCheckpointIO`.
 
-    A checkpoint holds the state after a whole step, never one between micro-batches. One that is due at a step that a
-    validation follows is written after the validation: a run continued from one written before would skip it, unless
-    that is noted in the checkpoint, as `save_now` does.
+    A checkpoint holds the state after a whole step, never one between micro-batches. If it is due at a step that a
+    validation follows, it is written after the validation: a run continued from one written before would skip the
+    validation, unless that is noted in the checkpoint, as `save_now` does.
 
-    The disk is waited for by the next save, by `save_now` and at the end of the training. A checkpoint that could not be
-    written ends the training, at the latest after the step that is done meanwhile; those before it stay as they are.
+    The next save, `save_now` and the end of the training wait for the disk. A checkpoint that could not be written ends
+    the training, at the latest after the step that is computed meanwhile; earlier ones stay as they are.
 
     Args:
-        folder: Of checkpoints.
-        retention: Which ones are kept.
-        every_steps: Steps between checkpoints, counted from the run's start; None: not by steps.
-        every_seconds: Seconds from one checkpoint to the next, whatever its reason; None: not by time.
-        metric: Name of the validation's score. Every validation is then followed by a checkpoint with its score.
-        validation_due: Whether a validation follows a step.
-        clock: Seconds from some moment on.
+        folder: Folder of checkpoints.
+        retention: Numbers of checkpoints to keep.
+        every_steps: Steps between checkpoints, counted from the start of the run; None: not by steps.
+        every_seconds: Seconds from any checkpoint to the next; None: not by time.
+        metric: Name of the validation's score, with which a checkpoint is saved after every validation; None: no score.
+        validation_due: Returns whether a validation follows a step.
+        clock: Returns seconds from a fixed moment on.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class CheckpointSaver(Checkpoint):
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.metric = metric
-        self.best_model_path = ""  # where Lightning looks for ckpt_path="best"
+        self.best_model_path = ""  # Lightning reads it for ckpt_path="best"
         self._validation_due = validation_due
         self._clock = clock
         self._seen_step = 0
@@ -143,7 +143,7 @@ class CheckpointSaver(Checkpoint):
         self._notes: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Count from here, after the validation that the checkpoint that was continued from was saved before, if it was."""
+        """Count from here; first validate, if the checkpoint that the run continues from was saved before its validation."""
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = self._clock()
         if self._validates_first:
@@ -156,7 +156,7 @@ class CheckpointSaver(Checkpoint):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the epoch: when it ends, Lightning counts on before the last checkpoint is written."""
+        """Store the epoch: at its end Lightning counts on before the last checkpoint is written."""
         self._epoch = trainer.current_epoch
 
     def on_train_batch_end(
@@ -167,10 +167,10 @@ class CheckpointSaver(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save after a step if it is time, or after the validation that follows.
+        """Save after a step if a checkpoint is due, or after the validation that follows.
 
         Raises:
-            StorageError: If the checkpoint before could not be written.
+            StorageError: If the last checkpoint could not be written.
         """
         step = trainer.global_step
         if step == self._seen_step:
@@ -190,7 +190,7 @@ class CheckpointSaver(Checkpoint):
         due = self.retention.is_milestone(step) or (self.every_steps is not None and step % self.every_steps == 0)
         if self.every_seconds is not None:
             late = self._clock() - self._saved_at >= self.every_seconds
-            # Clocks of ranks differ, and all must come to save together.
+            # The clocks of ranks differ, and all must save together.
             due |= trainer.strategy.broadcast(late) if trainer.world_size > 1 else late
         return due
 
@@ -207,12 +207,12 @@ class CheckpointSaver(Checkpoint):
         if self.metric is None or not trainer.is_global_zero:
             return None
         if self.metric not in trainer.callback_metrics:
-            known = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise ConfigurationError(f"validate.metric={self.metric!r} was not logged; the validation logged: {known}")
+            names = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            raise ConfigurationError(f"validate.metric={self.metric!r} was not logged; the validation logged: {names}")
         return float(trainer.callback_metrics[self.metric])
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the last step, if that is not done yet, and wait until it is on the disk.
+        """Save the last step, unless it is saved already, and wait until it is on the disk.
 
         Raises:
             StorageError: If it could not be written.
@@ -230,17 +230,17 @@ class CheckpointSaver(Checkpoint):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Wait for the disk also when the training fails. What it failed by is what is raised."""
+        """Wait for the disk when the training fails, too; the original error is the one that is raised."""
         try:
             _writer(trainer).wait()
         except StorageError as error:
             _log.warning("%s", error)
 
     def save_now(self, trainer: lightning.Trainer) -> None:
-        """Save the last whole step, unless that is done already: for callbacks after a step or in a validation.
+        """Save the last whole step, unless it is saved already: for callbacks after a step or in a validation.
 
-        Where a validation follows or is not over, the continued run begins with it. All ranks return when the checkpoint
-        is on the disk: who leaves before the others may have them ended.
+        If a validation follows or is not over, the continued run starts with it. All ranks return when the checkpoint is on
+        the disk, since a launcher may end them all as soon as the first exits.
 
         Raises:
             StorageError: If it could not be written.
@@ -268,7 +268,7 @@ class CheckpointSaver(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the score, and have every checkpoint continue in the same way."""
+        """Add the score, and make the progress a function of the step."""
         if self._notes is not None:
             checkpoint.setdefault("etude", {}).update(self._notes)
             rewind(checkpoint, self._epoch)
@@ -276,14 +276,14 @@ class CheckpointSaver(Checkpoint):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count in this trainer's micro-batches, and do what a stopped process left undone after writing a checkpoint."""
+        """Convert to this trainer's micro-batches, and apply the retention, which a stopped process may have left undone."""
         recount(checkpoint, trainer.accumulate_grad_batches)
         if trainer.state.fn == TrainerFn.FITTING and trainer.is_global_zero:
             apply(self.retention, self.folder, checkpoint["global_step"])
         self._epoch = checkpoint["epoch"]
         self._validates_first = checkpoint.get("etude", {}).get("validates_first", False)
         if self._validates_first:
-            # After the last step too: Lightning would not start a training that has nothing left to train.
+            # After the last step too: Lightning does not start a training that has no steps left.
             loop = trainer.fit_loop.epoch_loop
             self._steps_allowed, loop.max_steps = loop.max_steps, -1
 

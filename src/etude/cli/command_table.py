@@ -22,10 +22,12 @@ class Command:
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
         folders: Whether a folder may stand for all the runs in it.
-        records: Whether the function of a composed configuration also gets the overrides, to record them.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
         texts: Keys of texts, which may also follow the RUN without a key, in this order.
-        keys: What a command on runs takes, and what it means; with an ellipsis, all keys below are meant too.
+        options: Arguments of the function of a command on runs, as they are typed, and what they mean. `run.name` is the
+            argument `name`.
+        changes: Keys of a run's configuration that the command may change, and what they mean; with an ellipsis, all keys
+            below are meant too. Empty: the function takes no changes.
     """
 
     help: str
@@ -34,10 +36,15 @@ class Command:
     root: str | None = None
     many: bool = False
     folders: bool = False
-    records: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
-    keys: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """All that a command on runs takes, and what it means."""
+        return {**self.options, **self.changes}
 
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
@@ -54,30 +61,28 @@ def load(target: str) -> Callable[..., Any]:
 _CHECKPOINT = {"checkpoint": "best, which is the default, last, or a step"}
 _ENSEMBLE = {"ensemble": "[RUN,RUN]: the mean of their probabilities and the run's"}
 _SEARCH = {"decoding…": "another search: decoding=greedy, decoding.beams=5"}
-_MACHINE = {
-    "trainer…": "the machine: trainer=cpu, trainer.precision=bf16-mixed",
-    "paths…": "folders: paths.outputs=FOLDER",
-}
+_PATHS = {"paths…": "folders: paths.outputs=FOLDER"}
+_MACHINE = {"trainer…": "the machine: trainer=cpu, trainer.workers=2", **_PATHS}
+_OUTPUTS = {"paths.outputs": "the folder of all runs"}
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "train one experiment, or with -m many; writes the run's folder",
-        "etude.training.fit:train",
+        "etude.commands.train:train",
         "experiment=translation/demo optimizer.lr=1e-3",
         root="train",
-        records=True,
     ),
     "prepare": Command(
         "download or read the data, make the tokenizer, fill the cache",
-        "etude.training.fit:prepare",
+        "etude.commands.train:prepare",
         "experiment=translation/demo",
         root="prepare",
     ),
     "resume": Command(
         "continue a run that was stopped; writes its folder",
-        "etude.training.fit:resume",
+        "etude.commands.train:resume",
         "last",
-        keys={
+        changes={
             "budget": "go on for longer: budget=20epoch",
             "trainer…": "another machine: trainer.devices=2, trainer.workers=2",
             "logger…": "another logger: logger=none",
@@ -90,18 +95,21 @@ COMMANDS: dict[str, Command] = {
         "etude.commands.evaluate:evaluate",
         "last split=test decoding.beams=5",
         many=True,
-        keys={
+        options={
             "split": "test, which is the default where there is one, val or train",
             **_CHECKPOINT,
             "source": "a file with a text a line, plain or .gz, in place of a split",
             "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
             "name": "of the files that are written of source=",
             **_ENSEMBLE,
+        },
+        changes={
             **_SEARCH,
             "task.metrics…": "more scores: task.metrics.ter._target_=etude.metrics.translation.TER",
             "task.null_threshold": "of question answering: how sure no answer must be",
             "limit…": "fewer rows: limit.test=100",
             "batch…": "the size of batches, which changes speed and nothing else: batch.tokens=8192",
+            "precision": "of the computation: precision=bf16-mixed",
             **_MACHINE,
         },
     ),
@@ -111,21 +119,23 @@ COMMANDS: dict[str, Command] = {
         "translation/demo format=latex",
         many=True,
         folders=True,
-        keys={
+        options={
             "split": "the evaluation that is compared: test, else val, or a file's name in evaluations/ without .json",
             "metric": "scores whose differences are tested: a name, or [NAME,NAME]; by default that of validations",
             "format": "markdown, latex or json",
-            "paths.outputs": "the folder of all runs",
+            **_OUTPUTS,
         },
     ),
     "predict": Command(
         "read texts, or records in JSON, from standard input; writes a line for each line",
         "etude.commands.predict:predict",
         "last < texts.txt",
-        keys={
+        options={
             **_CHECKPOINT,
             **_ENSEMBLE,
             "format": "text: an answer a line; json: all answers; jsonl: each line is an object, and gets more keys",
+        },
+        changes={
             **_SEARCH,
             "task.null_threshold": "of question answering: how sure no answer must be",
             "batch.examples": "lines that are answered at once",
@@ -136,12 +146,14 @@ COMMANDS: dict[str, Command] = {
         "write a run's model for another library and prove that it computes the same; writes its folder",
         "etude.commands.export.command:export",
         "last to=huggingface",
-        keys={
+        options={
             "to": "huggingface, ctranslate2 or onnx",
             **_CHECKPOINT,
             "quantization": "of ctranslate2: int8, int8_float32, …",
             "path": "the folder that is written; exports/ in the run's without",
             "sentences": "the most validation texts that the proof takes: 1000",
+        },
+        changes={
             **_SEARCH,
             "limit…": "fewer rows that are read: limit.val=100",
             **_MACHINE,
@@ -151,8 +163,8 @@ COMMANDS: dict[str, Command] = {
         "run a finished run again from its folder and compare bit by bit; writes one JSON object",
         "etude.commands.reproduce:reproduce",
         "last",
-        keys={
-            "run.name": "the new run's; of an unfinished one, it is continued",
+        options={"run.name": "the new run's; of an unfinished one, it is continued"},
+        changes={
             "paths…": "where folders are now",
             "data.corpus…": "where the data's files are now",
         },
@@ -162,21 +174,20 @@ COMMANDS: dict[str, Command] = {
         "etude.commands.inspect:inspect",
         'last "Delete all selected files?"',
         texts=("text", "target"),
-        keys={
+        options={
             "text": "what is looked at",
             "target": "its translation, or the second text of a pair; the run's own translation without",
             "alignments": "a file of sentences with word alignments: how well attention aligns words",
             "symmetric": "true: alignments are read off both ways",
             **_CHECKPOINT,
-            **_SEARCH,
-            **_MACHINE,
         },
+        changes={**_SEARCH, **_MACHINE},
     ),
     "replay": Command(
         "do one step of a run again and find what is not finite in it; writes one JSON object",
         "etude.commands.replay:replay",
         "last step=17",
-        keys={"step": "which one, from 1", "paths.outputs": "the folder of all runs"},
+        options={"step": "which one, from 1", **_OUTPUTS},
     ),
     "report": Command(
         "make one self-contained page of a run; writes its path",

@@ -1,4 +1,4 @@
-"""Completion in the shell: of the command, and then of what the command takes."""
+"""Completion in the shell: of commands, and of what each command takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.config.compose import CONF, Composer
 
 
 def complete(words: Sequence[str]) -> int:
-    """Answer `etude -sc install=bash`, `-sc uninstall=bash` and the shell's own question, `-sc query=bash`."""
+    """Answer `etude -sc install=bash`, `-sc uninstall=bash`, and the shell's `-sc query=bash`."""
     line = os.environ.get("COMP_LINE", "").split(" ")
     if not any(word.startswith("query=") for word in words):
         return run_composed(COMMANDS["train"], ["-sc", *words])
@@ -25,7 +25,7 @@ def complete(words: Sequence[str]) -> int:
     elif choices := _choices(command.root, line[-1]):
         _suggest(choices)
     else:
-        with _asked(" ".join([line[0], *(word for word in line[2:] if word not in command.kinds)])):
+        with _command_line(" ".join([line[0], *(word for word in line[2:] if word not in command.kinds)])):
             return run_composed(command, ["-sc", *words])
     return 0
 
@@ -35,7 +35,7 @@ def _suggest(words: Iterable[str]) -> None:
 
 
 def _choices(root: str, word: str) -> list[str]:
-    """Complete a group whose choices lie in sub-folders, which Hydra does not look into."""
+    """Complete a group whose choices are in subfolders, which Hydra does not search."""
     composer = Composer(CONF, root)
     nested = {group: options for group in composer.groups() if "/" in "".join(options := composer.options(group))}
     group, equals, _ = word.partition("=")
@@ -45,8 +45,8 @@ def _choices(root: str, word: str) -> list[str]:
 
 
 @contextmanager
-def _asked(line: str) -> Iterator[None]:
-    """Ask Hydra about a line without the command's words."""
+def _command_line(line: str) -> Iterator[None]:
+    """Present Hydra with a command line without the command's own words."""
     before = os.environ["COMP_LINE"]
     os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
     try:

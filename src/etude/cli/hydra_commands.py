@@ -15,13 +15,13 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from etude.cli.command_table import Command
+from etude.cli.command_table import Command, load
 from etude.cli.streams import data_stream, write_result
-from etude.config.check import check
 from etude.config.compose import CONF, Composer, Composition
-from etude.errors import ConfigurationError, EtudeError, memory_errors
+from etude.config.schema import Config
+from etude.errors import ConfigurationError, EtudeError, defects, memory_errors
 
 _MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 
@@ -47,23 +47,27 @@ def run_composed(command: Command, words: Sequence[str]) -> int:
     members = [composer.compose(member) for member in composer.members(overrides, multirun)]
     if options.help or options.cfg:
         call_hydra(root, _no_call, [*flags, *overrides])
-        _check_all(members if options.cfg else [])
+        if options.cfg:
+            _checked_or_incomplete(members)
         return 0
-    _check_all(members)
-    call = Call(command, composer, {_task_overrides(member.overrides) for member in members})
+    call = Call(command, composer, _checked(members))
     call_hydra(root, call, [*flags, *overrides])
     if call.failures and not multirun:
         raise call.failures[0]
     return 1 if call.failures else 0
 
 
-def _task_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in overrides if not word.startswith(("hydra.", "hydra/")))
+def _checked(members: Sequence[Composition]) -> dict[tuple[str, ...], Config]:
+    """Check the compositions and return their configurations by the words that made them."""
+    return {config.overrides: config for config in (member.config() for member in members)}
 
 
-def _check_all(members: Sequence[Composition]) -> None:
-    for member in members:
-        check(member.config, member.overrides, member.sources)
+def _checked_or_incomplete(members: Sequence[Composition]) -> None:
+    """Check the compositions that are shown; of one that still needs a value, say which."""
+    complete = [member for member in members if not member.missing()]
+    for key in dict.fromkeys(key for member in members for key in member.missing()):
+        sys.stderr.write(f"etude: {key} needs a value: write {key}=…\n")
+    _checked(complete)
 
 
 @dataclass
@@ -73,32 +77,32 @@ class Call:
     Attributes:
         command: Whose function does the work.
         composer: What composed the configurations.
-        checked: The overrides of those that have been checked.
+        checked: The configurations that have been checked, by their overrides.
         failures: What stopped the runs so far.
         process: Where the command was started.
     """
 
     command: Command
     composer: Composer
-    checked: set[tuple[str, ...]]
+    checked: dict[tuple[str, ...], Config]
     failures: list[EtudeError] = field(default_factory=list)
     process: int = field(default_factory=os.getpid)
 
-    def __call__(self, config: DictConfig) -> None:
+    def __call__(self, tree: DictConfig) -> None:
         """Do the work for one configuration. A failing member of a multirun says so, and the next one goes on."""
         composed = HydraConfig.get()
-        overrides = [word.removeprefix("++") for word in composed.overrides.task]
-        if config.run.experiment is None:
-            OmegaConf.update(config, "run.experiment", composed.runtime.choices.get("experiment"))
+        overrides = tuple(word.removeprefix("++") for word in composed.overrides.task)
         multirun = composed.mode == RunMode.MULTIRUN
         if multirun:
             sys.stderr.write(f"etude: run {composed.job.num}: {' '.join(overrides)}\n")
         try:
-            if _task_overrides(overrides) not in self.checked:  # a sweeper thought of it
-                _check_all([self.composer.compose(composed.overrides.task)])
-            with data_stream() as data, memory_errors():
-                arguments = (config, overrides) if self.command.records else (config,)
-                write_result(self.command.function()(*arguments), data)
+            config = self.checked.get(overrides)
+            if config is None:  # a sweeper thought of it
+                config = self.composer.compose(composed.overrides.task).config()
+            with defects(), data_stream() as data, memory_errors():
+                result = self.command.function()(config)
+                if load("etude.training.launch:global_rank")() == 0:  # of several processes, one writes
+                    write_result(result, data)
         except EtudeError as error:
             if os.getpid() != self.process:  # a launcher's worker: only an exception reaches the command
                 raise

@@ -1,18 +1,21 @@
-"""The door: `etude COMMAND …`. What a person can mend ends in one line on stderr and an exit code, not a traceback."""
+"""The entry point `etude COMMAND …`: an error ends in one line on stderr and an exit code, not in a traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from etude import __version__
 from etude.cli.command_table import find, load, overview
-from etude.cli.console import configure_console
-from etude.cli.streams import drop_output
-from etude.errors import ConfigurationError, EtudeError
+from etude.cli.process import forget_working_directory
+from etude.cli.streams import drop_output, open_streams
+from etude.config.trust import trust_of_the_command
+from etude.console import configure_console
+from etude.errors import ConfigurationError, DefectError, EtudeError, debugging, defects
 from etude.signals import INTERRUPTED, StoppedError, stop_on_signals
 
 READER_GONE = 141
@@ -22,22 +25,26 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
     Args:
-        words: What follows `etude` on the command line; None: as the process was started.
+        words: Words after `etude` on the command line; None: those of this process, whose streams and import path are then
+            made ready.
     """
     # Beside a busy neighbour, threads that wait for each other by spinning make a step many times longer.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Tensors in pages of 2 MB where the system gives them: a step of MiniLM on a CPU takes a fifteenth less time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    configure_console()
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m etude` does, so that both find a package under `trust`
-        sys.path.append(here)
     try:
-        with stop_on_signals():
+        with stop_on_signals(), defects(), trust_of_the_command():
+            if words is None:
+                forget_working_directory()
+                open_streams()
+            configure_console()
             code = dispatch(sys.argv[1:] if words is None else words)
             sys.stdout.flush()
     except EtudeError as error:
-        sys.stderr.write(f"etude: error: {error}\n")
+        kind = "defect" if error.exit_code == DefectError.exit_code else "error"
+        sys.stderr.write(f"etude: {kind}: {error}\n")
+        if debugging():
+            traceback.print_exception(error)
         return error.exit_code
     except StoppedError as stop:
         sys.stderr.write(f"etude: {stop}\n")
@@ -51,11 +58,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Call the command that the first word names with the words after it; returns the exit code.
+    """Run the command that the first word names with the words after it, and return the exit code.
 
     Raises:
-        EtudeError: If there is no such command, or what stopped it.
+        EtudeError: If there is no such command, or the command failed.
     """
+    _require_working_directory()
     match words:
         case []:
             raise ConfigurationError("no command is given; etude --help lists them, for example: etude train")
@@ -71,7 +79,14 @@ def dispatch(words: Sequence[str]) -> int:
     command = find(name)
     if rest and rest[0] in command.kinds:
         command = replace(command, target=command.kinds[rest.pop(0)])
-    # Imported when needed: Hydra takes as long as everything else that `etude --help` does.
+    # Imported when needed: Hydra takes as long as all the rest of `etude --help`.
     if command.root is not None:
         return int(load("etude.cli.hydra_commands:run_composed")(command, rest))
     return int(load("etude.cli.run_commands:run_on_runs")(name, command, rest))
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigurationError("the working directory no longer exists; change to one that does: cd") from error

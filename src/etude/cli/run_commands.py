@@ -6,18 +6,20 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
-from etude.cli.command_table import Command
-from etude.cli.streams import data_stream, write_result
-from etude.errors import ConfigurationError, memory_errors
+from etude.cli.command_table import Command, find, load
+from etude.cli.streams import data_stream, standard_input, write_result
+from etude.config.change import read_overrides
+from etude.config.trust import as_packages, trust
+from etude.errors import ConfigurationError, defects, memory_errors
 from etude.runs.folder import resolve, resolve_all
 
 NOT_IDENTICAL = 3
 """Exit code of a reproduction that came to something else."""
+
+OUTPUTS = "paths.outputs"
+"""The folder of all runs, where a command looks for them."""
 
 _NO_TEXT = re.compile(r"--?[A-Za-z][\w-]*$|[+~]*[\w./]+=")
 """An option or a key with its value."""
@@ -34,7 +36,8 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         return 0
     words, texts = take_texts(name, command, words)
     overrides = {**read_overrides([word for word in words if "=" in word]), **texts}
-    outputs = Path(str(overrides.get("paths.outputs", "outputs"))).expanduser()
+    trust(as_packages(overrides.pop("trust", [])))
+    outputs = Path(str(overrides.get(OUTPUTS, "outputs"))).expanduser()
     named = [word for word in words if "=" not in word]
     option = next((word for word in named if word.startswith("-")), None)
     if option is not None:
@@ -43,18 +46,64 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         raise ConfigurationError(f"etude {name} needs a RUN: a folder, or last; for example: etude {name} last")
     if len(named) > 1 and not command.many:
         raise ConfigurationError(f"etude {name} takes one RUN, not {len(named)}: {' '.join(named)} (command line)")
-    if name == "report" and overrides:
-        raise ConfigurationError(
-            f"etude report takes no key=value, but {next(iter(overrides))} is given (command line)"
-        )
+    keyword_arguments(name, overrides)  # wrong keys are refused before a run is looked for
     if command.folders:
-        runs = list(dict.fromkeys(run for word in named for run in resolve_all(word, outputs)))
+        paths = list(dict.fromkeys(path for word in named for path in resolve_all(word, outputs)))
     else:
-        runs = [resolve(word, outputs) for word in named]
-    with data_stream() as data, memory_errors():
-        result = _call(name, command, runs, overrides, data)
+        paths = [resolve(word, outputs) for word in named]
+    with defects(paths[0] if len(paths) == 1 else None), data_stream() as data, memory_errors():
+        result = call(name, paths, overrides, data, standard_input() if name == "predict" else None)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
+
+
+def call(
+    name: str,
+    paths: Sequence[Path],
+    overrides: Mapping[str, Any],
+    data: TextIO | None = None,
+    lines: BinaryIO | None = None,
+) -> Any:
+    """Call the function of a command on runs, and return what it returns.
+
+    Args:
+        name: The command's name.
+        paths: Folders of the runs.
+        overrides: Keys and values, as they were typed: the function's options, and changes of the configuration.
+        data: Where `predict` writes its answers.
+        lines: What `predict` reads.
+
+    Raises:
+        EtudeError: If a key is none of the command's, or what stopped the work.
+    """
+    command = find(name)
+    arguments = keyword_arguments(name, overrides)
+    function = command.function()
+    if name == "report":
+        return function(paths[0])
+    saved_run: Any = load("etude.runs.saved_run:SavedRun")
+    runs = [saved_run.open(path) for path in paths]
+    if name == "predict":
+        return function(runs[0], lines, data, **arguments)
+    return function(runs if command.many else runs[0], **arguments)
+
+
+def keyword_arguments(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command's function is given of the keys and values that were typed.
+
+    Raises:
+        ConfigurationError: If a key is none of the command's.
+    """
+    command = find(name)
+    arguments: dict[str, Any] = {}
+    changes = {key: value for key, value in overrides.items() if key not in command.options}
+    if command.changes:
+        arguments["changes"] = changes
+    elif unknown := next((key for key in changes if key != OUTPUTS), None):
+        keys = " ".join(f"{key}=" for key in command.options if key != OUTPUTS) or "no key=value"
+        raise ConfigurationError(f"etude {name} does not know {unknown}; it takes {keys} (command line)")
+    options = {key: value for key, value in overrides.items() if key in command.options and key != OUTPUTS}
+    return arguments | {key.rpartition(".")[2]: value for key, value in options.items()}
 
 
 def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -82,34 +131,6 @@ def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[
                 "quotes (command line)"
             )
     return rest, texts
-
-
-def _call(name: str, command: Command, runs: list[Path], overrides: dict[str, Any], data: Any) -> Any:
-    function = command.function()
-    if name == "predict":
-        return function(runs[0], overrides, lines=sys.stdin.buffer, out=data)
-    if name == "report":
-        return function(runs[0])
-    return function(runs if command.many else runs[0], overrides)
-
-
-def read_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` words into dotted keys and plain values.
-
-    Raises:
-        ConfigurationError: If one is not of Hydra's grammar, deletes a key or has several values.
-    """
-    overrides: dict[str, Any] = {}
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigurationError(f"{word!r} is not key=value: {reason} (command line)") from error
-        if override.is_delete() or override.is_sweep_override():
-            raise ConfigurationError(f"{word!r} does not give one value to a key; write key=value (command line)")
-        overrides[override.key_or_group] = override.value()
-    return overrides
 
 
 def usage(name: str, command: Command) -> str:

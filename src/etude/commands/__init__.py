@@ -1,1 +1,1 @@
-"""From configuration to a run: checking, building, running, recording."""
+"""The functions behind the commands, shared by the command line and the Python API."""

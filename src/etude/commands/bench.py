@@ -1,7 +1,7 @@
-"""`etude bench train`: what a training step costs, and what of it is the framework, as ratios of neighbours in time.
+"""`etude bench train`: the cost of a training step, and the share of it that is the framework's.
 
-The same task, batches and optimizer run in a bare PyTorch loop and through Lightning's Trainer by turns. Times of a busy
-machine drift; ratios of neighbours do not.
+The same task, batches and optimizer run alternately in a bare PyTorch loop and through Lightning's Trainer. Times on a busy
+machine drift; ratios of consecutive measurements do not.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from etude.config.check import plain
+from etude.config.schema import Config
 from etude.data.base import PlannedData
+from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD, Record
 from etude.seeding import seed_micro_batch
@@ -33,71 +33,74 @@ from etude.training.callbacks.log_training import LogTraining
 from etude.training.cost import training_flops
 from etude.training.loggers.tracking import RecordLogger
 from etude.training.peak_flops import matrix_multiply_flops, peak_memory_mb
-from etude.training.warm_start import with_its_model
+from etude.training.warm_start import with_warm_start
 from etude.types import Batch
 
 STEPS = 20
 WARMUP = 3
+"""Steps of each round that are not timed."""
 ROUNDS = 5
 PHASES = ("data", "forward", "backward", "optimizer")
 
 
-def bench(config: DictConfig) -> dict[str, Any]:
+def bench(config: Config) -> dict[str, Any]:
     """Measure an experiment's training step.
 
     Returns:
-        Tokens per second, milliseconds by phase, model FLOPs utilisation (None: what the task costs is not known),
-        padding, memory, and the ratio of Lightning's Trainer to a bare loop (1.00: as fast).
+        Tokens per second, milliseconds by phase, model FLOPs utilisation (None if the task's FLOPs are unknown), padding,
+        memory, and the ratio of the time of Lightning's Trainer to that of the bare loop (1.00: as fast).
 
     Raises:
-        ConfigurationError: If the experiment is for several processes.
+        ConfigurationError: If the experiment needs several processes.
     """
-    experiment = build(with_its_model(plain(config)))
-    if experiment.machine.world > 1:
+    experiment = build(with_warm_start(config))
+    if experiment.machine.world_size > 1:
         raise ConfigurationError(
             "etude bench measures one process; write trainer.devices=1 trainer.nodes=1 (command line)"
         )
     task, data = experiment.task, experiment.data
-    task.timetable = RunContext(experiment.root.seed, experiment.machine.micro_batches, 1.0, 1e9, False, 10, data.clock)
+    task.run_context = RunContext(
+        experiment.config.seed, experiment.machine.micro_batches, Duration(1e9, "step"), log_every=10, clock=data.clock
+    )
     state = {name: value.clone() for name, value in task.state_dict().items()}
-    bare, through = [], []
+    bare, through_trainer = [], []
     phases: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         task.load_state_dict(state)
         phases.append(_bare_loop(experiment))
         bare.append(sum(phases[-1].values()))
         task.load_state_dict(state)
-        through.append(_lightning_loop(experiment))
+        through_trainer.append(_lightning_loop(experiment))
     tokens = data.tokens_at(STEPS) - data.tokens_at(WARMUP)
-    found = _summary(experiment, tokens, phases, bare, through)
-    write_table(found, "one training step")
-    return found
+    measurements = _summary(experiment, tokens, phases, bare, through_trainer)
+    write_table(measurements, "one training step")
+    return measurements
 
 
 def _micro_batches(experiment: Experiment) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches of the first steps."""
+    """Yield the micro-batches of the first steps with their indices."""
     count = STEPS * experiment.machine.micro_batches
     yield from zip(range(count), experiment.data.train_dataloader(), strict=False)
 
 
 def _bare_loop(experiment: Experiment) -> dict[str, float]:
-    """Train the first steps by hand; return the seconds of each phase after the warm-up."""
+    """Train the first steps in a plain loop; return the seconds of each phase after the warm-up."""
     task, micro_batches = experiment.task.train(), experiment.machine.micro_batches
     optimizer = task.configure_optimizers()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    spent = dict.fromkeys(PHASES, 0.0)
+    phase_seconds = dict.fromkeys(PHASES, 0.0)
     mark = time.perf_counter()
 
     def lap(phase: str, index: int) -> None:
         nonlocal mark
         now = time.perf_counter()
         if index >= WARMUP * micro_batches:
-            spent[phase] += now - mark
+            phase_seconds[phase] += now - mark
         mark = now
 
     for index, batch in _micro_batches(experiment):
         lap("data", index)
-        seed_micro_batch(experiment.root.seed, 0, index, 0)
+        seed_micro_batch(experiment.config.seed, 0, index, 0)
         total, _ = task.loss(batch)
         loss = total / batch.step_count
         lap("forward", index)
@@ -108,7 +111,7 @@ def _bare_loop(experiment: Experiment) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
         lap("optimizer", index)
-    return spent
+    return phase_seconds
 
 
 class _Timer(Callback):
@@ -132,17 +135,17 @@ def _lightning_loop(experiment: Experiment) -> float:
 
 
 def fit(experiment: Experiment, timer: Callback, **limits: Any) -> None:
-    """Train from the first step on through Lightning's Trainer, with the record written, as a run does.
+    """Train from the first step through Lightning's Trainer, writing the record as a run does.
 
     Args:
-        experiment: What to train.
-        timer: A callback that looks on, and may stop it.
-        limits: Arguments of the Trainer that end the training.
+        experiment: The experiment.
+        timer: A callback that measures, and may stop training.
+        limits: Arguments of the Trainer that end training.
     """
     task = experiment.task
     with tempfile.TemporaryDirectory() as folder:
         logger = RecordLogger(Record(Path(folder) / RECORD), lambda: (task.global_step, 0, 0.0))
-        trainer = experiment.machine.trainer(
+        trainer = experiment.trainer(
             Path(folder),
             callbacks=[LogTraining(), timer],
             loggers=[logger],
@@ -158,19 +161,19 @@ def _summary(
     tokens: int,
     phases: list[dict[str, float]],
     bare: list[float],
-    through: list[float],
+    through_trainer: list[float],
 ) -> dict[str, Any]:
     steps = STEPS - WARMUP
     seconds = statistics.median(bare)
     flops = [training_flops(experiment.task, experiment.data, step) for step in (WARMUP, STEPS)]
     work = None if flops[0] is None or flops[1] is None else flops[1] - flops[0]
-    peak, real = matrix_multiply_flops(), real_positions(experiment.data)
+    peak, real_fraction = matrix_multiply_flops(), real_positions(experiment.data)
     return {
         "tokens_per_second": tokens / seconds,
-        "tokens_per_second_padded": tokens / seconds / real,
-        "real_positions": real,
+        "tokens_per_second_padded": tokens / seconds / real_fraction,
+        "real_positions": real_fraction,
         "milliseconds": {phase: 1000 * statistics.median(run[phase] for run in phases) / steps for phase in PHASES},
-        "lightning_over_bare": statistics.median(a / b for a, b in zip(through, bare, strict=True)),
+        "lightning_over_bare": statistics.median(a / b for a, b in zip(through_trainer, bare, strict=True)),
         "gflop_per_step": None if work is None else work / steps / 1e9,
         "gflops_matrix_multiply": peak / 1e9,
         "model_flops_utilisation": None if work is None else work / seconds / peak,
@@ -181,7 +184,7 @@ def _summary(
 
 
 def real_positions(data: PlannedData) -> float:
-    """Return the share of positions that are not padding, over the whole first epoch as it is planned."""
+    """Return the fraction of positions that are not padding, over the plan of the first epoch."""
     plan = data.plan(0)
     lengths = data.splits["train"].lengths
     sides = lengths.reshape(len(lengths), -1)
@@ -193,19 +196,19 @@ def real_positions(data: PlannedData) -> float:
     return real / padded
 
 
-def write_table(found: dict[str, Any], title: str) -> None:
-    """Show what was measured to people, on stderr."""
+def write_table(measurements: dict[str, Any], title: str) -> None:
+    """Print measurements to stderr as a table."""
     table = Table("measure", "value", title=title)
-    for name, value in found.items():
+    for name, value in measurements.items():
         if isinstance(value, dict):
             for part, number in value.items():
                 table.add_row(f"{name}, {part}", f"{number:,.1f}")
         else:
-            table.add_row(name, _shown(value))
+            table.add_row(name, _formatted(value))
     Console(file=sys.stderr).print(table)
 
 
-def _shown(value: float | None) -> str:
+def _formatted(value: float | None) -> str:
     if value is None:
         return "not known"
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"

@@ -1,8 +1,8 @@
-"""`etude bench decode`: what searching for outputs costs, on sentences of real lengths, beside greedy search.
+"""`etude bench decode`: the cost of decoding sentences of real lengths, compared with greedy search.
 
-The model has the shape that the configuration says and has not learned anything: it would never end a sentence where a
-trained one does. So no hypothesis may end, and each runs to its reference's length. That is the work of a model that
-always finds the right length, and it is the same work for every search.
+The model has the configured shape and random weights, so it would not end a sentence where a trained one does. Therefore
+no hypothesis may end early, and each runs to the length of its reference: the work of a model that always finds the right
+length, and the same work for every search.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from omegaconf import DictConfig
 from torch import Tensor
 
 from etude.commands.bench import write_table
-from etude.config.check import plain
+from etude.config.schema import Config
 from etude.data.base import PlannedData
 from etude.data.loader import Slice
 from etude.data.plan import Plan
@@ -29,42 +28,43 @@ from etude.models.generation.search import Greedy, Search
 from etude.tasks.translation import Translation
 from etude.training.build import build
 from etude.training.peak_flops import peak_memory_mb
+from etude.training.warm_start import with_warm_start
 from etude.types import TranslationBatch
 
 SENTENCES, ALONE = 256, 16
-"""Sentences that are searched in batches, and one at a time."""
+"""Number of sentences decoded in batches, and one at a time."""
 ROUNDS = 5
 NEVER = -1
-"""In the place of eos: no token, so that nothing ends before its limit."""
+"""Replaces the id of eos: matches no token, so that no hypothesis ends before its limit."""
 
 
-def bench_decoding(config: DictConfig) -> dict[str, Any]:
-    """Measure the configured search and greedy search by turns.
+def bench_decoding(config: Config) -> dict[str, Any]:
+    """Measure the configured search and greedy search alternately.
 
     Returns:
-        Sentences and target tokens per second, milliseconds for a sentence alone, sentences per second of greedy search,
-        the ratio of the times of the two, memory.
+        Sentences and target tokens per second, milliseconds per sentence decoded alone, sentences per second of greedy
+        search, the ratio of the two times, and memory.
 
     Raises:
-        ConfigurationError: If the experiment's task does not search.
+        ConfigurationError: If the experiment's task has no search.
     """
-    experiment = build(plain(config))
+    experiment = build(with_warm_start(config))
     task, data = experiment.task.eval(), experiment.data
     if not isinstance(task, Translation):
         raise ConfigurationError(
             f"etude bench decode measures searches, and {type(task).__name__} has none; "
             "choose an experiment of task=translation (command line)"
         )
-    batches = sentence_batches(data, SENTENCES, data.batch_size)
+    batches = sentence_batches(data, SENTENCES, data.settings.batch)
     alone = sentence_batches(data, ALONE, BatchSize(examples=1))
     greedy = Greedy(max_length=task.decoding.max_length)
     times = [
         [seconds(task, *work) for work in ((task.decoding, batches), (task.decoding, alone), (greedy, batches))]
         for _ in range(ROUNDS)
     ]
-    found = _summary(task, batches, times)
-    write_table(found, f"{type(task.decoding).__name__} search")
-    return found
+    measurements = _summary(task, batches, times)
+    write_table(measurements, f"{type(task.decoding).__name__} search")
+    return measurements
 
 
 def _summary(task: Translation, batches: Sequence[TranslationBatch], times: list[list[float]]) -> dict[str, Any]:
@@ -84,12 +84,12 @@ def _summary(task: Translation, batches: Sequence[TranslationBatch], times: list
 
 
 def sentence_batches(data: PlannedData, count: int, size: BatchSize) -> list[TranslationBatch]:
-    """Return every so many sentences of the validation split (else the training split) in batches of like length.
+    """Return evenly spaced sentences of the validation split (else the training split), in batches of similar length.
 
     Args:
-        data: Of sentence pairs.
-        count: Sentences in all, if the split has as many.
-        size: Of a batch.
+        data: Data of sentence pairs.
+        count: Number of sentences; fewer if the split is smaller.
+        size: Size of a batch.
     """
     examples = data.splits.get("val", data.splits["train"])
     rows = np.unique(np.linspace(0, len(examples.counts) - 1, count).astype(np.int64))
@@ -101,13 +101,13 @@ def sentence_batches(data: PlannedData, count: int, size: BatchSize) -> list[Tra
 
 
 def limits(task: Translation, batch: TranslationBatch) -> Int[Tensor, " B"]:
-    """Return how many tokens each sentence gets: as many as its reference, where the search allows so many."""
+    """Return the number of tokens to decode for each sentence: the length of its reference, at most the search's limit."""
     return batch.target_mask.sum(dim=1).clamp(max=task.decoding.max_length)
 
 
 @torch.no_grad()
 def seconds(task: Translation, search: Search, batches: Sequence[TranslationBatch]) -> float:
-    """Search for outputs of the sentences, each as long as its reference; return the time that it took."""
+    """Decode the sentences, each to the length of its reference; return the seconds."""
     started = time.perf_counter()
     for batch in batches:
         start = task.model.start(task.model.encode(batch.source, batch.source_mask))

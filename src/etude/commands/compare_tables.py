@@ -1,4 +1,4 @@
-"""The tables of `etude compare`: for a terminal, in Markdown and in LaTeX."""
+"""The tables of `etude compare`, for the terminal, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_mb": ("memory", lambda value: f"{count(value)} MB"),
     "energy_joules": ("energy", joules),
 }
-"""Costs that are shown: the title of their column, and how they are written."""
+"""Costs to show, with the title of the column and the formatter of the value."""
 
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -39,41 +39,41 @@ _LATEX = str.maketrans({
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Texts in rows, each of which begins with its name.
+    """Rows of texts, each beginning with the row's name.
 
     Attributes:
-        title: What it shows.
-        header: Of its columns.
-        rows: As many texts each.
+        title: Title of the table.
+        header: Names of the columns.
+        rows: The rows, each as long as the header.
     """
 
     title: str
     header: list[str]
     rows: list[list[str]]
 
-    def turned(self) -> ComparisonTable:
+    def transposed(self) -> ComparisonTable:
         """Return the table with rows as columns."""
         header, *rows = ([*column] for column in zip(self.header, *self.rows, strict=True))
         return ComparisonTable(self.title, header, rows)
 
 
-def tables(found: Mapping[str, Any]) -> list[ComparisonTable]:
-    """Return what `compare` found as tables of configuration, scores and cost; those that would be empty are left out."""
-    made = [_configuration(found), _scores(found), _cost(found)]
-    return [table for table in made if len(table.header) > 1 and table.rows]
+def comparison_tables(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
+    """Return a comparison as tables of configuration, scores and cost, without empty ones."""
+    tables = [_configuration(comparison), _scores(comparison), _cost(comparison)]
+    return [table for table in tables if len(table.header) > 1 and table.rows]
 
 
-def _configuration(found: Mapping[str, Any]) -> ComparisonTable:
-    """Return the keys that differ: as columns, or as rows if they are more than the groups."""
-    groups = found["groups"]
+def _configuration(comparison: Mapping[str, Any]) -> ComparisonTable:
+    """Return the keys that differ, as columns, or as rows if there are more of them than groups."""
+    groups = comparison["groups"]
     keys = list(groups[0]["configuration"])
     rows = [[group["name"], *(group["configuration"][key] for key in keys)] for group in groups]
     table = ComparisonTable("What differs in configuration", ["run", *keys], rows)
-    return table.turned() if len(keys) > len(groups) else table
+    return table.transposed() if len(keys) > len(groups) else table
 
 
-def _scores(found: Mapping[str, Any]) -> ComparisonTable:
-    groups = found["groups"]
+def _scores(comparison: Mapping[str, Any]) -> ComparisonTable:
+    groups = comparison["groups"]
     names = list(groups[0]["scores"])
     tested = {name for group in groups for name in group["against_first"].get("p", {})}
     header = ["run", "seeds"]
@@ -90,20 +90,20 @@ def _scores(found: Mapping[str, Any]) -> ComparisonTable:
     return ComparisonTable("Scores", header, rows if names else [])
 
 
-def _cell(one: Mapping[str, Any]) -> str:
-    """Return `37.1 ± 0.4` over seeds, or `37.1 [36.0, 38.2]` of a single run."""
-    if one["sd"] is not None:
-        return f"{score(one['mean'])} ± {score(one['sd'])}"
-    ends = one["intervals"][0]
-    return score(one["mean"]) + (f" [{score(ends[0])}, {score(ends[1])}]" if ends else "")
+def _cell(values: Mapping[str, Any]) -> str:
+    """Return `37.1 ± 0.4` over seeds, or `37.1 [36.0, 38.2]` for a single run."""
+    if values["sd"] is not None:
+        return f"{score(values['mean'])} ± {score(values['sd'])}"
+    ends = values["intervals"][0]
+    return score(values["mean"]) + (f" [{score(ends[0])}, {score(ends[1])}]" if ends else "")
 
 
 def _largest(p: Mapping[str, float] | None) -> str:
     return f"{max(p.values()):.3g}" if p else ABSENT
 
 
-def _cost(found: Mapping[str, Any]) -> ComparisonTable:
-    groups = found["groups"]
+def _cost(comparison: Mapping[str, Any]) -> ComparisonTable:
+    groups = comparison["groups"]
     names = [name for name in COSTS if any(group["cost"].get(name) for group in groups)]
     rows = []
     for group in groups:
@@ -115,41 +115,41 @@ def _cost(found: Mapping[str, Any]) -> ComparisonTable:
     return ComparisonTable("Cost of a run", ["run", *(COSTS[name][0] for name in names)], rows)
 
 
-def explained(found: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know to believe the tables."""
-    groups = found["groups"]
+def table_notes(comparison: Mapping[str, Any]) -> list[str]:
+    """Return the notes below the tables: tests, deviations and signatures."""
+    groups = comparison["groups"]
     tests = {group["against_first"]["test"] for group in groups if "test" in group["against_first"]}
     notes = [
         f"p: of the difference to {groups[0]['name']} on the same rows, by paired approximate randomization ({test}); "
         "over several seeds, the largest"
         for test in sorted(tests)
     ]
-    if any(one["sd"] is not None for group in groups for one in group["scores"].values()):
+    if any(values["sd"] is not None for group in groups for values in group["scores"].values()):
         notes.append("±: standard deviation over seeds")
-    notes += [f"{name}: {signature}" for name, signature in found["signatures"].items()]
-    return [*notes, *found["notes"]]
+    notes += [f"{name}: {signature}" for name, signature in comparison["signatures"].items()]
+    return [*notes, *comparison["notes"]]
 
 
-def show(shown: Sequence[ComparisonTable], notes: Sequence[str]) -> None:
-    """Show tables to people, on stderr: turned where that is narrower."""
+def show(tables: Sequence[ComparisonTable], notes: Sequence[str]) -> None:
+    """Print tables to stderr, transposed where that is narrower."""
     console = Console(stderr=True, highlight=False)
-    for table in shown:
-        table = table.turned() if len(table.header) > len(table.rows) + 1 else table
-        drawn = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
+    for table in tables:
+        table = table.transposed() if len(table.header) > len(table.rows) + 1 else table
+        rendered = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
         for number, name in enumerate(table.header):
-            drawn.add_column(Text(name, style="dim"), justify="right" if number else "left", overflow="fold")
+            rendered.add_column(Text(name, style="dim"), justify="right" if number else "left", overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(text) for text in row))
-        console.print(drawn)
+            rendered.add_row(*(Text(text) for text in row))
+        console.print(rendered)
         console.print()
     for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
 
 
-def written(shown: Sequence[ComparisonTable], notes: Sequence[str], form: str) -> str:
-    """Return tables and notes as a text: `markdown` or `latex` (for the package booktabs)."""
-    write, note = (_latex, _latex_note) if form == "latex" else (_markdown, _markdown_note)
-    return "\n\n".join([*map(write, shown), *map(note, notes)]) + "\n"
+def render(tables: Sequence[ComparisonTable], notes: Sequence[str], output_format: str) -> str:
+    """Return tables and notes as `markdown` or `latex` (which needs the package booktabs)."""
+    write, note = (_latex, _latex_note) if output_format == "latex" else (_markdown, _markdown_note)
+    return "\n\n".join([*map(write, tables), *map(note, notes)]) + "\n"
 
 
 def _markdown(table: ComparisonTable) -> str:

@@ -1,61 +1,71 @@
-"""`etude evaluate`: the scores of runs on a split or on any files, and whether they differ by more than chance."""
+"""`etude evaluate`: the scores of runs on a split or on given files, and the significance of their differences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from etude.commands.score_table import show_scores
 from etude.errors import ConfigurationError
-from etude.report.significance import Judged, differences
-from etude.runs.stored import for_one_process, stored_configuration
-from etude.tokenization.base import Tokenizer
+from etude.report.significance import ScoredRows, differences
+from etude.runs.saved_run import SavedRun
 from etude.training.build import build
-from etude.training.evaluated_files import FILES, AskedFiles
-from etude.training.evaluation import evaluate_checkpoint
-from etude.training.other_settings import other_settings
-from etude.training.restore import find_checkpoint, load_members
+from etude.training.checkpoint_evaluation import evaluate_checkpoint
+from etude.training.evaluation_settings import RequestedFiles, changed_settings
+from etude.training.restore import in_one_process, load_members
 
-OVERRIDABLE = ("batch", "decoding", "trainer", "limit", "paths", "task.metrics", "task.null_threshold")
-"""What an evaluation may change of a run's configuration; the keys of `OWN` are its own."""
-
-OWN = ("split", "checkpoint", "ensemble", *FILES)
-"""What an evaluation is asked besides."""
+CHANGEABLE = ("batch", "decoding", "trainer", "precision", "limit", "paths", "task.metrics", "task.null_threshold")
+"""Configuration keys, with all below them, that an evaluation may change."""
 
 
-def evaluate(runs: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the best checkpoint of each run, and compare the runs with the first one.
+def evaluate(
+    runs: Sequence[SavedRun],
+    *,
+    split: str | None = None,
+    checkpoint: Any = "best",
+    source: Any = None,
+    reference: Any = None,
+    name: Any = None,
+    ensemble: Any = None,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of each run, and compare the runs with the first.
 
     Args:
-        runs: Folders of runs.
-        overrides: Dotted keys and values: `split`, `checkpoint` (`best`, `last` or a step); or, instead of a split,
-            `source`, `reference` (one file or several) and perhaps `name`; `ensemble` (other runs, whose checkpoints join
-            that of the one run); and keys of the run's configuration below `OVERRIDABLE`.
+        runs: The runs.
+        split: `train`, `val` or `test`; None: `test` where there is one, else `val`.
+        checkpoint: `best`, `last` or a step's number.
+        source: A file with one text per line, instead of a split.
+        reference: The file or files with the reference for each line of `source`.
+        name: Name of the evaluation of `source`; None: the file's name.
+        ensemble: Other runs whose checkpoints form an ensemble with the run's; only with a single run.
+        changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Returns:
-        What `evaluations/<split>.json` says; for several runs, by their folder, with what differs from the first.
+        The content of `evaluations/<split>.json`; for several runs, a mapping by folder, with each run's differences from
+        the first under `against`.
+
+    Raises:
+        ConfigurationError: If a checkpoint, split or file does not exist, or an argument is invalid.
     """
-    own = {key: value for key, value in overrides.items() if key in OWN}
-    if "ensemble" in own and len(runs) > 1:
-        raise ConfigurationError(f"ensemble={own['ensemble']} joins one RUN, not {len(runs)}; name one (command line)")
-    which, files = str(own.get("checkpoint", "best")), AskedFiles.of(own)
-    changed = {key: overrides[key] for key in overrides if key not in own}
-    found: dict[str, Any] = {}
-    judged: list[Judged] = []
+    if ensemble is not None and len(runs) > 1:
+        raise ConfigurationError(f"ensemble={ensemble} joins one RUN, not {len(runs)}; name one (command line)")
+    changes, checkpoint = changes or {}, str(checkpoint)
+    files = RequestedFiles.of({"source": source, "reference": reference, "name": name, "split": split})
+    evaluations: dict[str, Any] = {}
+    scored: list[ScoredRows] = []
     for run in runs:
-        values = stored_configuration(run, changed, OVERRIDABLE)
-        settings = other_settings(run, values, changed, which)
-        values = for_one_process(values, changed)
-        values = files.instead(values, changed) if files else values
-        experiment = build(values, Tokenizer.load(run / "tokenizer"), run)
-        members = load_members(own.get("ensemble"), run, experiment.root.paths.outputs, which)
-        checkpoint = find_checkpoint(run, which)
-        found[str(run)] = evaluate_checkpoint(
-            run, experiment, checkpoint, own.get("split"), members=members, files=files, settings=settings
+        config = run.changed(changes, CHANGEABLE)
+        settings = changed_settings(run, config, changes, checkpoint)
+        config = in_one_process(config, changes)
+        config = files.replacing_data(config, changes) if files else config
+        experiment = build(config, run.tokenizer, run)
+        members = load_members(ensemble, run, checkpoint)
+        evaluations[str(run.path)] = evaluate_checkpoint(
+            run, experiment, run.checkpoint(checkpoint), split, members=members, files=files, settings=settings
         )
-        judged.append(Judged.of(experiment.task))
-    for run, other in zip(runs[1:], judged[1:], strict=True):
-        found[str(run)]["against"] = {"run": str(runs[0]), **differences(judged[0], other)}
-    show_scores(found)
-    return found[str(runs[0])] if len(runs) == 1 else found
+        scored.append(ScoredRows.of(experiment.task))
+    for run, other in zip(runs[1:], scored[1:], strict=True):
+        evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
+    show_scores(evaluations)
+    return evaluations[str(runs[0].path)] if len(runs) == 1 else evaluations

@@ -1,4 +1,4 @@
-"""A line in, a line out: what a trained run makes of texts, in their order, while they are still coming."""
+"""`etude predict`: answers to lines of text, one per line and in order, while more lines arrive."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from etude.commands.evaluate import OVERRIDABLE
-from etude.commands.record_lines import answered_records, answering, as_line
+from etude.commands.evaluate import CHANGEABLE
+from etude.commands.record_lines import answered_records, as_line, record_task
 from etude.errors import ConfigurationError
-from etude.runs.stored import stored_configuration
+from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.prediction import Prediction
 from etude.tokenization.base import Tokenizer
@@ -23,14 +22,11 @@ from etude.training.restore import load_members, load_run
 
 _log = logging.getLogger(__name__)
 CHUNK = 64
-"""Lines that are worked on together, unless `batch.examples` says otherwise: it changes the speed and nothing else."""
-
-OWN = ("checkpoint", "ensemble", "format")
-"""Keys that are no part of a run's configuration."""
+"""Lines predicted together, unless `batch.examples` is given; it changes the speed and nothing else."""
 
 
-class Spoiled:
-    """Counts lines whose answer is not all that was asked for, by what happened to them."""
+class ImperfectLines:
+    """Counts of lines that could not be read or answered completely, by the reason."""
 
     def __init__(self) -> None:
         self.lines = self.broken = self.cut = self.stopped = self.refused = 0
@@ -43,114 +39,174 @@ class Spoiled:
         self.stopped += stopped
         self.refused += refused
 
-    def say(self) -> None:
-        """Say each count that is not zero, in a line."""
-        for count, what in (
+    def warn(self) -> None:
+        """Log each count that is not zero."""
+        for count, problem in (
             (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
             (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
             (self.refused, "could not be read; their answers say why"),
         ):
             if count:
-                _log.warning("%d of %d lines %s", count, self.lines, what)
+                _log.warning("%d of %d lines %s", count, self.lines, problem)
 
 
-def predict(run: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: TextIO) -> None:
-    """Write one line for each line, in order.
+def predict(
+    run: SavedRun,
+    lines: BinaryIO,
+    out: TextIO,
+    *,
+    checkpoint: Any = "best",
+    ensemble: Any = None,
+    format: Any = None,  # noqa: A002 (the name that people type)
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one answer per line, in order.
 
     Args:
-        run: The run's folder.
-        overrides: Dotted keys and values: `checkpoint`, `ensemble` (other runs that join this one), `format` (`text`: the
-            first answer; `json`: an object with the text and all answers; `jsonl`: each line is an object, and the answer
-            that object with more keys; by default what the task reads), and keys below `evaluate.OVERRIDABLE`.
-        lines: Texts, or with `jsonl` objects, in UTF-8, one a line. Bytes that are no UTF-8 are replaced, and the lines counted.
-        out: Where the answers go.
+        run: The run.
+        lines: Texts, or with `jsonl` objects, in UTF-8, one per line. Bytes that are not UTF-8 are replaced, and such lines
+            counted.
+        out: Destination of the answers.
+        checkpoint: `best`, `last` or a step's number.
+        ensemble: Other runs that form an ensemble with this one.
+        format: `text`: the best answer; `json`: an object with the text and all answers; `jsonl`: each line is an object, and
+            its answer that object with more keys; None: the task's own format.
+        changes: Values of configuration keys at or below `evaluate.CHANGEABLE`.
     """
-    own = {key: overrides[key] for key in OWN if key in overrides}
-    changes = {key: value for key, value in overrides.items() if key not in OWN}
-    asked = _format(own["format"]) if "format" in own else None
-    values = stored_configuration(run, changes, OVERRIDABLE)
-    which = str(own.get("checkpoint", "best"))
-    task, tokenizer = load_run(run, values, which)
-    members = load_members(own.get("ensemble"), run, Path(values["paths"]["outputs"]), which)
-    if members:
-        task.join(list(members.values()))
-    answer, spoiled = asked or _format(task.FORMAT), Spoiled()
-    for chunk in _chunks(lines, int(values["batch"]["examples"] or CHUNK) if "batch.examples" in changes else CHUNK):
-        out.writelines(f"{line}\n" for line in answer(chunk, task, tokenizer, spoiled))
+    answer = None if format is None else _answerer(format)  # before the model is loaded
+    predictor = Predictor.open(run, checkpoint, ensemble, changes)
+    answer, imperfect = answer or _answerer(predictor.task.FORMAT), ImperfectLines()
+    for chunk in _chunks(lines, predictor.chunk):
+        out.writelines(f"{line}\n" for line in answer(chunk, predictor.task, predictor.tokenizer, imperfect))
         out.flush()
-    spoiled.say()
+    imperfect.warn()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model that answers texts or records.
+
+    Attributes:
+        task: The task, with the members of its ensemble.
+        tokenizer: Tokenizer of the run.
+        chunk: Number of texts predicted together.
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    chunk: int = CHUNK
+
+    @classmethod
+    def open(
+        cls,
+        run: SavedRun,
+        checkpoint: Any = "best",
+        ensemble: Any = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Predictor:
+        """Load a run; the arguments are those of `predict`."""
+        changes = changes or {}
+        config = run.changed(changes, CHANGEABLE)
+        task = load_run(run, config, str(checkpoint))
+        members = load_members(ensemble, run, str(checkpoint))
+        if members:
+            task.join(list(members.values()))
+        return cls(task, run.tokenizer, int(config.batch.examples or CHUNK) if "batch.examples" in changes else CHUNK)
+
+    def predictions(self, texts: Sequence[str]) -> list[Prediction]:
+        """Return the answers to each text, in the order of the texts."""
+        answers: list[Prediction] = []
+        for start in range(0, len(texts), self.chunk):
+            answers += sorted_predictions(self.task, self.tokenizer, texts[start : start + self.chunk])
+        return answers
+
+    def answer_records(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return each record with the values of its answer added, or with an `error`.
+
+        Raises:
+            ConfigurationError: If the task does not answer records.
+        """
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(records), self.chunk):
+            lines = [json.dumps(record) for record in records[start : start + self.chunk]]
+            answers += [answer.values for answer in answered_records(lines, record_task(self.task), self.tokenizer)]
+        return answers
+
+
+def sorted_predictions(task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Prediction]:
+    """Return the answers to texts, predicted in order of length, which needs less padding."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    answers = task.predictions([texts[index] for index in order], tokenizer)
+    by_index = dict(zip(order, answers, strict=True))
+    return [by_index[index] for index in range(len(texts))]
 
 
 Chunk = list[tuple[str, bool]]
-"""Lines, each with whether it had broken bytes."""
+"""Lines, each with whether it had invalid bytes."""
 
-Answering = Callable[[Chunk, Task, Tokenizer, Spoiled], Iterator[str]]
+Answerer = Callable[[Chunk, Task, Tokenizer, ImperfectLines], Iterator[str]]
+"""Yields the output line for each line of a chunk."""
 
 
-def _format(name: Any) -> Answering:
-    formats: dict[str, Answering] = {
-        "text": partial(_answered_texts, _plain),
-        "json": partial(_answered_texts, _json),
-        "jsonl": _answered_objects,
+def _answerer(name: Any) -> Answerer:
+    formats: dict[str, Answerer] = {
+        "text": partial(_answer_texts, _as_text),
+        "json": partial(_answer_texts, _as_json),
+        "jsonl": _answer_objects,
     }
     if name not in formats:
         raise ConfigurationError(f"format={name} is not one of {', '.join(formats)} (command line)")
     return formats[name]
 
 
-def _answered_texts(
-    written: Callable[[str, Prediction], str], chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled
+def _answer_texts(
+    render: Callable[[str, Prediction], str], chunk: Chunk, task: Task, tokenizer: Tokenizer, imperfect: ImperfectLines
 ) -> Iterator[str]:
-    texts = [text for text, _ in chunk]
-    # Texts of like length together: less padding, and the same answers.
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    found = task.predictions([texts[index] for index in order], tokenizer)
-    answers = dict(zip(order, found, strict=True))
-    for index, (text, broken) in enumerate(chunk):
-        answer = answers[index]
-        spoiled.add(broken, cut=answer.cut, stopped=not answer.outputs[0].finished)
-        yield written(text, answer)
+    answers = sorted_predictions(task, tokenizer, [text for text, _ in chunk])
+    for answer, (text, broken) in zip(answers, chunk, strict=True):
+        imperfect.add(broken, cut=answer.cut, stopped=not answer.outputs[0].finished)
+        yield render(text, answer)
 
 
-def _answered_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, spoiled: Spoiled) -> Iterator[str]:
-    answers = answered_records([line for line, _ in chunk], answering(task), tokenizer)
+def _answer_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, imperfect: ImperfectLines) -> Iterator[str]:
+    answers = answered_records([line for line, _ in chunk], record_task(task), tokenizer)
     for answer, (_, broken) in zip(answers, chunk, strict=True):
-        spoiled.add(broken, cut=answer.cut, refused=answer.refused)
+        imperfect.add(broken, cut=answer.cut, refused=answer.refused)
         yield as_line(answer.values)
 
 
-def _plain(_text: str, prediction: Prediction) -> str:
-    """Return the first answer without line breaks of any kind, so that line n answers line n."""
+def _as_text(_text: str, prediction: Prediction) -> str:
+    """Return the best answer without line breaks of any kind, so that line n answers line n."""
     return " ".join(prediction.outputs[0].text.splitlines())
 
 
-def _json(text: str, prediction: Prediction) -> str:
+def _as_json(text: str, prediction: Prediction) -> str:
     return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
 
 
 def _chunks(lines: BinaryIO, size: int) -> Iterator[list[tuple[str, bool]]]:
-    """Yield the lines that have come, at most `size` at once, each with whether it has broken bytes.
+    """Yield the lines that have arrived, at most `size` at once, each with whether it has invalid bytes.
 
     A thread reads ahead, so that a person who types gets an answer after each line.
     """
     if size < 1:
         raise ConfigurationError(f"batch.examples={size}: at least one line is worked on at a time")
-    waiting: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * size)
+    arrived: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * size)
 
     def read() -> None:
         try:
             for line in lines:
-                waiting.put(line)
-        finally:  # whatever stopped the reading, nobody waits for more
-            waiting.put(None)
+                arrived.put(line)
+        finally:  # however reading stopped, the consumer must not wait for more
+            arrived.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     ended = False
     while not ended:
-        chunk = [waiting.get()]
-        while chunk[-1] is not None and len(chunk) < size and not waiting.empty():
-            chunk.append(waiting.get())
+        chunk = [arrived.get()]
+        while chunk[-1] is not None and len(chunk) < size and not arrived.empty():
+            chunk.append(arrived.get())
         ended = chunk[-1] is None
         texts = [_decoded(line) for line in chunk if line is not None]
         if texts:
@@ -158,7 +214,7 @@ def _chunks(lines: BinaryIO, size: int) -> Iterator[list[tuple[str, bool]]]:
 
 
 def _decoded(line: bytes) -> tuple[str, bool]:
-    """Return a line as text, and whether some of its bytes had to be replaced."""
+    """Return a line as text, and whether invalid bytes were replaced."""
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     try:
         return line.decode(), False

@@ -1,4 +1,4 @@
-"""An object a line, in JSON: what a run makes of the texts in it."""
+"""JSON lines: the answers to records, one object per line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from etude.tasks.prediction import AnswersRecords, RecordAnswer
 from etude.tokenization.base import Tokenizer
 
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair: an escape in JSON may be one, and no text has it."""
+"""An unpaired surrogate: JSON can escape one, but no valid text contains it."""
 
 
-def answering(task: Task) -> AnswersRecords:
-    """Return the task as one that answers records.
+def record_task(task: Task) -> AnswersRecords:
+    """Return the task if it answers records.
 
     Raises:
-        ConfigurationError: If it does not.
+        ConfigurationError: If it answers only texts.
     """
     if isinstance(task, AnswersRecords):
         return task
@@ -31,19 +31,19 @@ def answering(task: Task) -> AnswersRecords:
 
 
 def answered_records(lines: Sequence[str], task: AnswersRecords, tokenizer: Tokenizer) -> list[RecordAnswer]:
-    """Return what each line becomes: its object with the answer's values added, or an object with an `error`.
+    """Return for each line its object with the answer's values added, or with an `error`.
 
     Args:
-        lines: Objects in JSON.
-        task: What answers them.
-        tokenizer: The run's.
+        lines: JSON objects.
+        task: The task that answers them.
+        tokenizer: Tokenizer of the run.
     """
     parsed = [_parsed(line, task.fields) for line in lines]
-    good = [index for index, (_, error) in enumerate(parsed) if error is None]
-    # Texts of like length together: less padding, and the same answers.
-    good.sort(key=lambda index: sum(len(parsed[index][0][field]) for field in task.fields))
-    found = task.answer_records([parsed[index][0] for index in good], tokenizer) if good else []
-    answers = dict(zip(good, found, strict=True))
+    valid = [index for index, (_, error) in enumerate(parsed) if error is None]
+    # Similar lengths together: less padding, and the same answers.
+    valid.sort(key=lambda index: sum(len(parsed[index][0][field]) for field in task.fields))
+    records = [parsed[index][0] for index in valid]
+    answers = dict(zip(valid, task.answer_records(records, tokenizer) if valid else [], strict=True))
     merged = []
     for index, (record, error) in enumerate(parsed):
         answer = answers[index] if error is None else RecordAnswer.refusal(error)
@@ -52,12 +52,12 @@ def answered_records(lines: Sequence[str], task: AnswersRecords, tokenizer: Toke
 
 
 def as_line(record: Mapping[str, Any]) -> str:
-    """Return a record as a line. Half of a surrogate pair, which UTF-8 cannot write, stays the escape that it came as."""
+    """Return a record as a line of JSON. Unpaired surrogates, which UTF-8 cannot encode, stay escaped."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _parsed(line: str, fields: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """Return the object of a line, and what is wrong with it."""
+    """Return the object of a line, and what is wrong with it, if anything."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""What an annotation accepts, judged on plain configuration values.
+"""Annotations of constructor arguments, judged on plain configuration values.
 
-An annotation is one of a few forms; each answers `accepts(value)` and, as text, what it wants. Values are those of a
-resolved configuration: None, bool, int, float, str, list and dict, where a dict with `_target_` stands for an object.
+Each form of annotation answers `accepts(value)` and says, as text, what it accepts. Values are those of a resolved
+configuration: None, bool, int, float, str, list and dict, where a dict with `_target_` stands for an object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARTIAL = "_partial_"
 
 
 class Annotation(Protocol):
-    """One form of annotation; its text says what it accepts."""
+    """A form of annotation; its text says what it accepts."""
 
     def accepts(self, value: Any) -> bool:
         """Return whether a parameter with this annotation may be given the value."""
@@ -29,7 +29,7 @@ class Annotation(Protocol):
 
 @dataclass(frozen=True)
 class Anything:
-    """An annotation that cannot be judged, or that takes everything."""
+    """An annotation that accepts everything, or that cannot be judged."""
 
     def accepts(self, value: Any) -> bool:
         """Return True."""
@@ -60,12 +60,12 @@ SCALARS: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "duration": _is_duration,
 }
-"""Each plain kind and its test. An int is a float, a bool is no int, and no parameter is infinite or not a number."""
+"""Test of each plain kind. An int is a float, a bool is not an int, and no parameter is infinite or not a number."""
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A plain value of one kind, a key of `SCALARS`."""
+    """A plain value of a kind in `SCALARS`."""
 
     kind: str
 
@@ -81,12 +81,12 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Choice:
-    """A `Literal`: one of a few values."""
+    """A `Literal`: a choice between a few values."""
 
     values: tuple[Any, ...]
 
     def accepts(self, value: Any) -> bool:
-        """Return whether the value is one of those, of the same type."""
+        """Return whether the value is among the choices, with the same type."""
         return any(value == option and type(value) is type(option) for option in self.values)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list, or a tuple of any length."""
+    """A list or a tuple of any length."""
 
     item: Annotation
 
@@ -109,7 +109,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class TupleOf:
-    """A tuple with a place for each item."""
+    """A tuple of fixed length."""
 
     items: tuple[Annotation, ...]
 
@@ -158,11 +158,11 @@ class Either:
 
 @dataclass(frozen=True)
 class Object:
-    """An object of a class or protocol: only a node with `_target_` makes one.
+    """An object of a class or protocol, which only a node with `_target_` can describe.
 
     Attributes:
-        name: The class's name.
-        makes: Whether an object of what a dotted `_target_` names would do.
+        name: Name of the class.
+        makes: Test whether a dotted `_target_` makes such an object.
     """
 
     name: str
@@ -180,18 +180,18 @@ class Object:
 
 @dataclass(frozen=True)
 class Maker:
-    """A callable that makes objects of a class: a node with `_partial_`, or an object that can be called.
+    """A callable that makes objects of a class: a node with `_partial_`, or a callable object.
 
     Attributes:
-        name: The class's name.
-        makes: Whether calling what a dotted `_target_` names gives such an object.
+        name: Name of the class.
+        makes: Test whether calling a dotted `_target_` returns such an object.
     """
 
     name: str
     makes: Callable[[str], bool]
 
     def accepts(self, value: Any) -> bool:
-        """Return whether the value is a node that would do; of an object, only calling it would tell what it makes."""
+        """Return whether the value is such a node; what a callable object returns is known only once it is called."""
         if not isinstance(value, Mapping) or TARGET not in value:
             return False
         return not value.get(PARTIAL) or self.makes(str(value[TARGET]))
@@ -201,7 +201,7 @@ class Maker:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a person would write it in YAML, cut to a readable length."""
+    """Return a value as it would be written in YAML, cut to a readable length."""
     plain = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null"}
     if isinstance(value, Mapping) and TARGET in value:
         text = f"{{{TARGET}: {value[TARGET]}, …}}"

@@ -1,9 +1,9 @@
-"""One configuration under examination: its values, its interpolations, and where each was written."""
+"""A configuration under check: its values, its interpolations, and where each was written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -23,17 +23,19 @@ class Case:
     """A configuration as a rule sees it.
 
     Attributes:
-        values: The resolved tree, variables included.
-        raw: The tree with its interpolations.
-        origins: Where it was written.
+        values: Resolved tree, variables included.
+        raw: Tree with its interpolations.
+        origins: Places where the values were written.
+        trusted: Packages besides etude whose classes may be instantiated.
     """
 
     values: Mapping[str, Any]
     raw: Mapping[str, Any]
     origins: Origins
+    trusted: Sequence[str] = ()
 
     @classmethod
-    def open(cls, config: DictConfig, origins: Origins) -> Case:
+    def open(cls, config: DictConfig, origins: Origins, trusted: Sequence[str] = ()) -> Case:
         """Resolve a composed configuration.
 
         Raises:
@@ -41,11 +43,11 @@ class Case:
         """
         raw: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
         raw.pop("hydra", None)
-        case = cls({}, raw, origins)
+        case = cls({}, raw, origins, trusted)
         for key, value in leaves("", raw):
             if value == MISSING:
                 case.fail(key, f"has no value; write {key}=…")
-        return cls({name: case._resolved(config, name) for name in raw}, raw, origins)
+        return cls({name: case._resolved(config, name) for name in raw}, raw, origins, trusted)
 
     def _resolved(self, config: DictConfig, name: str) -> Any:
         try:
@@ -61,7 +63,7 @@ class Case:
         return get(self.values, key)
 
     def written(self, key: str) -> str:
-        """Follow `${…}` from a key to the key where its value is written."""
+        """Follow interpolations from a key to the key whose value is written out."""
         seen: set[str] = set()
         while key not in seen:
             seen.add(key)
@@ -74,19 +76,19 @@ class Case:
         """Refuse the value of a key.
 
         Raises:
-            ConfigurationError: Always; its line is the key, the problem and the origin.
+            ConfigurationError: Always, with the key, the problem and the origin.
         """
         key = self.written(key)
         raise ConfigurationError(f"{key} {problem} ({self.origins.of(key)})")
 
     def mappings(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield every mapping of the tree with its dotted key, parents first; the root's key is empty."""
+        """Yield every mapping of the tree with its dotted key, parents first; the key of the root is empty."""
         yield from _mappings("", self.values)
 
-    def variables(self, key: str, taken: Signature) -> set[str]:
-        """Return the keys of a node that are variables: no arguments, but referred to by `${…}` inside the group.
+    def variables(self, key: str, constructor: Signature) -> set[str]:
+        """Return the variables of a node: keys that are not arguments, but are referred to by `${…}` inside the group.
 
-        The files are asked too: a variable stays one when what refers to it is overridden.
+        References in the files count too, so that a key remains a variable when the reference to it is overridden.
         """
         group = key.partition(".")[0]
         written = [scalar for source in self.origins.sources for scalar in source.scalars(group)]
@@ -94,7 +96,7 @@ class Case:
         return {
             name
             for name in get(self.values, key)
-            if name not in taken.parameters
+            if name not in constructor.parameters
             and any(f"{reference}.".startswith(f"{join(key, name)}.") for reference in references)
         }
 

@@ -1,11 +1,11 @@
-"""The check of a composed configuration, before anything heavy is imported.
+"""Check of a composed configuration, before anything heavy is imported.
 
-A wrong key or value ends in one line that says which, what would be right, and where it was written.
+A wrong key or value is refused in one line: the key, what would be right, and where it was written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,30 +15,54 @@ from etude.config.case import Case, join
 from etude.config.nodes import MARKS, check_nodes, check_root, check_yaml
 from etude.config.origins import Origins, Source
 from etude.config.rules import RULES
+from etude.config.schema import Config
 from etude.config.signatures import Signature, signature
+from etude.config.trust import trusted
 
 
-def check(config: DictConfig, overrides: Sequence[str] = (), sources: Sequence[Source] = ()) -> None:
+def check(
+    config: DictConfig,
+    overrides: Sequence[str] = (),
+    sources: Sequence[Source] = (),
+    packages: Sequence[str] | None = None,
+) -> None:
     """Refuse a configuration that cannot be run, whatever the data.
 
     Args:
-        config: The composed configuration, not resolved.
-        overrides: What was written on the command line, such as `model.width=512`.
-        sources: The files that it was composed of.
+        config: Composed configuration, not resolved.
+        overrides: Overrides of the command line, such as `model.width=512`.
+        sources: Files that it was composed of.
+        packages: Packages whose classes may be instantiated besides etude's. None: those that are trusted in this process.
+            What the configuration says of itself under `trust` does not count.
 
     Raises:
-        ConfigurationError: At the first thing that is wrong.
+        ConfigurationError: At the first mistake.
     """
-    case = Case.open(config, Origins(overrides, sources))
+    case = Case.open(config, Origins(overrides, sources), trusted() if packages is None else packages)
     for rule in (check_yaml, check_root, check_nodes, *RULES):
         rule(case)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Resolve a checked configuration and leave out the variables beside arguments: what can be instantiated.
+def checked(config: DictConfig, overrides: Sequence[str] = (), sources: Sequence[Source] = ()) -> Config:
+    """Check a configuration and give it its types.
 
-    What a checked node holds besides arguments are variables, to which `${…}` elsewhere in its group refers: `root` in
-    `conf/data/parallel.yaml`. Optional groups that are absent become null; null callbacks are left out.
+    Args:
+        config: Composed configuration, not resolved.
+        overrides: Overrides of the command line.
+        sources: Files that it was composed of.
+
+    Raises:
+        ConfigurationError: At the first mistake.
+    """
+    check(config, overrides, sources)
+    return Config.of(plain(config), overrides)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Resolve a checked configuration and leave out the variables beside arguments, so that it can be instantiated.
+
+    Keys of a checked node that are not arguments are variables, which `${…}` elsewhere in the group refers to, such as `root`
+    in `conf/data/parallel.yaml`. Absent optional groups become null; null callbacks are left out.
     """
     case = Case.open(config, Origins((), ()))
     values = {name: _without_variables(case, name, value) for name, value in case.values.items()}
@@ -46,8 +70,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {"decoding": None, "logger": None, **values, "callbacks": callbacks}
 
 
-def _referred(case: Case, key: str, taken: Signature | None) -> set[str]:
-    return case.variables(key, taken) if taken else set()
+def _variables(case: Case, key: str, constructor: Signature | None) -> set[str]:
+    return case.variables(key, constructor) if constructor else set()
 
 
 def _without_variables(case: Case, key: str, value: Any) -> Any:
@@ -55,7 +79,10 @@ def _without_variables(case: Case, key: str, value: Any) -> Any:
         return [_without_variables(case, join(key, str(index)), item) for index, item in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
-    taken = signature(value[TARGET]) if TARGET in value else None
-    names = MARKS | taken.parameters.keys() if taken and not taken.open else value.keys() - _referred(case, key, taken)
-    kept = {name: item for name, item in value.items() if name in names}
-    return {name: _without_variables(case, join(key, name), item) for name, item in kept.items()}
+    constructor = signature(value[TARGET]) if TARGET in value else None
+    names: Collection[str]
+    if constructor and not constructor.open:
+        names = MARKS | constructor.parameters.keys()
+    else:
+        names = value.keys() - _variables(case, key, constructor)
+    return {name: _without_variables(case, join(key, name), item) for name, item in value.items() if name in names}

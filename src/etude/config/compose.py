@@ -1,10 +1,11 @@
-"""Composition of a command's configuration by Hydra, with the files that it came from, and with errors of one line."""
+"""Composition of a command's configuration by Hydra, with its source files and with errors of one line."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -22,11 +23,14 @@ from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.check import check
+from etude.config.case import MISSING, leaves
+from etude.config.check import checked
 from etude.config.origins import Source
+from etude.config.schema import Config
+from etude.config.trust import trust
 from etude.errors import ConfigurationError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -38,27 +42,50 @@ _PARENT = re.compile(r"In '([^']+)':")
 
 @dataclass(frozen=True)
 class Composition:
-    """One composed configuration.
+    """A composed configuration.
 
     Attributes:
-        config: The tree, not resolved, with Hydra's own part under `hydra`.
-        overrides: What was written on the command line for it.
-        sources: The files that it is made of, in the order in which they overlay each other.
+        tree: Tree, not resolved, with Hydra's own part under `hydra`.
+        overrides: Overrides of the command line.
+        sources: Files that it is composed of, in the order in which they overlay each other.
     """
 
-    config: DictConfig
+    tree: DictConfig
     overrides: tuple[str, ...]
     sources: tuple[Source, ...]
+
+    def config(self) -> Config:
+        """Check the composition and give it its types; a run without an experiment's name takes that of the choice.
+
+        Raises:
+            ConfigurationError: At the first thing that is wrong.
+        """
+        if self.tree.run.experiment is None:
+            OmegaConf.update(self.tree, "run.experiment", self.tree.hydra.runtime.choices.get("experiment"))
+        trust(self._trust())
+        with _known_to_hydra(self.tree):
+            return checked(self.tree, [word for word in self.overrides if not _is_hydra(word)], self.sources)
+
+    def missing(self) -> list[str]:
+        """Return the keys that still need a value: `???` in the files."""
+        tree = OmegaConf.to_container(self.tree, resolve=False)
+        assert isinstance(tree, dict)  # noqa: S101 (for type checkers)
+        return [key for key, value in leaves("", {**tree, "hydra": None}) if value == MISSING]
+
+    def _trust(self) -> Sequence[str]:
+        """Return the packages under `trust`, which whoever composes a configuration trusts. The check refuses other values."""
+        names = OmegaConf.select(self.tree, "trust", default=())
+        return [name for name in names if isinstance(name, str)] if isinstance(names, ListConfig) else ()
 
 
 @dataclass(frozen=True)
 class Composer:
-    """Composes the configurations of one command.
+    """Composer of the configurations of a command.
 
     Attributes:
-        folder: The folder of the configuration groups.
-        name: The root configuration, such as `train`.
-        extra: A user's own folder of groups, read besides (`--config-dir`).
+        folder: Folder of the configuration groups.
+        name: Name of the root configuration, such as `train`.
+        extra: Folder of a user's own groups (`--config-dir`).
     """
 
     folder: Path
@@ -76,11 +103,11 @@ class Composer:
         return ConfigLoaderImpl(path)
 
     def groups(self) -> list[str]:
-        """Return the names of all groups of choices, without Hydra's own."""
+        """Return the names of all configuration groups but Hydra's own."""
         return [name for name in self._loader.repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
 
     def options(self, group: str) -> list[str]:
-        """Return every choice of a group, those in its sub-folders included: `translation/demo`."""
+        """Return all choices of a group, including those in its subfolders, such as `translation/demo`."""
         repository = self._loader.repository
         here = repository.get_group_options(group, ObjectType.CONFIG)
         parts = self.parts(group)
@@ -88,7 +115,7 @@ class Composer:
         return here + [f"{folder}/{name}" for folder in folders for name in self.options(f"{group}/{folder}")]
 
     def parts(self, group: str) -> list[str]:
-        """Return the sub-folders of a group that are groups of their own: its choices choose from them by default.
+        """Return the subfolders of a group that are groups of their own: those that appear in the defaults of its choices.
 
         `conf/model/seq2seq.yaml` has a default for `positions`, so `conf/model/positions/` is the group
         `model/positions`. `conf/experiment/translation/` only holds choices of `experiment`.
@@ -104,7 +131,7 @@ class Composer:
         return sorted({default.group for default in defaults if isinstance(default, GroupDefault) and default.group})
 
     def _defaults(self, path: str) -> Sequence[InputDefault]:
-        """Return the defaults list of a file; a file that is broken has none until it is chosen, and then says so."""
+        """Return the defaults list of a file, which is empty for a broken one: that is reported when it is chosen."""
         try:
             loaded = self._loader.repository.load_config(path)
         except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
@@ -112,14 +139,14 @@ class Composer:
         return (loaded.defaults_list or ()) if loaded else ()
 
     def normalized(self, written: Sequence[str]) -> list[str]:
-        """Return overrides in the form in which Hydra takes them all.
+        """Return overrides in a form that Hydra accepts.
 
-        `key=value` becomes `++key=value`, so that an argument which no file lists may be set, and one which does not
-        exist is left to the check to refuse. `glob(…)` looks into the sub-folders of a group too, and `group=null`
-        takes the group's `none`, or drops the group.
+        `key=value` becomes `++key=value`, so that arguments that no file lists can be set; the check refuses those that do
+        not exist. `glob(…)` matches choices in subfolders of a group too, and `group=null` chooses the group's `none`, or
+        drops the group.
 
         Raises:
-            ConfigurationError: If one is not of Hydra's grammar, or a `glob(…)` matches nothing.
+            ConfigurationError: If an override does not follow Hydra's grammar, or a `glob(…)` matches nothing.
         """
         return [self._normal(word, override) for word, override in zip(written, self._parse(written), strict=True)]
 
@@ -152,12 +179,12 @@ class Composer:
         return parsed
 
     def members(self, overrides: Sequence[str], multirun: bool) -> Iterator[list[str]]:
-        """Yield the overrides of each member of a multirun: every combination of the values that are swept over.
+        """Yield the overrides of each member of a multirun: every combination of the swept values.
 
-        What a sweeper of one's own (`hydra/sweeper=…`) will think of cannot be told: then there are none.
+        The members of another sweeper (`hydra/sweeper=…`) are not known in advance: it yields none.
 
         Raises:
-            ConfigurationError: If there are several values, but it is no multirun.
+            ConfigurationError: If a key has several values outside a multirun.
         """
         choices = []
         if multirun and any(word.startswith("hydra/sweeper=") for word in overrides):
@@ -165,9 +192,9 @@ class Composer:
         for word, override in zip(overrides, self._parse(overrides), strict=True):
             key, values = override.get_key_element(), [word]
             if override.is_sweep_override() and not multirun:
-                given = word.removeprefix("++")
-                advice = f"add -m to run each, or write {given.replace('=', '=[', 1)}] for a list"
-                raise ConfigurationError(f"{given} has several values; {advice} (command line)")
+                plain = word.removeprefix("++")
+                advice = f"add -m to run each, or write {plain.replace('=', '=[', 1)}] for a list"
+                raise ConfigurationError(f"{plain} has several values; {advice} (command line)")
             if override.is_interval_sweep():
                 advice = f"write its values, such as {override.key_or_group}=1,2,3"
                 raise ConfigurationError(f"{word.removeprefix('++')} names no values; {advice} (command line)")
@@ -177,10 +204,10 @@ class Composer:
         yield from map(list, product(*choices))
 
     def compose(self, overrides: Sequence[str]) -> Composition:
-        """Compose the configuration of one run.
+        """Compose the configuration of a run.
 
         Args:
-            overrides: What was written on the command line, normalized.
+            overrides: Normalized overrides.
 
         Raises:
             ConfigurationError: If it cannot be composed.
@@ -198,15 +225,14 @@ class Composer:
         folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
         sources = []
         for default in defaults:
-            found = (folder / f"{default.config_path}.yaml" for folder in folders)
-            path = next((path for path in found if path.is_file()), None)
+            candidates = (folder / f"{default.config_path}.yaml" for folder in folders)
+            path = next((path for path in candidates if path.is_file()), None)
             if path is not None:
                 sources.append(Source.read(path, default.package or "", self.folder.parent))
-        HydraConfig.instance().set_config(config)  # for values such as ${hydra:runtime.choices.model}
         return Composition(config, tuple(word.removeprefix("++") for word in words), tuple(sources))
 
     def _missing(self, error: MissingConfigException, words: Sequence[str]) -> ConfigurationError:
-        """Say which choice of which group does not exist, which are near, and where it was asked for."""
+        """Return the error about a choice that does not exist, with the nearest one and the place where it was chosen."""
         missing = error.missing_cfg_file or self.name
         group, _, name = missing.partition("/")
         part, _, inner = name.partition("/")
@@ -218,28 +244,44 @@ class Composer:
         inside = [option for option in options if option.endswith(f"/{name}")]
         close = inside or difflib.get_close_matches(name, options, 1)
         advice = f"did you mean {group}={close[0]}?" if close else f"choose one of {', '.join(options)}"
-        asked = any(word in {f"{group}={name}", f"+{group}={name}"} for word in words)
-        place = "command line" if asked else self._asked_by(group, name) or self._place(error, words)
+        typed = any(word in {f"{group}={name}", f"+{group}={name}"} for word in words)
+        place = "command line" if typed else self._chosen_by(group, name) or self._place(error, words)
         return ConfigurationError(f"{group}={name} does not exist; {advice} ({place})")
 
-    def _asked_by(self, group: str, name: str) -> str | None:
-        """Look for the file whose defaults list chooses `group: name`."""
+    def _chosen_by(self, group: str, name: str) -> str | None:
+        """Return the file and line whose defaults list chooses `group: name`."""
         chosen = re.compile(rf"^.*\b{re.escape(group)}(@\S+)?: *{re.escape(name)}\b", re.MULTILINE)
         for folder in filter(None, (self.extra, self.folder)):
             for path in sorted(folder.rglob("*.yaml")):
                 text = path.read_text(encoding="utf-8")
-                if found := chosen.search(text):
-                    return f"{path.relative_to(folder.parent)}:{text.count(chr(10), 0, found.end()) + 1}"
+                if match := chosen.search(text):
+                    return f"{path.relative_to(folder.parent)}:{text.count(chr(10), 0, match.end()) + 1}"
         return None
 
     def _place(self, error: Exception, words: Sequence[str]) -> str:
-        """Tell from Hydra's message where the fault is: the file that it names, or else the word that it quotes."""
+        """Return the place of a fault: the file that Hydra's message names, or else the command line if it quotes a key."""
         message = f"{error} {error.__cause__}"
         parent = _PARENT.search(message)
         if parent is not None and parent[1] != self.name:
             return f"{parent[1]}.yaml"
         keys = [override.key_or_group for override in self._parse(words)]
         return "command line" if any(key in message for key in keys) else f"{self.name}.yaml"
+
+
+@contextmanager
+def _known_to_hydra(tree: DictConfig) -> Iterator[None]:
+    """Resolve values such as `${hydra:runtime.choices.model}` from this tree, whatever Hydra application is running."""
+    instance = HydraConfig.instance()
+    before = instance.cfg
+    instance.set_config(tree)
+    try:
+        yield
+    finally:
+        instance.cfg = before
+
+
+def _is_hydra(override: str) -> bool:
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def _malformed(error: yaml.MarkedYAMLError) -> ConfigurationError:
@@ -249,25 +291,21 @@ def _malformed(error: yaml.MarkedYAMLError) -> ConfigurationError:
 
 
 def _sentence(error: Exception) -> str:
-    """Return the text of an error of Hydra in one line, without the address of its manual."""
+    """Return the text of an error of Hydra in one line, without the link to its manual."""
     cause = error.__cause__ if not str(error).strip() and error.__cause__ else error
     lines = [line.strip() for line in str(cause).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("See http", "full_key:", "object_type=")))
 
 
-def compose(*overrides: str, command: str = "train") -> DictConfig:
+def compose(*overrides: str, command: str = "train") -> Config:
     """Compose and check a configuration as the command line would: `compose("experiment=translation/demo", "seed=2")`.
 
     Args:
-        overrides: What would be written on the command line.
-        command: The command whose root configuration it is.
+        overrides: Overrides as on the command line.
+        command: Command whose root configuration is composed.
 
     Raises:
         ConfigurationError: If it cannot be composed, or does not fit.
     """
     composer = Composer(CONF, command)
-    composition = composer.compose(composer.normalized(overrides))
-    check(composition.config, composition.overrides, composition.sources)
-    if composition.config.run.experiment is None:
-        OmegaConf.update(composition.config, "run.experiment", composition.config.hydra.runtime.choices.experiment)
-    return composition.config
+    return composer.compose(composer.normalized(overrides)).config()

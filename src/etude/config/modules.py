@@ -1,4 +1,4 @@
-"""Where a dotted name is defined, found by reading source files: nothing is imported, so a look costs milliseconds.
+"""Resolution of dotted names by reading source files: nothing is imported, so a lookup takes milliseconds.
 
 `torch.optim.AdamW` leads from `torch/optim/__init__.py` over its `from torch.optim.adamw import AdamW` to the class.
 """
@@ -20,12 +20,12 @@ Callee = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A module as its source file states it.
+    """A module as its source file defines it.
 
     Attributes:
         name: Dotted name.
-        path: The source file; None for a folder without `__init__.py`.
-        folders: Where submodules are; empty for a plain module.
+        path: Path of the source file; None for a folder without `__init__.py`.
+        folders: Folders of the submodules; empty for a plain module.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Module:
 
     @cached_property
     def bindings(self) -> dict[str, ast.stmt]:
-        """The statement that binds each top-level name; the last one, as when the module is run."""
+        """Statement that binds each top-level name: the last, as when the module is run."""
         bound: dict[str, ast.stmt] = {}
         for statement in _statements(self._tree.body):
             for name in _bound_names(statement):
@@ -43,7 +43,7 @@ class Module:
 
     @cached_property
     def starred(self) -> list[str]:
-        """The modules of `from … import *`; the last one first, since it wins."""
+        """Modules of `from … import *`, the last first, since it wins."""
         return [
             self.absolute(statement)
             for statement in reversed(list(_statements(self._tree.body)))
@@ -61,7 +61,7 @@ class Module:
             raise ConfigurationError(f"{self.path}:{line} is not valid Python: {error}") from error
 
     def absolute(self, statement: ast.ImportFrom) -> str:
-        """Return the module that `from … import` names, with leading dots resolved."""
+        """Return the module of `from … import`, with leading dots resolved."""
         if not statement.level:
             return statement.module or ""
         parts = self.name.split(".")
@@ -72,7 +72,7 @@ class Module:
 
 @dataclass(frozen=True, eq=False)
 class Definition:
-    """A class, a function, or an expression that a name stands for, and the module it is written in."""
+    """A class, function or expression that a name stands for, and the module that defines it."""
 
     module: Module
     name: str
@@ -80,12 +80,12 @@ class Definition:
 
     @property
     def dotted(self) -> str:
-        """The name where it is defined, such as `torch.optim.adamw.AdamW`."""
+        """Dotted name at the place of definition, such as `torch.optim.adamw.AdamW`."""
         return f"{self.module.name}.{self.name}"
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements in order, also those inside `if`, `try` and `with`; what is tried first comes last, to win."""
+    """Yield statements in order, with those inside `if`, `try` and `with`; the first branch comes last, so that it wins."""
     for statement in body:
         if isinstance(statement, ast.If | ast.Try):
             for handler in getattr(statement, "handlers", []):
@@ -115,7 +115,7 @@ def _bound_names(statement: ast.stmt) -> list[str]:
 
 @cache
 def find_module(dotted: str) -> Module | None:
-    """Return the module of that name, or None where there is none with a source file."""
+    """Return a module by its dotted name; None if it does not exist or has no source file."""
     parent, _, last = dotted.rpartition(".")
     if parent:
         package = find_module(parent)
@@ -143,7 +143,7 @@ def _submodule(package: Module, name: str) -> Module | None:
 
 
 def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> Definition | Module | None:
-    """Return what a name means inside a module, following imports and plain aliases; None if it cannot be told."""
+    """Return what a name means inside a module, through imports and plain aliases; None if that is not known."""
     if (module.name, name) in seen:
         return None
     seen |= {(module.name, name)}
@@ -162,10 +162,10 @@ def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozens
 
 
 def _starred(module: Module, name: str, seen: frozenset[tuple[str, str]]) -> Definition | Module | None:
-    """Look for a public name in what a module imports whole: `torch.nn.LayerNorm` is in `torch.nn.modules`."""
+    """Look a public name up in the modules of `from … import *`: `torch.nn.LayerNorm` is in `torch.nn.modules`."""
     for source in () if name.startswith("_") else module.starred:
-        found = find_module(source)
-        if found is not None and (meaning := lookup(found, name, seen)) is not None:
+        origin = find_module(source)
+        if origin is not None and (meaning := lookup(origin, name, seen)) is not None:
             return meaning
     return None
 
@@ -199,24 +199,24 @@ def expression(module: Module, node: ast.expr) -> Definition | Module | None:
 
 
 def resolve(dotted: str) -> Definition | None:
-    """Return the class or function that a `_target_` names, or None if there is none.
+    """Return the class or function that a `_target_` names; None if it does not exist.
 
     Raises:
         ConfigurationError: If a source file on the way cannot be parsed.
     """
     first, *rest = dotted.split(".")
-    found: Definition | Module | None = find_module(first)
+    owner: Definition | Module | None = find_module(first)
     for position, part in enumerate(rest):
-        if isinstance(found, Module):
-            deeper = find_module(f"{found.name}.{part}") if position < len(rest) - 1 else None
-            found = deeper or lookup(found, part)
-        elif found is not None:
-            found = _member(found, part)
-    return found if isinstance(found, Definition) and isinstance(found.node, Callee) else None
+        if isinstance(owner, Module):
+            submodule = find_module(f"{owner.name}.{part}") if position < len(rest) - 1 else None
+            owner = submodule or lookup(owner, part)
+        elif owner is not None:
+            owner = _member(owner, part)
+    return owner if isinstance(owner, Definition) and isinstance(owner.node, Callee) else None
 
 
 def _member(owner: Definition, name: str) -> Definition | None:
-    """Return a class or static method of a class, since those can be called without an object."""
+    """Return a method of a class."""
     for node in owner.node.body if isinstance(owner.node, ast.ClassDef) else ():
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return Definition(owner.module, f"{owner.name}.{name}", node)
@@ -224,7 +224,7 @@ def _member(owner: Definition, name: str) -> Definition | None:
 
 
 def nearest(dotted: str) -> str:
-    """Return a few words about a name that does not resolve: the nearest beside it, or what is missing on the way."""
+    """Return advice about a name that does not resolve: the nearest name beside it, or the missing part."""
     parent, _, last = dotted.rpartition(".")
     top = dotted.partition(".")[0]
     if find_module(top) is None:

@@ -1,4 +1,4 @@
-"""The schema of a configuration: the root's dataclasses, and the signature of what each `_target_` names."""
+"""Check of keys and types: the root against its dataclasses, each node against the signature of its `_target_`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, get_type_hints
 
 from etude.config.annotations import PARTIAL, TARGET, Annotation, shown
 from etude.config.case import Case, join, leaves
+from etude.config.choices import GROUPS, is_choice, kinds_of
 from etude.config.modules import nearest, resolve
 from etude.config.schema import NODES, Config
 from etude.config.signatures import Signature, signature
+from etude.config.trust import VARIABLE
 from etude.duration import Duration
 
 TRUSTED = (
@@ -24,15 +26,15 @@ TRUSTED = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.profilers",
 )
-"""What a `_target_` may name without being listed under `trust:`."""
+"""Packages that a `_target_` may name without trust."""
 
 INJECTED: Mapping[str, frozenset[str]] = {
-    "model": frozenset({"facts", "wanted"}),
+    "model": frozenset({"facts"}),
     "task": frozenset({"facts", "model", "optimizer", "scheduler", "decoding", "clock"}),
-    "data": frozenset({"tokenizer", "seed", "batch", "limit", "cache", "micro_batches", "workers", "rank", "world"}),
-    "logger": frozenset({"run_folder", "run_id", "tags", "notes", "name", "config", "save_dir"}),
+    "data": frozenset({"settings"}),
+    "logger": frozenset({"save_dir"}),
 }
-"""Arguments that `etude.training.build` gives to what a group makes: a configuration may leave them out."""
+"""Arguments that `etude.training.build` supplies to the object of a group, and a configuration leaves out."""
 
 PARTS: Mapping[str, frozenset[str]] = {
     "model.embeddings": frozenset({"source_vocabulary", "target_vocabulary", "width"}),
@@ -41,17 +43,17 @@ PARTS: Mapping[str, frozenset[str]] = {
     "model.residual": frozenset({"width", "dropout", "norm"}),
     "model.feed_forward_layer": frozenset({"width", "feed_forward", "dropout"}),
 }
-"""Arguments that a model gives to the makers of its parts, which are nodes with `_partial_`."""
+"""Arguments that a model supplies to its parts, which are nodes with `_partial_`."""
 
 MARKS = frozenset({TARGET, PARTIAL, "_convert_", "_recursive_"})
-"""Hydra's own keys of a node. `_args_` is not among them: arguments are written by name."""
+"""Hydra's own keys of a node, without `_args_`: arguments are written by name."""
 
 YAML_NUMBER = re.compile(r"[-+]?(?:0[0-7_]+|\d+(?::[0-5]?\d)+)")
-"""Plain scalars that YAML 1.1 silently reads as another number: `012` is octal, `1:30` counts in sixties."""
+"""Plain scalars that YAML 1.1 silently reads as another number: `012` is octal, `1:30` is sexagesimal."""
 
 
 def check_yaml(case: Case) -> None:
-    """Refuse numbers that YAML reads differently from people."""
+    """Refuse numbers that YAML reads differently from what is written."""
     for key, value in leaves("", case.values):
         text = case.origins.scalar(case.written(key))
         if isinstance(value, int) and text is not None and YAML_NUMBER.fullmatch(text):
@@ -59,39 +61,47 @@ def check_yaml(case: Case) -> None:
 
 
 def check_root(case: Case) -> None:
-    """Hold the keys at the root, and those of its sections, against their dataclasses."""
+    """Check the keys of the root and of its sections against their dataclasses."""
     _check_section(case, "", case.values, Config)
 
 
 def _check_section(case: Case, key: str, values: Mapping[str, Any], section: type) -> None:
-    taken = signature(f"{section.__module__}.{section.__qualname__}")
-    if taken is None:
+    constructor = signature(f"{section.__module__}.{section.__qualname__}")
+    if constructor is None:
         raise LookupError(section)
     owner = "a configuration" if section is Config else key
     for name in values:
-        if name not in taken.parameters:
-            _fail_unknown(case, key, name, taken.parameters, owner)
+        if name not in constructor.parameters:
+            _fail_unknown(case, key, name, constructor.parameters, owner)
     hints = get_type_hints(section)
-    for name, parameter in taken.parameters.items():
-        inner = join(key, name)
+    for name, parameter in constructor.parameters.items():
+        inner, is_group = join(key, name), section is Config and name in GROUPS
         if parameter.required and (name not in values or (name in NODES and values[name] is None)):
             case.fail(inner, f"is {'null' if name in values else 'missing'}, but every run needs it")
-        if name in values and dataclasses.is_dataclass(hints[name]) and hints[name] is not Duration:
+        if name not in values or is_group:
+            continue  # what a group holds is for `check_nodes`
+        if dataclasses.is_dataclass(hints[name]) and hints[name] is not Duration:
             if not isinstance(values[name], Mapping):
                 names = ", ".join(field.name for field in dataclasses.fields(hints[name]))
                 case.fail(inner, f"= {shown(values[name])}, but {name} has keys of its own: {names}")
             _check_section(case, inner, values[name], hints[name])
-        elif name in values:
+        else:
             _check_value(case, inner, values[name], parameter.annotation, inner)
 
 
 def check_nodes(case: Case) -> None:
-    """Hold every node against the signature of what its `_target_` names."""
+    """Check every node against the signature of its `_target_`."""
     groups = {name: case.values.get(name) for name in NODES}
     callbacks = case.values.get("callbacks") or {}
+    if not isinstance(callbacks, Mapping):
+        case.fail("callbacks", f"= {shown(callbacks)}, but it takes callbacks by name; write callbacks.NAME.{TARGET}=…")
     groups |= {f"callbacks.{name}": value for name, value in callbacks.items()}
     for key, value in groups.items():
-        if isinstance(value, Mapping) and TARGET not in value:
+        if value is not None and not isinstance(value, Mapping):
+            case.fail(
+                key, f"= {shown(value)}, but it names a class and its arguments; choose {key}=…, a file of its group"
+            )
+        if value is not None and TARGET not in value:
             first = next(iter(value), None)
             choose = f"choose {key}=…" if "." not in key else f"write {key}.{TARGET}=…"
             case.fail(f"{key}.{first}" if first else key, f"is given, but {key} names no class; {choose}")
@@ -101,39 +111,59 @@ def check_nodes(case: Case) -> None:
 
 
 def _check_node(case: Case, key: str, node: Mapping[str, Any]) -> None:
-    taken = _target(case, f"{key}.{TARGET}", node[TARGET])
-    variables = case.variables(key, taken)
+    constructor = _target(case, f"{key}.{TARGET}", node[TARGET])
+    variables = case.variables(key, constructor)
     for name, value in node.items():
         if name in MARKS or name in variables:
             continue
-        parameter = taken.parameters.get(name)
-        if parameter is None and not taken.open:
-            _fail_unknown(case, key, name, taken.parameters, taken.name)
+        parameter = constructor.parameters.get(name)
+        if parameter is None and not constructor.open:
+            _fail_unknown(case, key, name, constructor.parameters, constructor.name)
         elif parameter is not None:
-            _check_value(case, join(key, name), value, parameter.annotation, taken.name)
+            _check_value(case, join(key, name), value, parameter.annotation, constructor.name)
     if not isinstance(node.get(PARTIAL, False), bool):
         case.fail(f"{key}.{PARTIAL}", f"= {shown(node[PARTIAL])} is neither true nor false")
-    given = set(node) | INJECTED.get(key, frozenset())
-    for name, parameter in taken.parameters.items():
-        if parameter.required and name not in given and not node.get(PARTIAL):
-            case.fail(join(key, name), f"is missing: {taken.name} needs it; write +{join(key, name)}=…")
+    available = set(node) | INJECTED.get(key, frozenset())
+    for name, parameter in constructor.parameters.items():
+        if parameter.required and name not in available and not node.get(PARTIAL):
+            case.fail(join(key, name), f"is missing: {constructor.name} needs it; write +{join(key, name)}=…")
 
 
 def _target(case: Case, key: str, target: Any) -> Signature:
-    """Return the signature of a `_target_`, if it may be instantiated and exists."""
+    """Return the signature of a `_target_`, which must exist and be allowed."""
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
         case.fail(key, f"= {shown(target)} is no dotted name such as etude.models.seq2seq.Seq2Seq")
-    trusted = (*TRUSTED, *case.values.get("trust", ()))
-    top = target.partition(".")[0]
-    if not _under(target, trusted):
-        case.fail(key, f"= {target} may not be instantiated: it is outside etude; to allow it add '{top}' to trust")
-    taken, definition = signature(target), resolve(target)
-    if taken is None or definition is None:
+    allowed = (*TRUSTED, *case.trusted)
+    if not _under(target, allowed):
+        case.fail(key, f"= {target} may not be instantiated: {_outside(case, target)}")
+    constructor, definition = signature(target), resolve(target)
+    if constructor is None or definition is None:
         case.fail(key, f"= {target} cannot be found: {nearest(target)}")
-    if not _under(definition.dotted, trusted):
+    if not _under(definition.dotted, allowed):
         origin = definition.dotted
         case.fail(key, f"= {target} may not be instantiated: it is {origin}, which is outside etude and trust")
-    return taken
+    if not _under(definition.dotted, case.trusted) and not is_choice(definition):
+        case.fail(key, f"= {target} may not be instantiated: it is no class to choose from; {_advice(key)}")
+    return constructor
+
+
+def _outside(case: Case, target: str) -> str:
+    """Say why a target outside etude is refused, and who may allow it."""
+    top = target.partition(".")[0]
+    if _under(target, case.values.get("trust", ())):
+        return (
+            f"the run names {top} under trust, but only you can give it; if you know what that package does, add "
+            f"trust=[{top}] to the command, or set {VARIABLE}={top}"
+        )
+    return f"it is outside etude; to allow it add '{top}' to trust"
+
+
+def _advice(key: str) -> str:
+    """Say which classes the node of a `_target_` may name."""
+    kinds = kinds_of(key.removesuffix(f".{TARGET}"))
+    if not kinds:
+        return "choose a file of the group, or write a class of the kind that this argument takes"
+    return f"choose {key.partition('.')[0]}=…, or write a class derived from {' or '.join(kind.base for kind in kinds)}"
 
 
 def _under(target: str, packages: Sequence[str]) -> bool:
@@ -153,7 +183,7 @@ def _check_value(case: Case, key: str, value: Any, annotation: Annotation, owner
 
 
 def _fail_unknown(case: Case, key: str, name: str, names: Iterable[str], owner: str) -> None:
-    """Refuse a key that is none, with the nearest one that is: beside it, or of the same name elsewhere."""
+    """Refuse an unknown key, and suggest the nearest key beside it or the same name elsewhere."""
     full = join(key, name)
     near = [join(key, close) for close in difflib.get_close_matches(name, list(names), 1)]
     elsewhere = [join(place, name) for place, node in case.mappings() if name in node and join(place, name) != full]

@@ -1,4 +1,4 @@
-"""Where a value of a composed configuration was written: on the command line, or in which line of which file."""
+"""Origins of configuration values: the command line, or a line of a file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import yaml
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where there is one: ten times as fast
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is installed, is ten times as fast
 _OVERRIDE = re.compile(r"[+~]*([^=@]+)(?:@[^=]*)?(?:=(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A configuration file and the place where composition puts it.
+    """A configuration file and its place in the composition.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         package: Dotted key of the part of the configuration that it fills; empty for the root.
-        root: Its content as YAML nodes, which know their lines.
-        shown: The file's name in messages.
+        root: Content as YAML nodes, which have line numbers.
+        shown: Name of the file in messages.
     """
 
     path: Path
@@ -31,13 +31,13 @@ class Source:
 
     @classmethod
     def read(cls, path: Path, package: str = "", base: Path | None = None) -> Source:
-        """Read a file; in messages its name is relative to the working folder or else to `base`."""
+        """Read a file, whose name in messages is relative to the working directory or else to `base`."""
         folder = next((folder for folder in (Path.cwd(), base) if folder and path.is_relative_to(folder)), None)
         shown = str(path.relative_to(folder)) if folder else str(path)
         return cls(path, package, yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER), shown)
 
     def find(self, key: str) -> tuple[int, yaml.Node] | None:
-        """Return the line (from 1) and the value where the file sets a key of the whole configuration."""
+        """Return the line number, from 1, and the value of a key of the whole configuration, if the file sets it."""
         parts = key.split(".")
         inside = self.package.split(".") if self.package else []
         if parts[: len(inside)] != inside or len(parts) == len(inside):
@@ -52,7 +52,7 @@ class Source:
         return (line, node) if node is not None else None
 
     def scalars(self, group: str) -> Iterator[tuple[str, str]]:
-        """Yield what the file says about a group: dotted keys and the text of their values."""
+        """Yield the dotted keys of a group in the file and the text of their values."""
         for key, text in _scalars(self.package, self.root):
             if key.startswith(f"{group}."):
                 yield key, text
@@ -67,39 +67,39 @@ def _scalars(key: str, node: yaml.Node | None) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Origins:
-    """The places that made one configuration.
+    """All origins of a configuration.
 
     Attributes:
-        overrides: What was written on the command line.
-        sources: The files, in the order in which they overlay each other.
+        overrides: Overrides of the command line.
+        sources: Files, in the order in which they overlay each other.
     """
 
     overrides: Sequence[str]
     sources: Sequence[Source]
 
     def of(self, key: str) -> str:
-        """Return where a key got its value: `command line`, `conf/train.yaml:20`, or where its parent did."""
+        """Return the origin of a key's value or of its parent's: `command line`, or `conf/train.yaml:20`."""
         while key:
             if self.on_command_line(key):
                 return "command line"
             for source in reversed(self.sources):
-                if found := source.find(key):
-                    return f"{source.shown}:{found[0]}"
+                if place := source.find(key):
+                    return f"{source.shown}:{place[0]}"
             key = key.rpartition(".")[0]
         return "the configuration"
 
     def scalar(self, key: str) -> str | None:
-        """Return the plain text that gives a key its value, if that stands unquoted in a file."""
+        """Return the text of a key's value, if it is an unquoted scalar in a file."""
         if self.on_command_line(key):
             return None
         for source in reversed(self.sources):
-            if found := source.find(key):
-                node = found[1]
+            if place := source.find(key):
+                node = place[1]
                 return node.value if isinstance(node, yaml.ScalarNode) and not node.style else None
         return None
 
     def on_command_line(self, key: str) -> bool:
-        """Return whether an override sets the key, or something that it is part of."""
+        """Return whether an override sets the key or a parent of it."""
         for override in self.overrides:
             written = _OVERRIDE.fullmatch(override)
             name, value = (written[1], written[2]) if written else ("", None)

@@ -1,4 +1,4 @@
-"""What must hold between the values of a configuration, each rule in a function of its own."""
+"""Rules about the values of a configuration, each in a function of its own."""
 
 from __future__ import annotations
 
@@ -7,110 +7,157 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from etude.config.annotations import TARGET
-from etude.config.case import Case, join
+from etude.config.annotations import TARGET, shown
+from etude.config.case import Case, join, leaves
+from etude.config.choices import kinds_of
 from etude.config.modules import resolve
 from etude.config.nodes import INJECTED, PARTS
 from etude.config.signatures import constant, makes, signature
+from etude.config.values import within
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 
-SMALLEST = {
-    "beams": 1,
-    "n_best": 1,
-    "samples": 1,
-    "fillers": 1,
-    "longest": 1,
-    "top_k": 1,
-    "min_length": 0,
-    "layers": 1,
-    "segments": 1,
-    "rank": 1,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "heads": 1,
-    "width": 1,
-    "feed_forward": 1,
-    "max_length": 1,
-    "vocabulary": 8,
-    "devices": 1,
-    "nodes": 1,
-    "micro_batches": 1,
-    "pool": 1,
-    "workers": 0,
-    "tokens": 1,
-    "examples": 1,
-    "keep_last": 2,
-    "keep_best": 0,
-    "patience": 1,
-    "min_delta": 0,
-    "train": 1,
-    "val": 1,
-    "test": 1,
+SECTIONS: Mapping[str, int] = {
+    "batch.tokens": 1,
+    "batch.examples": 1,
+    "batch.pool": 1,
+    "checkpoint.keep_last": 2,
+    "checkpoint.keep_best": 0,
+    "stop.patience": 1,
+    "stop.min_delta": 0,
+    "limit.train": 1,
+    "limit.val": 1,
+    "limit.test": 1,
 }
-"""The smallest sensible value of each count, wherever a whole number has that name."""
+"""Smallest sensible value of each number in the sections of the root."""
 
-FRACTIONS = frozenset(
-    {
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "head_dropout",
-        "label_smoothing",
-        "decay",
-        "val_share",
-        "test_share",
-    }
-)
-"""What lies in [0, 1), wherever a number has that name."""
+COUNTS: Mapping[str, Mapping[str, int]] = {
+    "model": {
+        "width": 1,
+        "heads": 1,
+        "layers": 1,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "feed_forward": 1,
+        "max_length": 1,
+        "segments": 1,
+    },
+    "decoding": {
+        "beams": 1,
+        "n_best": 1,
+        "samples": 1,
+        "fillers": 1,
+        "top_k": 1,
+        "min_length": 0,
+        "max_length": 1,
+    },
+    "data": {"max_length": 1, "longest": 1},
+    "tokenizer": {"vocabulary": 8},
+    "finetune": {"rank": 1, "layers": 1},
+    "trainer": {"devices": 1, "nodes": 1, "micro_batches": 1, "workers": 0},
+}
+"""Smallest sensible value of each count in etude's own classes, by group and argument."""
 
-POSITIVE = {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf}
-"""What is above 0, and at most this, wherever a number has that name."""
+FRACTIONS: Mapping[str, frozenset[str]] = {
+    "model": frozenset({"dropout", "attention_dropout", "activation_dropout"}),
+    "task": frozenset({"head_dropout", "label_smoothing"}),
+    "finetune": frozenset({"dropout", "decay"}),
+    "callbacks": frozenset({"decay"}),
+    "data": frozenset({"val_share", "test_share"}),
+}
+"""Arguments in [0, 1) of etude's own classes, by group."""
+
+POSITIVE: Mapping[str, Mapping[str, float]] = {
+    "decoding": {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf},
+    "task": {"alpha": math.inf},
+    "finetune": {"alpha": math.inf},
+}
+"""Arguments above 0 of etude's own classes, by group, and the largest value of each."""
+
+LARGEST_INTEGER = 2**63 - 1
+LARGEST_FLOAT = 3.4028234663852886e38
+"""Largest numbers of a signed 64-bit integer and of a 32-bit floating-point number."""
+
+MOST_HEADS = 100_000
+"""Numbers of heads that are tried in search of one that divides a width."""
 
 ROTARY = "etude.models.layers.positions.Rotary"
 
 
 def check_given(case: Case) -> None:
-    """Refuse arguments that etude itself gives to a task, a model and its parts, or a data module."""
-    given = {**{group: INJECTED[group] for group in ("task", "model", "data")}, **PARTS}
-    for key, names in given.items():
+    """Refuse arguments that etude itself supplies to a task, a model and its parts, or a data module."""
+    supplied = {**{group: INJECTED[group] for group in ("task", "model", "data")}, **PARTS}
+    for key, names in supplied.items():
         node = case.get(key)
         for name in names & set(node if isinstance(node, Mapping) else ()):
             case.fail(join(key, name), f"cannot be given: etude gives it to {node[TARGET]}")
 
 
+def check_numbers(case: Case) -> None:
+    """Refuse numbers beyond 64-bit integers and 32-bit floating-point numbers, and negative seeds."""
+    for key, value in leaves("", case.values):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            case.fail(key, f"= {shown(value)} is too large: the largest whole number is {LARGEST_INTEGER}")
+        if isinstance(value, float) and LARGEST_FLOAT < abs(value) < math.inf:
+            case.fail(key, f"= {shown(value)} is too large: the largest number of 32 bits is {LARGEST_FLOAT:.1e}")
+    seed = case.get("seed")
+    if isinstance(seed, int) and seed < 0:
+        case.fail("seed", f"= {seed} is negative; write 0 or more")
+
+
 def check_counts(case: Case) -> None:
-    """Hold counts above their smallest value, and probabilities inside [0, 1)."""
-    for key, node in case.mappings():
+    """Refuse counts below their smallest value, and fractions outside [0, 1)."""
+    for key, smallest in SECTIONS.items():
+        _check_count(case, key, case.get(key), smallest)
+    for key, node in _own_nodes(case):
+        group = key.partition(".")[0]
+        counts, positive = COUNTS.get(group, {}), POSITIVE.get(group, {})
         for name, value in node.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if name in counts:
+                _check_count(case, join(key, name), value, counts[name])
+            if not _is_number(value):
                 continue
-            smallest = SMALLEST.get(name)
-            if smallest is not None and value < smallest:
-                case.fail(join(key, name), f"= {value} is too small; write at least {smallest}")
-            if name in FRACTIONS and not 0 <= value < 1:
+            if name in FRACTIONS.get(group, ()) and not 0 <= value < 1:
                 case.fail(join(key, name), f"= {value} is not in [0, 1)")
-            if name in POSITIVE and not 0 < value <= POSITIVE[name]:
-                most = "" if POSITIVE[name] == math.inf else f" and at most {POSITIVE[name]:g}"
+            if name in positive and not 0 < value <= positive[name]:
+                most = "" if positive[name] == math.inf else f" and at most {positive[name]:g}"
                 case.fail(join(key, name), f"= {value} is out of range; write more than 0{most}")
-    rate = case.get("optimizer.lr")
-    if isinstance(rate, int | float) and rate <= 0:
+    rate, target = case.get("optimizer.lr"), str(case.get(f"optimizer.{TARGET}"))
+    if _is_number(rate) and rate <= 0 and not within(target, case.trusted):
         case.fail("optimizer.lr", f"= {rate} is not positive")
 
 
-def check_heads(case: Case) -> None:
-    """Hold the width of a node divisible by its heads."""
+def _own_nodes(case: Case) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the nodes of etude's own classes: of others, the names of arguments say nothing."""
     for key, node in case.mappings():
+        if within(str(node.get(TARGET)), ("etude",)):
+            yield key, node
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_count(case: Case, key: str, value: Any, smallest: int) -> None:
+    if _is_number(value) and value < smallest:
+        case.fail(key, f"= {value} is too small; write at least {smallest}")
+
+
+def check_heads(case: Case) -> None:
+    """Refuse heads that do not divide the width."""
+    for key, node in _own_nodes(case):
         width, heads = node.get("width"), node.get("heads")
         if isinstance(width, int) and isinstance(heads, int) and width % heads:
-            fitting = [count for count in range(1, width + 1) if width % count == 0]
-            best = min(fitting, key=lambda count: abs(count - heads))
-            better = f"try {join(key, 'heads')}={best}"
-            case.fail(join(key, "heads"), f"= {heads} does not divide {join(key, 'width')} = {width}; {better}")
+            divisors = [count for count in range(1, min(width, MOST_HEADS) + 1) if width % count == 0]
+            nearest = min(divisors, key=lambda count: abs(count - heads))
+            advice = f"try {join(key, 'heads')}={nearest}"
+            case.fail(join(key, "heads"), f"= {heads} does not divide {join(key, 'width')} = {width}; {advice}")
 
 
 def check_lengths(case: Case) -> None:
-    """Hold what a search returns below what it keeps, and the shortest output below the longest."""
+    """Refuse more results than beams, and a shortest output that is not below the longest."""
     n_best, beams = case.get("decoding.n_best"), case.get("decoding.beams")
     if isinstance(n_best, int) and isinstance(beams, int) and n_best > beams:
         case.fail("decoding.n_best", f"= {n_best} is more than decoding.beams = {beams}; write decoding.beams={n_best}")
@@ -121,8 +168,8 @@ def check_lengths(case: Case) -> None:
 
 
 def check_rotation(case: Case) -> None:
-    """Hold the width of a head even where it is turned in pairs of elements."""
-    for key, node in case.mappings():
+    """Refuse rotary positions where the width of a head is odd."""
+    for key, node in _own_nodes(case):
         width, heads, target = node.get("width"), node.get("heads"), join(key, f"positions.{TARGET}")
         if not isinstance(width, int) or not isinstance(heads, int) or case.get(target) != ROTARY:
             continue
@@ -133,7 +180,7 @@ def check_rotation(case: Case) -> None:
 
 
 def check_batch(case: Case) -> None:
-    """Ask for exactly one size of the batch."""
+    """Require exactly one size of the batch."""
     tokens, examples = case.get("batch.tokens"), case.get("batch.examples")
     if tokens is not None and examples is not None:
         both = f"= {examples} is given besides batch.tokens = {tokens}; add batch.tokens=null or batch.examples=null"
@@ -143,7 +190,7 @@ def check_batch(case: Case) -> None:
 
 
 def check_budget(case: Case) -> None:
-    """Refuse a budget of nothing, intervals of nothing, and a warmup that the budget's unit cannot be compared with."""
+    """Refuse an empty budget, empty intervals, and a warmup whose unit is not comparable with the budget's."""
     for key in ("budget", "validate.every", "checkpoint.every", "checkpoint.keep_every", "log.every"):
         if case.get(key) is not None and not Duration.parse(case.get(key)).amount:
             case.fail(
@@ -162,7 +209,7 @@ def check_budget(case: Case) -> None:
 
 
 def check_unfreezing(case: Case) -> None:
-    """Ask for steps between the parts of a model that begin to train: what a run does at a step is no matter of speed."""
+    """Require steps between the parts that gradual unfreezing trains: a run may not depend on the machine's speed."""
     text = case.get("finetune.every")
     if text is None:
         return
@@ -189,16 +236,16 @@ def check_average(case: Case) -> None:
 
 
 def check_task_and_data(case: Case) -> None:
-    """Hold the batches that the data makes against those that the task takes: their `BATCH`."""
+    """Compare the batches of the data with those of the task, by their `BATCH`."""
     task, data = case.get(f"task.{TARGET}"), case.get(f"data.{TARGET}")
-    takes, makes = constant(task, "BATCH"), constant(data, "BATCH")
-    if takes and makes and takes != makes:
-        names = f"{task.rpartition('.')[2]} takes {takes}, but data ({data.rpartition('.')[2]}) gives {makes}"
+    expected, actual = constant(task, "BATCH"), constant(data, "BATCH")
+    if expected and actual and expected != actual:
+        names = f"{task.rpartition('.')[2]} takes {expected}, but data ({data.rpartition('.')[2]}) gives {actual}"
         case.fail(f"task.{TARGET}", f"= {task} does not fit the data: {names}; choose another data=… or task=…")
 
 
 def check_task_and_parts(case: Case) -> None:
-    """Hold the model and the decoding against the annotations of the task that gets them."""
+    """Check model, decoding and scheduler against the annotations of the task."""
     task = signature(case.get(f"task.{TARGET}"))
     parameters: Mapping[str, Any] = task.parameters if task else {}
     name = task.name if task else ""
@@ -210,19 +257,31 @@ def check_task_and_parts(case: Case) -> None:
     for group in ("model", "decoding", "scheduler"):
         node, parameter = case.get(group), parameters.get(group)
         if node is not None and parameter is not None and not parameter.annotation.accepts(node):
-            made = node[TARGET]
-            case.fail(f"{group}.{TARGET}", f"= {made} does not fit the task: {name} takes {parameter.annotation}")
+            target = node[TARGET]
+            case.fail(f"{group}.{TARGET}", f"= {target} does not fit the task: {name} takes {parameter.annotation}")
 
 
-def check_guard(case: Case) -> None:
-    """Hold what is done about numbers that are not finite against the class that a task asks for."""
-    guard, node = resolve("etude.tasks.non_finite.NonFinitePolicy"), case.get("non_finite")
-    if guard is not None and node is not None and not makes(node[TARGET], guard):
-        case.fail(f"non_finite.{TARGET}", f"= {node[TARGET]} is no {guard.dotted}; choose non_finite=stop or skip")
+def check_non_finite(case: Case) -> None:
+    """Check the non-finite policy against its base class."""
+    policy, node = resolve("etude.tasks.non_finite.NonFinitePolicy"), case.get("non_finite")
+    if policy is not None and node is not None and not makes(node[TARGET], policy):
+        case.fail(f"non_finite.{TARGET}", f"= {node[TARGET]} is no {policy.dotted}; choose non_finite=stop or skip")
+
+
+def check_kinds(case: Case) -> None:
+    """Check the node of each group against the kinds of the group, unless its class is a trusted one."""
+    for key, node in case.mappings():
+        kinds, target = kinds_of(key), str(node.get(TARGET))
+        definition = resolve(target) if kinds and TARGET in node else None
+        if definition is None or within(definition.dotted, case.trusted):
+            continue
+        if not any(kind.includes(definition) for kind in kinds):
+            bases = " or ".join(kind.base for kind in kinds)
+            case.fail(f"{key}.{TARGET}", f"= {target} is no {bases}; choose {key.partition('.')[0]}=…")
 
 
 def check_metric(case: Case) -> None:
-    """Look for the metric that decides among those of the task: its `METRICS`, or those that `task.metrics` names."""
+    """Check `validate.metric` against the task's metrics: its `METRICS`, or those under `task.metrics`."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
     metrics = constant(task, "METRICS")
     if isinstance(case.get("task.metrics"), Mapping):
@@ -234,13 +293,14 @@ def check_metric(case: Case) -> None:
 
 
 def _metrics(nodes: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the scores of metrics in validation: of each its name and the `PARTS` of its class."""
+    """Yield the names of the metrics' scores in validation, one for each of the `PARTS` of a metric's class."""
     for name, node in nodes.items():
         for part in constant(node[TARGET], "PARTS") or ("",):
             yield f"val/{name}_{part}" if part else f"val/{name}"
 
 
 RULES: tuple[Callable[[Case], None], ...] = (
+    check_numbers,
     check_given,
     check_counts,
     check_heads,
@@ -252,7 +312,8 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_unfreezing,
     check_task_and_data,
     check_task_and_parts,
-    check_guard,
+    check_non_finite,
+    check_kinds,
     check_metric,
 )
-"""Every rule, in the order in which they are asked: each may rely on the ones before."""
+"""All rules in order: each may rely on those before it."""

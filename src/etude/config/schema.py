@@ -1,17 +1,20 @@
-"""The root of every configuration, typed. What lies under a group is typed by the constructor that it names."""
+"""The configuration, typed: what composition ends in, and the only form of it that anything below the command line sees.
+
+The root and its sections are dataclasses; what lies under a group is a `Node`, typed by the constructor that it names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from etude.config.annotations import TARGET
+from etude.config.values import changes, without_secrets
 from etude.data.sizes import BatchSize, Limit
 from etude.duration import Duration
-
-Node = dict[str, Any]
-"""What makes one object: `_target_` and the arguments of its constructor."""
 
 NODES = (
     "task",
@@ -27,6 +30,31 @@ NODES = (
     "non_finite",
 )
 """The root keys that hold one node each. `callbacks` holds a mapping of nodes."""
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
+"""Lightning's names: the type of the weights (`true`), or of the factors of matrix products alone (`mixed`)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One object as a configuration describes it.
+
+    Attributes:
+        values: `_target_`, the dotted name of what makes the object, and the arguments that are written for it; nested nodes
+            are mappings with a `_target_` of their own.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def target(self) -> str:
+        """Dotted name of the class or function."""
+        return str(self.values[TARGET])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments by name."""
+        return {name: value for name, value in self.values.items() if name != TARGET}
 
 
 @dataclass(frozen=True)
@@ -109,24 +137,28 @@ class Paths:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a command can count on, whatever the task."""
+    """Everything that a command can count on, whatever the task.
+
+    Made by `etude.config.check.checked` of what Hydra composed, or of what a run stored. `values` and `overrides` are what
+    is written into a run's folder.
+    """
 
     seed: int
     """Every random choice follows from it."""
     budget: Duration
-    """How long training lasts."""
+    """Length of the training."""
     batch: BatchSize
     """The global batch of one step."""
     validate: Validation
     """When the validation split is scored, and which score counts."""
     checkpoint: Checkpoints
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are kept."""
     log: Log
     """When values of training are recorded."""
     limit: Limit
     """How many examples of each split are used."""
     run: RunIdentity
-    """What the run is called."""
+    """The run's name and how to find it."""
     paths: Paths
     """Where things are written."""
     task: Node
@@ -140,32 +172,41 @@ class Config:
     optimizer: Node
     """Makes a torch optimizer of parameters."""
     scheduler: Node
-    """The course of the learning rate."""
+    """The learning rate schedule."""
     trainer: Node
     """The machine. Changing it never changes the science."""
+    precision: Precision = "32-true"
+    """Precision of the computation: a choice of the experiment, whatever the machine."""
     start: str | None = None
-    """A run that it starts from: with its model, the weights of its best checkpoint and its tokenizer; null: none."""
+    """A run to start from: with its model, the weights of its best checkpoint and its tokenizer; null: none."""
     finetune: Node | None = None
     """Which parameters train, at what rate and from when; null: all, from the start."""
     decoding: Node | None = None
     """How sequences are searched; null for a task that writes none."""
     logger: Node | None = None
-    """A Lightning logger besides the local record; null: none."""
+    """A tracker besides the local record; null: none."""
     non_finite: Node | None = None
     """What is done about a loss or gradient that is not finite; null: the run stops."""
-    callbacks: Mapping[str, Node | None] = field(default_factory=dict)
+    callbacks: Mapping[str, Node] = field(default_factory=dict)
     """Lightning callbacks by name; null takes one away."""
     stop: EarlyStop = EarlyStop()
-    """When it ends before that."""
+    """When training ends before the budget is spent."""
     average: CheckpointAverages = CheckpointAverages()
     """Which averages of checkpoints are tried at the end."""
     trust: tuple[str, ...] = ()
     """Packages besides etude whose classes may be instantiated."""
+    values: Mapping[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """The same as plain values, as a run stores it."""
+    overrides: tuple[str, ...] = field(init=False, compare=False, default=())
+    """The words that were written on the command line, such as `seed=2`."""
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Config:
-        """Give types to a checked configuration, as `etude.config.check.plain` returns it."""
-        return cls(
+    def of(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+        """Type plain values that have been checked, as `etude.config.check.plain` returns them."""
+        callbacks = {name: Node(node) for name, node in (values.get("callbacks") or {}).items() if node}
+        nodes: dict[str, Any] = {name: Node(values[name]) for name in NODES if values.get(name) is not None}
+        optional: dict[str, Any] = {name: values[name] for name in ("precision", "start") if name in values}
+        config = cls(
             seed=values["seed"],
             budget=Duration.parse(values["budget"]),
             batch=BatchSize(**values["batch"]),
@@ -175,13 +216,36 @@ class Config:
             limit=Limit(**values["limit"]),
             run=RunIdentity(**{**values["run"], "tags": tuple(values["run"].get("tags", ()))}),
             paths=Paths(**{name: Path(path).expanduser() for name, path in values["paths"].items()}),
-            callbacks=values.get("callbacks") or {},
+            callbacks=callbacks,
             stop=EarlyStop(**values.get("stop", {})),
             average=CheckpointAverages(**{name: tuple(sizes) for name, sizes in values.get("average", {}).items()}),
             trust=tuple(values.get("trust", ())),
-            start=values.get("start"),
-            **{name: values[name] for name in NODES if name in values},
+            **optional,
+            **nodes,
         )
+        object.__setattr__(config, "values", values)
+        object.__setattr__(config, "overrides", tuple(overrides))
+        return config
+
+    def updated(self, updates: Mapping[str, Any], overrides: Sequence[str] | None = None) -> Config:
+        """Return the configuration with other values of some dotted keys, which are not checked.
+
+        Args:
+            updates: New values by dotted key, such as `trainer.devices`; a key that does not exist is added.
+            overrides: Command line that the result records; None: the same.
+        """
+        values = copy.deepcopy(dict(self.values))
+        for key, value in updates.items():
+            *parents, name = key.split(".")
+            place = values
+            for parent in parents:
+                place = place[parent]
+            place[name] = value
+        return Config.of(values, self.overrides if overrides is None else overrides)
+
+    def changes_to(self, other: Config) -> dict[str, str]:
+        """Return how another configuration differs, secrets left out: `256 -> 512` by dotted key, in order."""
+        return changes(without_secrets(self.values), without_secrets(other.values))
 
 
 def _timed(section: Mapping[str, Any]) -> dict[str, Any]:

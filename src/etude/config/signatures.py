@@ -1,4 +1,4 @@
-"""The signature of whatever a `_target_` names, read from its source file: the schema of a configuration node.
+"""Signatures of `_target_` classes and functions, read from their source files: the schema of a configuration node.
 
 Nothing is imported, so that a wrong configuration is refused before torch is loaded.
 """
@@ -30,15 +30,16 @@ DICTS = frozenset({"dict", "Dict", "Mapping", "MutableMapping"})
 TUPLES = frozenset({"tuple", "Tuple"})
 PLAIN = {name: Scalar(name) for name in ("int", "float", "bool", "str", "Path")}
 DEFAULTS = frozenset({"default", "default_factory"})
+PRETRAINED = "etude.models.pretrained.base.PretrainedModel"
 WRAPPERS = frozenset({"Final", "Annotated", "Required", "NotRequired"})
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a constructor.
+    """An argument of a constructor.
 
     Attributes:
-        annotation: What it accepts.
+        annotation: Annotation, which says what it accepts.
         required: Whether it has no default.
     """
 
@@ -48,12 +49,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a class or function takes.
+    """The arguments of a class or function.
 
     Attributes:
-        name: Its own name, without the module.
-        parameters: By name, in order.
-        open: Whether it also takes names that are not listed (`**kwargs`).
+        name: Name of the class or function, without the module.
+        parameters: Arguments by name, in order.
+        open: Whether it takes other names too (`**kwargs`).
     """
 
     name: str
@@ -63,23 +64,23 @@ class Signature:
 
 @cache
 def signature(target: str) -> Signature | None:
-    """Return the signature of what a dotted name stands for; None if there is no such class or function."""
+    """Return the signature of a class or function by its dotted name; None if it does not exist."""
     definition = resolve(target)
     return signature_of(definition) if definition else None
 
 
 def signature_of(definition: Definition) -> Signature:
-    """Return the signature of a class or function; that of a class is its constructor's, inherited or generated."""
+    """Return the signature of a class or function; for a class, that of its own, inherited or generated constructor."""
     if isinstance(definition.node, ast.ClassDef):
         parameters, is_open = _constructor(definition)
     else:
-        owned = "." in definition.name and not _has_decorator(definition.node, "staticmethod")
+        owned = "." in definition.name and not has_decorator(definition.node, "staticmethod")
         parameters, is_open = _arguments(definition.module, definition.node, skip_first=owned)
     return Signature(definition.name, parameters, is_open)
 
 
 def ancestry(definition: Definition) -> Iterator[Definition]:
-    """Yield a class and the classes it inherits from, nearest first, as far as their sources can be found."""
+    """Yield a class and its ancestors, nearest first, as far as their sources are available."""
     yield definition
     for base in definition.node.bases if isinstance(definition.node, ast.ClassDef) else ():
         base = base.value if isinstance(base, ast.Subscript) else base
@@ -89,7 +90,7 @@ def ancestry(definition: Definition) -> Iterator[Definition]:
 
 
 def constant(target: str, name: str) -> Any:
-    """Return the literal that a class, or its nearest ancestor that has one, gives to a class attribute, or None."""
+    """Return the literal value of a class attribute, own or inherited; None if it has none."""
     definition = resolve(target)
     for owner in ancestry(definition) if definition else ():
         for node in owner.node.body if isinstance(owner.node, ast.ClassDef) else ():
@@ -101,7 +102,7 @@ def constant(target: str, name: str) -> Any:
 
 
 def _constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
-    """Find the parameters of a class as Python does: the nearest `__init__` or `__new__`, or a dataclass's fields."""
+    """Return the parameters of a class as Python finds them: by the nearest `__init__`, `__new__` or dataclass."""
     for owner in ancestry(definition):
         if not isinstance(owner.node, ast.ClassDef):
             continue
@@ -109,16 +110,16 @@ def _constructor(definition: Definition) -> tuple[dict[str, Parameter], bool]:
         method = methods.get("__init__") or methods.get("__new__")
         if method is not None:
             parameters, is_open = _arguments(owner.module, method, skip_first=True)
-            if is_open and _hands_on(method):
+            if is_open and _passes_on_keywords(method):
                 return _extended(owner, parameters)
             return parameters, is_open
-        if _has_decorator(owner.node, "dataclass"):
+        if has_decorator(owner.node, "dataclass"):
             return _fields(owner), False
     return {}, False
 
 
-def _hands_on(method: ast.FunctionDef) -> bool:
-    """Whether a constructor passes its `**kwargs` on to its parent's: then the parent's parameters are its own."""
+def _passes_on_keywords(method: ast.FunctionDef) -> bool:
+    """Return whether a constructor passes its `**kwargs` to its parent's, whose parameters are then its own."""
     return any(
         isinstance(node, ast.Call)
         and ast.unparse(node.func) == "super().__init__"
@@ -134,7 +135,8 @@ def _extended(owner: Definition, parameters: dict[str, Parameter]) -> tuple[dict
     return parameters, True
 
 
-def _has_decorator(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr, name: str) -> bool:
+def has_decorator(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr, name: str) -> bool:
+    """Return whether a class or function has a decorator of that name, such as `dataclass`, called or not."""
     calls = getattr(node, "decorator_list", [])
     named = [ast.unparse(call.func if isinstance(call, ast.Call) else call) for call in calls]
     return any(text.rpartition(".")[2] == name for text in named)
@@ -157,9 +159,9 @@ def _arguments(
 
 
 def _fields(definition: Definition) -> dict[str, Parameter]:
-    """Return the parameters that `@dataclass` generates: its fields after those of the dataclasses it inherits from."""
+    """Return the parameters that `@dataclass` generates: inherited fields, then the class's own."""
     parameters: dict[str, Parameter] = {}
-    for owner in reversed([owner for owner in ancestry(definition) if _has_decorator(owner.node, "dataclass")]):
+    for owner in reversed([owner for owner in ancestry(definition) if has_decorator(owner.node, "dataclass")]):
         for node in owner.node.body if isinstance(owner.node, ast.ClassDef) else ():
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
                 continue
@@ -179,7 +181,7 @@ def _field_options(value: ast.expr | None) -> dict[str, str]:
 
 
 def interpret(module: Module, node: ast.expr | None, depth: int = 0) -> Annotation:
-    """Turn the source of an annotation into what it accepts; what cannot be told accepts anything."""
+    """Interpret the source of an annotation; one that is not understood accepts anything."""
     match node:
         case None:
             return Anything()
@@ -221,7 +223,7 @@ def _subscript(module: Module, name: str, value: ast.expr, items: list[ast.expr]
 
 
 def _maker(module: Module, node: ast.expr) -> Annotation:
-    """Return what `Callable[…, X]` accepts: where X is a class, what makes one."""
+    """Interpret `Callable[…, X]`: where X is a class, whatever makes objects of it."""
     meaning = expression(module, node)
     if isinstance(meaning, Definition) and isinstance(meaning.node, ast.ClassDef):
         return Maker(meaning.name, lambda target: makes(target, meaning))
@@ -257,19 +259,25 @@ def _named(module: Module, node: ast.Name | ast.Attribute, depth: int) -> Annota
 def makes(target: str, wanted: Definition) -> bool:
     """Return whether a `_target_` may give an object of a class; only a plain class of its own kin can be denied.
 
-    A protocol is met by shape, which sources do not tell, and a function may return a subclass: both are allowed.
+    A protocol is met by shape, which sources do not tell, and a function may return a subclass: both are allowed. A
+    pretrained model gives what its `build` returns.
     """
     made = resolve(target)
-    if made is None or _is_protocol(wanted):
+    if made is None or is_protocol(wanted):
         return True
-    if isinstance(made.node, ast.FunctionDef):
-        returned = expression(made.module, made.node.returns) if made.node.returns else None
-        if not isinstance(returned, Definition) or not isinstance(returned.node, ast.ClassDef):
-            return True
-        made = returned
-    return wanted.dotted in {owner.dotted for owner in ancestry(made)}
+    kin = [owner.dotted for owner in ancestry(made)]
+    if PRETRAINED in kin and wanted.dotted not in kin:
+        made = next(filter(None, (resolve(f"{owner}.build") for owner in kin)))
+    if not isinstance(made.node, ast.FunctionDef):
+        return wanted.dotted in kin
+    returned = expression(made.module, made.node.returns) if made.node.returns else None
+    if not isinstance(returned, Definition) or not isinstance(returned.node, ast.ClassDef):
+        return True
+    narrower = returned.dotted in {owner.dotted for owner in ancestry(wanted)}
+    return narrower or wanted.dotted in {owner.dotted for owner in ancestry(returned)}
 
 
-def _is_protocol(definition: Definition) -> bool:
+def is_protocol(definition: Definition) -> bool:
+    """Return whether a class is a protocol itself, not one that implements a protocol."""
     bases = definition.node.bases if isinstance(definition.node, ast.ClassDef) else []
     return any(ast.unparse(base).partition("[")[0].rpartition(".")[2] == "Protocol" for base in bases)

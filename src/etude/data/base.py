@@ -1,89 +1,94 @@
-"""What the LightningDataModules of all tasks share: preparing once, planning, and loaders that know their place."""
+"""Base of all data modules: a corpus prepared once, the plan of training, and loaders that know their position.
+
+Axes: N examples of a split.
+"""
 
 from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
 import numpy as np
 from jaxtyping import Int, Real
-from torch.utils.data import DataLoader
 
-from etude.data.loader import Examples, PlanLoader, PlanSampler
+from etude.data.loader import BatchStream, Examples, PlanLoader, PlanSampler
 from etude.data.plan import Counts, Plan, random_keys
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.data.sizes import BatchSize, Limit
 from etude.duration import Clock
-from etude.errors import DataError
+from etude.errors import ConfigurationError, DataError
+from etude.packages import cache_folder
 from etude.seeding import mix
 from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import Batch, Facts
 
 
-class PlannedData(lightning.LightningDataModule):
-    """Prepares a corpus and serves its splits in the order of the plan.
+@dataclass(frozen=True)
+class DataSettings:
+    """Settings that every data module has, whatever its task: those of the run, and those of the machine.
 
     Attributes:
-        evaluated: The split that `test_dataloader` serves.
-
-    A task's data module says how the corpus is read (`read`), what an example is (`examples`), and what the model must
-    know of it (`facts`).
-
-    Args:
-        corpus: Where the rows come from.
-        max_length: Longest text in tokens, special tokens included.
-        tokenizer: How a tokenizer is made, or the one of an earlier run.
-        seed: The run's seed, which orders the training data.
-        batch: The size of a global batch.
-        limit: How much of each split is used.
+        tokenizer: Recipe of the tokenizer, or a finished one.
+        seed: Seed of the run, which orders the training data.
+        batch: Size of a global batch.
+        limit: Number of examples used of each split.
         cache: Folder of prepared data.
         micro_batches: Slices of each step on each process.
-        workers: Processes that make batches, for each process that trains.
+        workers: Processes that make training batches, for each process that trains; 0: that process itself.
+    """
+
+    tokenizer: TokenizerRecipe | Tokenizer
+    seed: int = 0
+    batch: BatchSize = field(default_factory=lambda: BatchSize(examples=32))
+    limit: Limit = field(default_factory=Limit)
+    cache: Path = field(default_factory=cache_folder)
+    micro_batches: int = 1
+    workers: int = 0
+
+
+class PlannedData(lightning.LightningDataModule):
+    """A corpus, prepared once and served in the order of the plan.
+
+    A task's data module implements `read` (how the corpus is prepared), `examples` (what an example is) and `facts`
+    (what a model must know of the data). The corpus is prepared when it is first needed: by Lightning before a loop
+    starts, or earlier if a model is built from its facts.
+
+    Attributes:
+        evaluated: Split that `test_dataloader` and `predict_dataloader` serve.
+
+    Args:
+        corpus: Source of the rows.
+        max_length: Longest text in tokens, special tokens included.
+        settings: Tokenizer, seed, sizes and cache.
     """
 
     BATCH: ClassVar[str]
+    """Name of the batches' type, which a task's `BATCH` must equal. A literal, so that it is checked before any import."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        max_length: int,
-        *,
-        tokenizer: TokenizerRecipe | Tokenizer,
-        seed: int,
-        batch: BatchSize,
-        limit: Limit,
-        cache: Path,
-        micro_batches: int = 1,
-        workers: int = 0,
-    ) -> None:
+    def __init__(self, corpus: Corpus, max_length: int, *, settings: DataSettings) -> None:
         super().__init__()
         self.corpus = corpus
         self.max_length = max_length
-        self.seed = seed
-        self.batch_size = batch
-        self.limit = limit
-        self.cache = cache
-        self.micro_batches = micro_batches
-        self.workers = workers
+        self.settings = settings
         self.evaluated = "test"
-        self._recipe = tokenizer
-        self.plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
+        self._plans: dict[int, Plan] = {}
+        self._training_loader: PlanLoader | None = None
 
     @abstractmethod
     def read(self) -> Prepared:
-        """Return the prepared corpus: from the cache, or made now."""
+        """Return the prepared corpus, from the cache if it is there."""
 
     @abstractmethod
-    def examples(self, split: Split, rows: int, *, training: bool) -> Examples:
-        """Return the first `rows` examples of a split."""
+    def examples(self, split: Split, *, training: bool) -> Examples:
+        """Return the examples of a split."""
 
     def counts(self, epoch: int) -> Real[np.ndarray, " N"] | Counts:
-        """Return what each training example adds to the denominator of its step's loss in an epoch, or a function for it."""
+        """Return each training example's share of the denominator of its step's loss in an epoch, or a function for it."""
         return self.splits["train"].counts
 
     @property
@@ -103,53 +108,63 @@ class PlannedData(lightning.LightningDataModule):
 
     @functools.cached_property
     def splits(self) -> dict[str, Examples]:
-        """The examples that are used, by the name of the split."""
-        found = {name: self._limited(name, "train" if self.limit.overfit else name) for name in self.prepared.splits}
-        return {name: examples for name, examples in found.items() if examples is not None}
-
-    def _limited(self, name: str, read_from: str) -> Examples | None:
-        split = self._split(read_from)
-        rows = len(next(iter(split.tokens.values())))
-        return self.examples(split, rows, training=name == "train")
-
-    def _split(self, name: str) -> Split:
-        if name not in self.used:
-            raise DataError(f"the data has no split {name!r}, only {sorted(self.used)}")
-        return self.used[name]
+        """The examples of each split, within the limit."""
+        overfit = self.settings.limit.overfit
+        return {
+            name: self.examples(self._split("train" if overfit else name), training=name == "train")
+            for name in self.prepared.splits
+        }
 
     @functools.cached_property
-    def used(self) -> dict[str, Split]:
-        """The splits, each with as many of its examples as are used."""
-        return {name: self._used(name, split) for name, split in self.prepared.splits.items()}
+    def selected(self) -> dict[str, Split]:
+        """The tokenized splits, within the limit."""
+        return {name: self._select(name, split) for name, split in self.prepared.splits.items()}
 
-    def _used(self, name: str, split: Split) -> Split:
-        chosen = self.chosen(name, len(next(iter(split.tokens.values()))))
-        return split if chosen is None else split.only(chosen)
+    def _select(self, name: str, split: Split) -> Split:
+        rows = self.selection(name, len(split))
+        return split if rows is None else split.only(rows)
 
-    def chosen(self, name: str, rows: int) -> Int[np.ndarray, " n"] | None:
-        """Return which rows of a split are used, in their order; None: all."""
-        limit = getattr(self.limit, name)
+    def selection(self, name: str, rows: int) -> Int[np.ndarray, " n"] | None:
+        """Return the rows of a split that are within the limit, in their order; None: all."""
+        limit = getattr(self.settings.limit, name)
         if limit is None or limit >= rows:
             return None
         if name == "train":
-            return np.sort(np.argsort(random_keys(rows, mix("limit", self.seed)), kind="stable")[:limit])
+            return np.sort(np.argsort(random_keys(rows, mix("limit", self.settings.seed)), kind="stable")[:limit])
         return np.arange(limit) * rows // limit
 
+    def _split(self, name: str) -> Split:
+        if name not in self.selected:
+            raise DataError(f"the data has no split {name!r}, only {sorted(self.selected)}")
+        return self.selected[name]
+
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
-        """Return a field of an example as it was read; the epoch is for examples that are others in each."""
-        return self._split("train" if self.limit.overfit else split).texts[field][example]
+        """Return a field of an example as it was read; the epoch matters where examples differ from epoch to epoch."""
+        return self._split("train" if self.settings.limit.overfit else split).texts[field][example]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Return ids as text, special tokens left out."""
+        """Return ids as text, without special tokens."""
         return self.tokenizer.decode(ids)
 
     # The plan of training
 
-    def _plan_epoch(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> Plan:
+        """Return the plan of an epoch. The last two that were made are remembered."""
+        if epoch not in self._plans:
+            self._plans = dict([*self._plans.items()][-1:])
+            self._plans[epoch] = self._make_plan(epoch)
+        return self._plans[epoch]
+
+    def _make_plan(self, epoch: int) -> Plan:
         self._split("train")
-        lengths = self.splits["train"].lengths
+        settings = self.settings
         return Plan.make(
-            lengths, seed=self.seed, epoch=epoch, batch=self.batch_size, counts=self.counts(epoch), shuffle=True
+            self.splits["train"].lengths,
+            seed=settings.seed,
+            epoch=epoch,
+            batch=settings.batch,
+            counts=self.counts(epoch),
+            shuffle=True,
         )
 
     @functools.cached_property
@@ -169,41 +184,75 @@ class PlannedData(lightning.LightningDataModule):
         epoch, step = divmod(step - 1, self.clock.steps_per_epoch)
         return [int(example) for example in self.plan(epoch).examples(step)]
 
-    # Loaders
+    @property
+    def micro_batches(self) -> int:
+        """Slices of each training step on each process: batches that share a `step_count`."""
+        return self.settings.micro_batches
+
+    # Hooks of Lightning
+
+    def prepare_data(self) -> None:
+        """Fill the cache, in one process of each machine: the others read it in `setup`."""
+        self.prepared  # noqa: B018 (a cached property)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits.
+
+        Raises:
+            DataError: If the corpus has no split for the stage.
+        """
+        self._split({"fit": "train", "validate": "val"}.get(stage, self.evaluated))
+
+    def teardown(self, stage: str) -> None:
+        """End the worker processes of training."""
+        if self._training_loader is not None:
+            self._training_loader.end_workers()
+            self._training_loader = None
 
     def train_dataloader(self) -> PlanLoader:
         """Return the loader of training micro-batches of this process."""
-        return self._loader("train", self.plan, self.micro_batches)
+        self._training_loader = self._loader("train", self.plan, self.micro_batches, self.settings.workers)
+        return self._training_loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of the validation split, in order of length."""
-        return self._evaluation_loader("val")
+    def val_dataloader(self) -> Iterable[Batch]:
+        """Return the loader of the validation split, in order of length, or an empty list if there is no such split."""
+        return self._evaluation_loader("val") if "val" in self.splits else []
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> PlanLoader:
         """Return the loader of the split that is evaluated, in order of length."""
         return self._evaluation_loader(self.evaluated)
 
+    def predict_dataloader(self) -> Iterable[Batch]:
+        """Return the batches of the split that is evaluated, in order of length; their `ids` say which examples they are."""
+        return BatchStream(self._evaluation_loader(self.evaluated))
+
     def _evaluation_loader(self, name: str) -> PlanLoader:
+        self._split(name)
         examples = self.splits[name]
         plan = Plan.make(
-            examples.lengths, seed=0, epoch=0, batch=self.batch_size, counts=examples.counts, shuffle=False
+            examples.lengths, seed=0, epoch=0, batch=self.settings.batch, counts=examples.counts, shuffle=False
         )
-        return self._loader(name, lambda _: plan, 1)
+        return self._loader(name, lambda _: plan, micro_batches=1)
 
-    def _loader(self, name: str, plan: Any, micro_batches: int) -> PlanLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _loader(self, name: str, plan: Callable[[int], Plan], micro_batches: int, workers: int = 0) -> PlanLoader:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if trainer and world > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigurationError(
+                "the plan divides each step among the processes itself; write Trainer(use_distributed_sampler=False)"
+            )
         sampler = PlanSampler(plan, rank=rank, world=world, micro_batches=micro_batches)
-        return PlanLoader(self.splits[name], sampler, self.workers if name == "train" else 0)
+        return PlanLoader(self.splits[name], sampler, workers)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the record says of the data: rows, dropped rows, fingerprint, tokenizer, batches."""
+        """Return the data's part of a run's record: rows, dropped rows, fingerprint, tokenizer, batches."""
         return {
             "rows": {name: len(examples.counts) for name, examples in self.splits.items()},
             "dropped": self.prepared.dropped,
             "fingerprint": self.prepared.fingerprint,
             "classes": list(self.prepared.classes),
             "tokenizer": {"vocabulary": self.tokenizer.vocabulary, "fingerprint": self.tokenizer.fingerprint},
-            "batch": asdict(self.batch_size),
+            "batch": asdict(self.settings.batch),
             "steps_per_epoch": self.clock.steps_per_epoch,
             "tokens_per_step": self.clock.tokens_per_step,
         }

@@ -1,8 +1,9 @@
-"""The cache of prepared data: folders that are complete or absent, and arrays of unequal length mapped into memory."""
+"""The cache of prepared data: folders that are complete or absent, and memory-mapped arrays of unequal length."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -11,47 +12,61 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from etude.errors import StorageError
+from etude.untrusted import ANY_SIZE, BrokenFileError, inside, opened, read_json
 
 COMPLETE = "complete.json"
-"""Written last: names every file with its size."""
+"""Written last: names every file with its size, time and hash."""
+
+ADVICE = "remove the folder, and it is made again"
+"""What to do about a broken file of the cache."""
+
+
+class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file as it was when its folder was complete. One that has its size and time still is not read to be believed."""
+
+    size: Annotated[int, Meta(ge=0)]
+    mtime_ns: int
+    sha256: str
 
 
 class Ragged:
-    """Arrays of unequal length in two files: `STEM.values`, all one after the other, and `STEM.offsets.npy`.
+    """Arrays of unequal length in two files: their values in `STEM.values`, their offsets in `STEM.offsets.npy`.
 
-    The values are mapped into memory, so that a corpus larger than memory can be read and processes share its pages.
+    The values are memory-mapped, so that a corpus may be larger than memory and processes share its pages.
 
     Args:
-        stem: Path of the files without their endings.
-        dtype: The values' type.
-        chosen: [N] which of the arrays, in this order; None: all.
+        stem: Path of the files without their suffixes.
+        dtype: Type of the values.
+        rows: [N] indices of the arrays, in order; None: all arrays.
 
     Attributes:
-        values: [sum of all lengths] all values, chosen or not.
-        lengths: [N] int64.
+        values: Values of all arrays of the file, one after the other.
+        lengths: [N] length of each array.
     """
 
-    def __init__(self, stem: Path, dtype: npt.DTypeLike, chosen: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, stem: Path, dtype: npt.DTypeLike, rows: npt.NDArray[np.int64] | None = None) -> None:
         self.stem = stem
-        self.chosen = chosen
+        self.rows = rows
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self._offsets: npt.NDArray[np.int64] = np.load(f"{stem}.offsets.npy", mmap_mode="r")
+        self._offsets = _open_offsets(Path(f"{stem}.offsets.npy"))
+        size = _size_of_values(Path(f"{stem}.values"), self._offsets, self.dtype)
         # An empty file cannot be mapped.
-        size = int(self._offsets[-1])
         mapped = np.memmap(f"{stem}.values", self.dtype, mode="r", shape=(size,)) if size else np.zeros(0, self.dtype)
         self.values: npt.NDArray[Any] = np.asarray(mapped)
         lengths = np.diff(self._offsets)
-        self.lengths: npt.NDArray[np.int64] = lengths if chosen is None else lengths[chosen]
+        self.lengths: npt.NDArray[np.int64] = lengths if rows is None else lengths[rows]
 
-    def only(self, chosen: npt.NDArray[np.int64]) -> Ragged:
-        """Return some of the arrays, in a given order."""
-        return Ragged(self.stem, self.dtype, chosen if self.chosen is None else self.chosen[chosen])
+    def only(self, rows: npt.NDArray[np.int64]) -> Ragged:
+        """Return some of the arrays, in the given order."""
+        return Ragged(self.stem, self.dtype, rows if self.rows is None else self.rows[rows])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -60,21 +75,43 @@ class Ragged:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} arrays")
         index %= len(self)
-        if self.chosen is not None:
-            index = int(self.chosen[index])
+        if self.rows is not None:
+            index = int(self.rows[index])
         return self.values[self._offsets[index] : self._offsets[index + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the place, not the content: another process maps the same files."""
-        return (Ragged, (self.stem, self.dtype, self.chosen))
+        """Pickle the path, not the content: another process maps the same files."""
+        return (Ragged, (self.stem, self.dtype, self.rows))
+
+
+def _open_offsets(path: Path) -> npt.NDArray[np.int64]:
+    try:
+        offsets: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise BrokenFileError(path, f"is no array ({' '.join(str(error).split())})", ADVICE) from error
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+        raise BrokenFileError(path, "is no list of offsets", ADVICE)
+    if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
+        raise BrokenFileError(path, "its offsets do not ascend from 0", ADVICE)
+    return offsets
+
+
+def _size_of_values(path: Path, offsets: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> int:
+    """Return how many values there are."""
+    size = int(offsets[-1])
+    with opened(path, ADVICE, ANY_SIZE) as file:
+        found = os.fstat(file.fileno()).st_size
+    if found != size * dtype.itemsize:
+        raise BrokenFileError(path, f"has {found:,} bytes; its offsets need {size * dtype.itemsize:,}", ADVICE)
+    return size
 
 
 class RaggedWriter:
-    """Writes what `Ragged` reads, array by array; only the offsets stay in memory.
+    """Writer of the files of `Ragged`, array by array; only the offsets stay in memory.
 
     Args:
-        stem: Path of the files without their endings.
-        dtype: The values' type.
+        stem: Path of the files without their suffixes.
+        dtype: Type of the values.
     """
 
     def __init__(self, stem: Path, dtype: npt.DTypeLike) -> None:
@@ -84,7 +121,7 @@ class RaggedWriter:
         self._offsets = array("q", [0])
 
     def append(self, values: Sequence[int] | bytes) -> None:
-        """Write one more array."""
+        """Write the next array."""
         content = values if isinstance(values, bytes) else np.asarray(values, self.dtype).tobytes()
         self._stream.write(content)
         self._offsets.append(self._offsets[-1] + len(content) // self.dtype.itemsize)
@@ -102,27 +139,27 @@ class RaggedWriter:
 
 
 class TextColumn(Sequence[str]):
-    """Texts mapped into memory.
+    """Memory-mapped texts.
 
     Args:
-        content: [rows] UTF-8 bytes.
-        rows: [N] which row each example comes from; None: example i is row i.
+        content: UTF-8 bytes of each row.
+        rows: [N] row of each example; None: example i is row i.
     """
 
     def __init__(self, content: Ragged, rows: npt.NDArray[np.int64] | None = None) -> None:
         self.content = content
         self.rows = rows
 
-    def only(self, chosen: npt.NDArray[np.int64]) -> TextColumn:
-        """Return the texts of some examples, in a given order."""
-        return TextColumn(self.content, chosen if self.rows is None else self.rows[chosen])
+    def only(self, rows: npt.NDArray[np.int64]) -> TextColumn:
+        """Return the texts of some examples, in the given order."""
+        return TextColumn(self.content, rows if self.rows is None else self.rows[rows])
 
     def __len__(self) -> int:
         return len(self.content if self.rows is None else self.rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[example] for example in range(*index.indices(len(self)))]
         row = index if self.rows is None else int(self.rows[index])
         return self.content[row].tobytes().decode("utf-8")
 
@@ -144,15 +181,15 @@ class TextColumns(Mapping[str, TextColumn]):
 
 
 def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """Return a complete folder `root/key`, building it if it is absent or broken.
+    """Return a complete folder `root/key`, building it if it is absent, or anything in it is not what was written.
 
-    It is built beside its place, written through to the disk, and renamed. Of two processes that build at once the
-    first to end wins, and the other discards its own.
+    It is built in a temporary folder beside it, synced to the disk, and renamed. Of two processes that build it at once,
+    the first to finish wins and the other discards its own.
 
     Args:
         root: Folder of such folders; made if absent.
-        key: Name of the folder: equal keys stand for equal content.
-        build: Fills an empty folder.
+        key: Name of the folder: equal keys mean equal content.
+        build: Function that fills an empty folder.
 
     Raises:
         StorageError: If the folder cannot be written.
@@ -181,27 +218,44 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
 
 
 def _seal(folder: Path) -> None:
-    """Write all files through to the disk, then the list of them that marks the folder as complete."""
+    """Sync all files to the disk, then write the list of them that marks the folder as complete."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     for path in files:
         _sync(path)
-    (folder / COMPLETE).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    sealed = {path.relative_to(folder).as_posix(): msgspec.to_builtins(_state(path)) for path in files}
+    (folder / COMPLETE).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
     for path in (folder / COMPLETE, *(path for path in folder.rglob("*") if path.is_dir()), folder):
         _sync(path)
 
 
 def _complete(folder: Path) -> bool:
-    """Whether the folder has every file that it had when it was sealed, each of its size."""
+    """Whether the folder has every file that it had when it was sealed, as it was then."""
+    seal = folder / COMPLETE
     try:
-        sizes = json.loads((folder / COMPLETE).read_bytes())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
+        sealed = read_json(seal, dict[str, _Sealed], ADVICE)
+        return all(_is_unchanged(inside(folder, name, seal, ADVICE), was) for name, was in sealed.items())
+    except (OSError, BrokenFileError):
         return False
 
 
+def _is_unchanged(path: Path, was: _Sealed) -> bool:
+    """Whether a file is as it was; a copy has another time, and is read."""
+    with opened(path, ADVICE, ANY_SIZE) as file:
+        now = os.fstat(file.fileno())
+        if now.st_size != was.size:
+            return False
+        return now.st_mtime_ns == was.mtime_ns or hashlib.file_digest(file, "sha256").hexdigest() == was.sha256
+
+
+def _state(path: Path) -> _Sealed:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        now = os.fstat(file.fileno())
+    return _Sealed(now.st_size, now.st_mtime_ns, digest)
+
+
 def _sync(path: Path) -> None:
-    """Write a file or folder through to the disk."""
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -211,7 +265,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Let one process at a time put a folder in its place; the system releases the lock of a process that dies."""
+    """Let one process at a time rename a folder; the system releases the lock of a process that dies."""
     with (root / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

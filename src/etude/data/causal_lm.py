@@ -1,8 +1,8 @@
 """Texts for causal language models: every token is predicted exactly once an epoch, whatever the texts' lengths.
 
-For training, the documents of an epoch follow each other in an order of their own and are cut into blocks of full
-length. Where a block holds several, each is a text of its own: `documents` of the batch keeps them apart. An
-evaluation reads each document alone, in windows.
+In training, the documents follow each other in an order drawn for each epoch and are cut into blocks of full length. A
+block may hold several: the batch's `documents` keeps them apart, so that none is context of another. In evaluation, each
+document is read alone, in windows.
 
 Axes: N examples, M documents, L positions.
 """
@@ -11,34 +11,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from etude.data.base import PlannedData
-from etude.data.loader import Slice, framed, pad, real
+from etude.data.base import DataSettings, PlannedData
+from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
-from etude.data.sizes import BatchSize, Limit
 from etude.errors import ConfigurationError
 from etude.seeding import mix
-from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import IGNORED, CausalLMBatch, Facts
 
 WHOLE = 1 << 62
-"""More tokens than a document has: none is cut when it is read."""
+"""More tokens than any document has: documents are stored whole."""
 
 
 class Piece(NamedTuple):
-    """A part of a document. Prediction i of n + 1 is that of its token i, or, the last one, of its end.
+    """A part of a document of n tokens, as a range of its n + 1 predictions: one of each token, the last of its end.
 
     Attributes:
-        document: Which one.
-        begin: The first prediction at which it is read.
-        start: The first prediction that counts; those before it are context.
-        stop: The first prediction after it.
+        document: Index of the document.
+        begin: First prediction that is read.
+        start: First prediction that counts; those before it are context.
+        stop: One past the last prediction.
     """
 
     document: int
@@ -52,44 +49,49 @@ class Documents(ABC):
 
     Attributes:
         sizes: [M] predictions of each document: its tokens and its end.
-        lengths: [N] tokens that are read in an example.
-        counts: [N] those of its predictions that count.
+        lengths: [N] tokens that the model reads of each example.
+        counts: [N] predictions of each example that count.
+
+    Args:
+        split: The documents.
+        facts: The special ids.
     """
 
     lengths: Int[np.ndarray, " N"]
     counts: Int[np.ndarray, " N"]
 
-    def __init__(self, split: Split, rows: int, facts: Facts) -> None:
+    def __init__(self, split: Split, facts: Facts) -> None:
         self._tokens = split.tokens["text"]
         self._bytes = split.texts["text"].content.lengths
         self._facts = facts
-        self.sizes = self._tokens.lengths[:rows] + 1
+        self.sizes = self._tokens.lengths + 1
 
     @abstractmethod
     def pieces(self, example: int, epoch: int) -> list[Piece]:
-        """Return the pieces of an example in an epoch; there is at least one."""
+        """Return the pieces of an example in an epoch, at least one."""
 
     def batch(self, part: Slice) -> CausalLMBatch:
         """Return the padded batch of a slice."""
         rows = [self.pieces(int(example), part.epoch) for example in part.examples]
         inputs, labels = zip(*(self._row(pieces) for pieces in rows), strict=True)
         ids = torch.from_numpy(part.examples.astype(np.int64))
-        begun = [sum(int(self._bytes[piece.document]) for piece in row if piece.start == 0) for row in rows]
-        targets, text_bytes = pad(labels, IGNORED), torch.tensor(begun)
+        begun = [[piece.document for piece in row if piece.start == 0] for row in rows]
+        text_bytes = torch.tensor([sum(int(self._bytes[document]) for document in row) for row in begun])
+        targets = pad(labels, IGNORED)
         if part.filler:
             targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
             text_bytes = torch.zeros_like(text_bytes)
         several = any(len(row) > 1 for row in rows)
         documents = pad([_numbered(row) for row in rows], -1) if several else None
-        tokens, mask = pad(inputs, self._facts.pad), real(inputs)
+        tokens, mask = pad(inputs, self._facts.pad), token_mask(inputs)
         return CausalLMBatch(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
 
     def tokens(self, example: int, epoch: int) -> Int[np.ndarray, " n"]:
-        """Return the ids that are read in an example in an epoch."""
+        """Return the ids that the model reads of an example in an epoch."""
         return self._row(self.pieces(example, epoch))[0]
 
     def _row(self, pieces: Sequence[Piece]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Return the ids that are read, and those that are to be predicted, of the pieces one after the other."""
+        """Return the ids that the model reads of the pieces, one after the other, and those that it has to predict."""
         inputs, labels = [], []
         for piece in pieces:
             ids = self._ids(piece)
@@ -98,7 +100,7 @@ class Documents(ABC):
         return np.concatenate(inputs), np.concatenate(labels)
 
     def _ids(self, piece: Piece) -> Int[np.ndarray, " n+1"]:
-        """Return the ids between which the n predictions of a piece lie, of bos, the document and eos."""
+        """Return a piece's ids in the sequence bos, document, eos: each of the first n predicts the next one."""
         tokens = self._tokens[piece.document]
         ends = piece.stop > len(tokens)
         inner = tokens[max(piece.begin - 1, 0) : piece.stop]
@@ -111,13 +113,13 @@ def _numbered(row: Sequence[Piece]) -> Int[np.ndarray, " n"]:
 
 
 class _Order(NamedTuple):
-    """How the documents follow each other in an epoch.
+    """The order of the documents in an epoch.
 
     Attributes:
-        epoch: Which one.
-        documents: [M] in their order.
+        epoch: The epoch.
+        documents: [M] indices of the documents, in their order.
         ends: [M] predictions up to the end of each.
-        first: The prediction that the first block begins with; what is before it comes last.
+        first: Prediction that the first block begins with; those before it come last.
     """
 
     epoch: int
@@ -129,20 +131,19 @@ class _Order(NamedTuple):
 class Blocks(Documents):
     """Documents in a row, cut into blocks of full length: only the last block of an epoch may be shorter.
 
-    The order of the documents, and where the first cut is, are pure functions of (seed, epoch). So a document is cut
-    elsewhere in each epoch, also where there is only one, and an epoch has the same number of blocks every time. What
-    comes before a cut is no context of what comes after it, except for the last token.
+    The order of the documents and the place of the first cut are pure functions of (seed, epoch). So every epoch has the
+    same number of blocks and cuts a document at other places, even a single one. Of what comes before a cut, only the
+    last token is context of what comes after it.
 
     Args:
         split: The documents.
-        rows: How many of them.
         facts: The special ids.
         max_length: L, tokens of a block.
-        seed: The run's seed.
+        seed: Seed of the run.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts, max_length: int, seed: int) -> None:
-        super().__init__(split, rows, facts)
+    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int) -> None:
+        super().__init__(split, facts)
         self._max_length = max_length
         self._seed = seed
         self._total = int(self.sizes.sum())
@@ -167,7 +168,7 @@ class Blocks(Documents):
         return pieces
 
     def _order(self, epoch: int) -> _Order:
-        """Return the order of an epoch, which is kept until another one is asked for."""
+        """Return the order of an epoch, remembered until another epoch's is asked for."""
         if self._last_order is None or self._last_order.epoch != epoch:
             keys = np.random.Philox(key=mix("documents", self._seed, epoch)).random_raw(len(self.sizes))
             documents = np.argsort(keys, kind="stable")
@@ -177,21 +178,20 @@ class Blocks(Documents):
 
 
 class DocumentWindows(Documents):
-    """Each document alone, in windows of at most full length, of which each moves on by the stride.
+    """Each document alone, in windows of at most full length, each a stride after the one before.
 
-    A document's first window counts whole, the others in what none before them has counted: so every prediction counts
-    once, and, but for the first L of a document, knows at least L - stride tokens before it.
+    All predictions of a document's first window count, and those of each further window that no earlier one has counted.
+    So every prediction counts once and, except for the first L of a document, has at least L - stride tokens of context.
 
     Args:
         split: The documents.
-        rows: How many of them.
         facts: The special ids.
         max_length: L, the most tokens of a window.
         stride: Predictions that each further window adds.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts, max_length: int, stride: int) -> None:
-        super().__init__(split, rows, facts)
+    def __init__(self, split: Split, facts: Facts, max_length: int, stride: int) -> None:
+        super().__init__(split, facts)
         further = -(-np.maximum(self.sizes - max_length, 0) // stride)
         self._document = np.repeat(np.arange(len(self.sizes)), further + 1)
         number = np.arange(len(self._document)) - np.repeat(np.cumsum(further + 1) - further - 1, further + 1)
@@ -211,20 +211,14 @@ class DocumentWindows(Documents):
 class CausalLMData(PlannedData):
     """Documents from a corpus with the field `text`, in blocks for training and in windows for evaluation.
 
-    A limit is one of documents.
+    A limit counts documents.
 
     Args:
-        corpus: Where the documents come from.
-        max_length: The most tokens that are read at once.
-        stride: How far each window of an evaluation moves on: the smaller, the more a token's prediction knows, and the
-            longer an evaluation takes. None: `max_length`, so that no token is read twice.
-        tokenizer: How a tokenizer is made, or the one of an earlier run.
-        seed: The run's seed.
-        batch: The size of a global batch.
-        limit: How many documents of each split are used.
-        cache: Folder of prepared data.
-        micro_batches: Slices of each step on each process.
-        workers: Processes that make batches.
+        corpus: Source of the documents.
+        max_length: Most tokens that are read at once.
+        stride: Tokens from one window of an evaluation to the next: the smaller, the more context a prediction has, and
+            the longer an evaluation takes. None: `max_length`, so that no token is read twice.
+        settings: As in `PlannedData`.
 
     Raises:
         ConfigurationError: If the stride is not from 1 to `max_length`.
@@ -232,31 +226,8 @@ class CausalLMData(PlannedData):
 
     BATCH: ClassVar[str] = "CausalLMBatch"
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        max_length: int,
-        stride: int | None = None,
-        *,
-        tokenizer: TokenizerRecipe | Tokenizer,
-        seed: int,
-        batch: BatchSize,
-        limit: Limit,
-        cache: Path,
-        micro_batches: int = 1,
-        workers: int = 0,
-    ) -> None:
-        super().__init__(
-            corpus,
-            max_length,
-            tokenizer=tokenizer,
-            seed=seed,
-            batch=batch,
-            limit=limit,
-            cache=cache,
-            micro_batches=micro_batches,
-            workers=workers,
-        )
+    def __init__(self, corpus: Corpus, max_length: int, stride: int | None = None, *, settings: DataSettings) -> None:
+        super().__init__(corpus, max_length, settings=settings)
         self.stride = max_length if stride is None else stride
         if not 1 <= self.stride <= max_length:
             raise ConfigurationError(
@@ -266,14 +237,19 @@ class CausalLMData(PlannedData):
     def read(self) -> Prepared:
         """Return the tokenized documents, whole."""
         return prepare(
-            self.corpus, self._recipe, text_fields=("text",), max_length=WHOLE, overflow="truncate", cache=self.cache
+            self.corpus,
+            self.settings.tokenizer,
+            text_fields=("text",),
+            max_length=WHOLE,
+            overflow="truncate",
+            cache=self.settings.cache,
         )
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> Documents:
-        """Return the first `rows` documents of a split, in blocks or windows."""
+    def examples(self, split: Split, *, training: bool) -> Documents:
+        """Return the documents of a split, in blocks for training, else in windows."""
         if training:
-            return Blocks(split, rows, self.facts, self.max_length, self.seed)
-        return DocumentWindows(split, rows, self.facts, self.max_length, self.stride)
+            return Blocks(split, self.facts, self.max_length, self.settings.seed)
+        return DocumentWindows(split, self.facts, self.max_length, self.stride)
 
     @property
     def facts(self) -> Facts:
@@ -282,12 +258,12 @@ class CausalLMData(PlannedData):
         return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
 
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
-        """Return the text of a block in an epoch, or of a window, as the tokenizer gives it back."""
+        """Return the text of a block in an epoch, or of a window, decoded from its ids."""
         examples = cast(Documents, self.splits[split])
         return self.decode([examples.tokens(example, epoch).tolist()])[0]
 
     def describe(self) -> dict[str, Any]:
-        """Add how many documents there are, and how an evaluation reads them."""
+        """Add the number of documents, and the stride of an evaluation."""
         return {
             **super().describe(),
             "documents": {name: len(cast(Documents, examples).sizes) for name, examples in self.splits.items()},

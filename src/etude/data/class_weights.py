@@ -1,4 +1,4 @@
-"""How much the examples of each class count in training.
+"""Weights of the classes in the training loss.
 
 Axes: C classes.
 """
@@ -22,8 +22,8 @@ class ClassWeights(Protocol):
         """Return the weights.
 
         Args:
-            counts: Training examples of each class.
-            classes: Their names.
+            counts: Number of training examples of each class.
+            classes: Names of the classes, by id.
 
         Raises:
             ConfigurationError: If the weights do not fit the classes.
@@ -33,20 +33,20 @@ class ClassWeights(Protocol):
 
 @dataclass(frozen=True)
 class BalancedWeights:
-    """Every class counts as much as any other: N / (C n) for a class of n among N examples (King and Zeng 2001)."""
+    """Equal total weight for every class: N / (C n) for a class with n of N examples (King and Zeng 2001)."""
 
     def of(self, counts: Int[np.ndarray, " C"], classes: Sequence[str]) -> Float[np.ndarray, " C"]:
-        """Return the weights, whose mean over the training examples is 1; 0 for a class without any."""
+        """Return the weights, whose mean over the training examples is 1; 0 for a class without examples."""
         present = counts > 0
         return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)
 
 
 @dataclass(frozen=True)
 class GivenWeights:
-    """Weights by hand.
+    """Weights given by name.
 
     Attributes:
-        weights: Class -> weight, above 0; 1 for a class that is not named.
+        weights: Class -> weight, above 0; 1 for a class that is not listed.
     """
 
     weights: Mapping[str, float]
@@ -60,12 +60,12 @@ class GivenWeights:
         """Return the weights.
 
         Raises:
-            ConfigurationError: If one is of no class of the data.
+            ConfigurationError: If a weight is for a class that the data does not have.
         """
         unknown = [name for name in self.weights if str(name) not in classes]
         if unknown:
             raise ConfigurationError(
                 f"data.weights.weights.{unknown[0]}: no class is called that; the data has {', '.join(classes[:8])}"
             )
-        given = {str(name): weight for name, weight in self.weights.items()}
-        return np.array([given.get(name, 1.0) for name in classes], np.float64)
+        weights = {str(name): weight for name, weight in self.weights.items()}
+        return np.array([weights.get(name, 1.0) for name in classes], np.float64)

@@ -1,15 +1,13 @@
-"""Texts with a class each.
-
-Axes: N examples.
-"""
+"""Texts with one class each."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from etude.data.base import DataSettings
 from etude.data.class_weights import ClassWeights
 from etude.data.labelled_texts import LabelledData, LabelledTexts
 from etude.data.labels import ClassLabels, Labels
@@ -17,14 +15,14 @@ from etude.data.prepare import Corpus, Split
 
 
 class ClassificationData(LabelledData):
-    """Texts, or pairs of texts, with a class each, from a corpus with the fields `text`, `label` and perhaps `pair`.
+    """Texts, or pairs, with one class each: the corpus' field `label` is its name.
 
     Args:
-        corpus: Where the rows come from.
-        max_length: Most tokens of an example, special tokens included; longer texts are cut and counted.
-        pair: What the second text of a pair is read from; None: there are no pairs.
-        weights: How much each class counts in training; None: every example counts one.
-        given: As in `PlannedData`.
+        corpus: Source of the rows.
+        max_length: As in `LabelledData`.
+        pair: As in `LabelledData`.
+        weights: Weights of the classes in training; None: every example counts one.
+        settings: As in `PlannedData`.
     """
 
     BATCH: ClassVar[str] = "ClassificationBatch"
@@ -37,17 +35,18 @@ class ClassificationData(LabelledData):
         max_length: int,
         pair: str | None = None,
         weights: ClassWeights | None = None,
-        **given: Any,
+        *,
+        settings: DataSettings,
     ) -> None:
-        super().__init__(corpus, max_length, pair, **given)
+        super().__init__(corpus, max_length, pair, settings=settings)
         self.weights = weights
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> LabelledTexts:
-        """Return the first `rows` texts of a split, weighted in training."""
-        labels = self.stored(split, rows)
+    def examples(self, split: Split, *, training: bool) -> LabelledTexts:
+        """Return the texts of a split, weighted in training."""
+        labels = self.labels(split)
         if not training:
             return LabelledTexts(split, labels, self.facts)
         counts = np.bincount(labels, minlength=len(self.prepared.classes))
-        self._say_missing(counts > 0)
+        self._warn_of_missing_classes(counts > 0)
         weights = None if self.weights is None else self.weights.of(counts, self.prepared.classes)[labels]
         return LabelledTexts(split, labels, self.facts, weights=weights)

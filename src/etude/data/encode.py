@@ -1,4 +1,4 @@
-"""From rows to examples on disk: ids, the texts they came from, and labels of one split."""
+"""Encoding of a split: its rows become examples on disk, as ids, texts and labels."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Encoding:
 
     Attributes:
         text_fields: The fields that are encoded.
-        label_field: The field of the label; None where there is none.
+        label_field: The field of the label; None if there is none.
         max_length: Most tokens of a field, without special tokens; with `truncate_longer`, of both fields together.
-        overflow: What happens to a longer text: `drop` the row, `truncate` the text, or cut it into `window`s. Of a pair,
-            `truncate_longer` cuts the longer text, as long as it is the longer one (see `lengths_within`). Only
-            training rows are ever dropped for their length: a score is over every row, so the others are truncated.
+        overflow: Treatment of longer texts: `drop` the row, `truncate` the text, or cut it into `window`s. Of a pair,
+            `truncate_longer` shortens the longer text, and both once they are equally long (see `lengths_within`). Only
+            training rows are dropped for their length: a score is over every row, so others are truncated.
 
     Raises:
         ConfigurationError: If the settings do not fit together.
@@ -56,7 +56,7 @@ class Encoding:
             raise ConfigurationError(f"data.max_length leaves {self.max_length} tokens of text; give a larger one")
 
     def examples(self, ids: dict[str, list[int]], training: bool) -> tuple[list[dict[str, list[int]]], str | None]:
-        """Return the examples of one row, and what was done to it: `truncated`, or why it was dropped."""
+        """Return the examples of one row, and `truncated` or the reason why it was dropped; None if it is whole."""
         size = self.max_length
         if training and not all(ids.values()):
             return [], "no tokens"
@@ -80,7 +80,7 @@ class Encoding:
 
 
 def token_type(vocabulary: int) -> str:
-    """Return the smallest of the types of ids that are stored."""
+    """Return the smallest type in which ids of a vocabulary are stored."""
     return "uint16" if vocabulary <= 1 << 16 else "int32"
 
 
@@ -90,7 +90,7 @@ def encode_split(
     tokenizer: Tokenizer,
     encoding: Encoding,
     labels: Labels | None,
-    kept: tuple[str, ...],
+    stored_fields: tuple[str, ...],
     training: bool,
 ) -> tuple[int, Counter[str]]:
     """Write a split's examples into a new folder; only offsets and labels are held in memory.
@@ -98,14 +98,14 @@ def encode_split(
     Args:
         rows: The rows as read.
         folder: The folder, which must not exist yet.
-        tokenizer: Makes the ids.
+        tokenizer: Tokenizer of the ids.
         encoding: How rows become examples.
-        labels: Reads labels; None where there are none.
-        kept: The fields whose texts are written as they were read.
+        labels: Reader of the labels; None if there are none.
+        stored_fields: The fields whose texts are stored as they were read.
         training: Whether rows may be dropped for their length.
 
     Returns:
-        The number of examples, and how many rows were truncated or dropped here, by reason.
+        The number of examples, and the number of rows that were truncated or dropped, by reason.
     """
     folder.mkdir()
     counts: Counter[str] = Counter()
@@ -117,15 +117,17 @@ def encode_split(
             )
             for field in encoding.text_fields
         }
-        texts = {field: stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)) for field in kept}
+        texts = {
+            field: stack.enter_context(RaggedWriter(folder / f"{field}.text", np.uint8)) for field in stored_fields
+        }
         for row, ids in _encoded(rows, tokenizer, encoding.text_fields):
-            examples, happened = encoding.examples(ids, training)
-            if happened:
-                counts[happened] += 1
+            examples, change = encoding.examples(ids, training)
+            if change:
+                counts[change] += 1
             if not examples:
                 continue
             value = labels.value(row) if labels else None
-            row_number = len(texts[kept[0]])
+            row_number = len(texts[stored_fields[0]])
             for field, text_writer in texts.items():
                 text_writer.append(row.fields[field].encode())
             for example in examples:
@@ -144,7 +146,7 @@ def encode_split(
 def _encoded(
     rows: Iterable[Row], tokenizer: Tokenizer, fields: tuple[str, ...]
 ) -> Iterator[tuple[Row, dict[str, list[int]]]]:
-    """Yield each row with the ids of its fields; whole batches are encoded at once, on all cores."""
+    """Yield each row with the ids of its fields, encoding batches of rows on all cores."""
     for batch in _batches(rows, fields):
         columns = [tokenizer.of(field).encode([row.fields[field] for row in batch]) for field in fields]
         for row, ids in zip(batch, zip(*columns, strict=True), strict=True):
@@ -152,7 +154,7 @@ def _encoded(
 
 
 def _batches(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[list[Row]]:
-    """Yield lists of rows, limited in rows and in characters."""
+    """Yield lists of rows, limited in number and in characters."""
     batch: list[Row] = []
     size = 0
     for row in rows:

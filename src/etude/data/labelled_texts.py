@@ -1,26 +1,26 @@
-"""Texts, or pairs of texts, with a label each: what data for classification in all its forms shares.
+"""Labelled texts and pairs of texts: the common part of classification, multilabel and regression data.
 
-Axes: N examples.
+Axes: N examples, C classes.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from etude.data.base import PlannedData
+from etude.data.base import DataSettings, PlannedData
 from etude.data.labels import Labels
-from etude.data.loader import Slice, framed, pad, real
+from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.errors import DataError
 from etude.types import IGNORED, ClassificationBatch, Facts
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LabelledTexts:
@@ -30,14 +30,14 @@ class LabelledTexts:
 
     Attributes:
         lengths: [N] tokens, special ones included.
-        counts: [N] what each example adds to the denominator of its step's loss: one, or its weight.
+        counts: [N] share of each example in the denominator of its step's loss: one, or its weight.
 
     Args:
         split: The tokenized split.
-        labels: [rows] or [rows, C] what is asked for, of the type that batches have.
+        labels: [N] or [N, C] targets, of the type that batches have.
         facts: The special ids.
-        kind: The type of the batches.
-        weights: [rows] what the loss of each example is multiplied by; None: by one.
+        kind: Type of the batches.
+        weights: [N] factor of each example's loss; None: one each.
     """
 
     def __init__(
@@ -48,20 +48,19 @@ class LabelledTexts:
         kind: type[ClassificationBatch] = ClassificationBatch,
         weights: Float[np.ndarray, " N"] | None = None,
     ) -> None:
-        rows = len(labels)
         self._fields = list(split.tokens.values())
         self._labels = labels
         self._weights = None if weights is None else weights.astype(np.float32)
         self._facts = facts
         self._kind = kind
-        self.lengths = sum((field.lengths[:rows] for field in self._fields), np.full(rows, 1 + len(self._fields)))
-        # The sum is over what the losses are multiplied by, in the precision of a sum.
-        self.counts = np.ones(rows, np.int64) if self._weights is None else self._weights.astype(np.float64)
+        self.lengths = sum((field.lengths for field in self._fields), np.full(len(labels), 1 + len(self._fields)))
+        # The single-precision weights of the batches, to be summed in double precision.
+        self.counts = np.ones(len(labels), np.int64) if self._weights is None else self._weights.astype(np.float64)
 
     def batch(self, part: Slice) -> ClassificationBatch:
         """Return the padded batch of a slice."""
-        parts = [self._parts(int(i)) for i in part.examples]
-        rows = [np.concatenate(texts) for texts in parts]
+        pairs = [self._texts(int(example)) for example in part.examples]
+        rows = [np.concatenate(texts) for texts in pairs]
         labels = torch.from_numpy(self._labels[part.examples])
         ids = torch.from_numpy(part.examples.astype(np.int64))
         weights = None if self._weights is None else torch.from_numpy(self._weights[part.examples])
@@ -70,11 +69,13 @@ class LabelledTexts:
             weights = None if weights is None else torch.zeros_like(weights)
         segments = None
         if len(self._fields) > 1:
-            segments = pad([np.repeat(np.arange(len(texts)), list(map(len, texts))) for texts in parts], 0)
-        return self._kind(pad(rows, self._facts.pad), real(rows), labels, part.denominator, ids, segments, weights)
+            segments = pad([np.repeat(np.arange(len(texts)), list(map(len, texts))) for texts in pairs], 0)
+        return self._kind(
+            pad(rows, self._facts.pad), token_mask(rows), labels, part.denominator, ids, segments, weights
+        )
 
-    def _parts(self, example: int) -> list[Int[np.ndarray, " n"]]:
-        """Return the ids of each text of an example, with those that begin and end it."""
+    def _texts(self, example: int) -> list[Int[np.ndarray, " n"]]:
+        """Return the ids of each text of an example, special tokens included."""
         facts = self._facts
         return [
             framed(field[example], None if place else facts.bos, facts.eos) for place, field in enumerate(self._fields)
@@ -84,52 +85,56 @@ class LabelledTexts:
 class LabelledData(PlannedData):
     """Texts from a corpus with the fields `text` and `label`, and `pair` where two texts are read together.
 
-    A longer text is cut at its end, of a pair the longer text; both are counted.
+    A longer text is truncated, of a pair the longer text, and counted.
+
+    Attributes:
+        LABELS: Reader of the labels.
+        LABEL_TYPE: Type of the labels in a batch.
 
     Args:
-        corpus: Where the rows come from.
+        corpus: Source of the rows.
         max_length: Most tokens of an example, special tokens included.
-        pair: What the second text of a pair is read from; None: there are no pairs.
-        given: As in `PlannedData`.
+        pair: Column of the second text of a pair; None: there are no pairs.
+        settings: As in `PlannedData`.
     """
 
     LABELS: ClassVar[type[Labels]]
     LABEL_TYPE: ClassVar[npt.DTypeLike]
 
-    def __init__(self, corpus: Corpus, max_length: int, pair: str | None = None, **given: Any) -> None:
-        super().__init__(corpus, max_length, **given)
+    def __init__(self, corpus: Corpus, max_length: int, pair: str | None = None, *, settings: DataSettings) -> None:
+        super().__init__(corpus, max_length, settings=settings)
         self.text_fields = ("text",) if pair is None else ("text", "pair")
 
     def read(self) -> Prepared:
         """Return the tokenized corpus with its labels."""
         return prepare(
             self.corpus,
-            self._recipe,
+            self.settings.tokenizer,
             text_fields=self.text_fields,
             label_field="label",
             labels=self.LABELS,
-            max_length=self.max_length - 1 - len(self.text_fields),  # room for bos, and eos behind each text
+            max_length=self.max_length - 1 - len(self.text_fields),  # room for bos, and eos after each text
             overflow="truncate" if len(self.text_fields) == 1 else "truncate_longer",
-            cache=self.cache,
+            cache=self.settings.cache,
         )
 
-    def stored(self, split: Split, rows: int) -> Shaped[np.ndarray, "N ..."]:
-        """Return the labels of the first `rows` examples of a split, of the type that batches have."""
+    def labels(self, split: Split) -> Shaped[np.ndarray, "N ..."]:
+        """Return the labels of a split, of the type that batches have."""
         if split.labels is None:
             raise DataError("the corpus has no column 'label'")
-        return np.asarray(split.labels[:rows], self.LABEL_TYPE)
+        return np.asarray(split.labels, self.LABEL_TYPE)
 
     @property
     def facts(self) -> Facts:
-        """The vocabulary, the special ids, the classes, and how many texts an example has."""
+        """The vocabulary, the special ids, the classes, and the number of texts of an example."""
         tokenizer = self.tokenizer
         special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask)
         return Facts(tokenizer.vocabulary, *special, self.prepared.classes, segments=len(self.text_fields))
 
-    def _say_missing(self, present: npt.NDArray[np.bool_]) -> None:
+    def _warn_of_missing_classes(self, present: npt.NDArray[np.bool_]) -> None:
         """Warn of classes that `limit.train` leaves without an example: they cannot be learnt."""
         classes = self.prepared.classes
-        missing = [name for name, there in zip(classes, present, strict=True) if not there]
+        missing = [name for name, is_present in zip(classes, present, strict=True) if not is_present]
         if missing:
-            shown = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
-            _log.warning("%d of %d classes have no example in training: %s", len(missing), len(classes), shown)
+            names = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
+            logger.warning("%d of %d classes have no example in training: %s", len(missing), len(classes), names)

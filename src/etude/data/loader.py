@@ -1,12 +1,14 @@
-"""From the plan to batches on one rank, with a position that a checkpoint can hold.
+"""Batches of one rank in the order of the plan, with a position that a checkpoint can hold.
 
-Lightning saves `state_dict()` of the training loader in its checkpoints and calls `load_state_dict` before the first batch
-of a continued run; a seek is O(1), since the plan is asked for later steps only.
+Lightning saves the training loader's `state_dict()` in its checkpoints and calls `load_state_dict` before the first batch
+of a resumed run. Seeking is O(1): the plan is only asked for the steps that are left.
+
+Axes: B examples of a batch, L positions, N examples of a split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,34 +22,34 @@ from etude.types import Batch
 
 
 def pad(rows: Sequence[Int[np.ndarray, " n"]], value: int) -> Int[Tensor, "B L"]:
-    """Stack rows [n] into [B, L], L the longest n, with `value` behind the shorter ones."""
+    """Stack rows [n] into [B, L], L the longest n, with `value` after the shorter ones."""
     grid = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
     for line, row in zip(grid, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(grid)
 
 
-def real(rows: Sequence[Int[np.ndarray, " n"]]) -> Bool[Tensor, "B L"]:
-    """Return the mask [B, L] of `pad(rows)`: True where a row has a token."""
+def token_mask(rows: Sequence[Int[np.ndarray, " n"]]) -> Bool[Tensor, "B L"]:
+    """Return the mask [B, L] of `pad(rows)`: True at tokens, False at padding."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
 
 
 def framed(row: Int[np.ndarray, " n"], before: int | None, after: int | None) -> Int[np.ndarray, " m"]:
-    """Return a row of ids [n] as int64 with one id before and one after it, each left out where None."""
+    """Return ids [n] as int64 with one id before and one after them; None: none."""
     start = [] if before is None else [before]
     end = [] if after is None else [after]
     return np.concatenate((start, row, end)).astype(np.int64)
 
 
 class Slice(NamedTuple):
-    """What one micro-batch of one rank is made of.
+    """The examples of one micro-batch on one rank.
 
     Attributes:
-        examples: Which examples; one that stands in for none when `filler` is set.
+        examples: Indices of the examples; a single placeholder if `filler` is set.
         epoch: The epoch, for randomness that belongs to (seed, epoch, example).
-        denominator: What the whole step's loss is divided by.
-        filler: The step has fewer examples than slices: this one computes nothing that counts.
+        denominator: Divisor of the whole step's loss.
+        filler: Whether the step has no example for this slice, whose batch then counts for nothing.
     """
 
     examples: Int[np.ndarray, " n"]
@@ -57,7 +59,12 @@ class Slice(NamedTuple):
 
 
 class Examples(Protocol):
-    """The examples of a split, and how they become batches."""
+    """The examples of a split, and how they become batches.
+
+    Attributes:
+        lengths: [N] tokens of each example, or [N, sides] for each of its sides.
+        counts: [N] share of each example in the denominator of its step's loss.
+    """
 
     lengths: Int[np.ndarray, N] | Int[np.ndarray, "N sides"]
     counts: Real[np.ndarray, " N"]
@@ -68,12 +75,16 @@ class Examples(Protocol):
 
 
 class PlanSampler(Sampler[Slice]):
-    """Yields the slices of one rank for the current epoch, from a given micro-batch on.
+    """The slices of one rank in an epoch, from the current step on.
+
+    Attributes:
+        epoch: The current epoch.
+        step: The step in it that comes next.
 
     Args:
-        plan: The plan of an epoch.
-        rank: Which process this is.
-        world: How many processes there are.
+        plan: Plan of each epoch.
+        rank: Rank of this process.
+        world: Number of processes.
         micro_batches: Slices of each step on each process.
     """
 
@@ -86,7 +97,7 @@ class PlanSampler(Sampler[Slice]):
         self.step = 0
 
     def __len__(self) -> int:
-        """All the micro-batches of an epoch, also when it is entered in its middle: Lightning adds those already done."""
+        """Return the micro-batches of the whole epoch, even if it is resumed in its middle, as Lightning expects."""
         return self._plan(self.epoch).steps * self.micro_batches
 
     def __iter__(self) -> Iterator[Slice]:
@@ -102,7 +113,7 @@ class PlanSampler(Sampler[Slice]):
 
 
 class _Batches(Dataset[Batch]):
-    """Lets a DataLoader fetch whole slices."""
+    """A data set whose items are whole batches, addressed by slices."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
@@ -111,17 +122,17 @@ class _Batches(Dataset[Batch]):
         return self._examples.batch(part)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 class PlanLoader(DataLoader[Batch]):
-    """A DataLoader over a sampler of slices that knows, and can be told, where it is.
+    """A DataLoader over slices of the plan whose position can be saved and restored.
 
     Args:
         examples: The examples of the split.
-        sampler: Their slices.
-        workers: Processes that make batches; 0: this one.
+        sampler: Slices of them.
+        workers: Number of processes that make batches; 0: this one makes them.
     """
 
     def __init__(self, examples: Examples, sampler: PlanSampler, workers: int = 0) -> None:
@@ -130,27 +141,48 @@ class PlanLoader(DataLoader[Batch]):
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             persistent_workers=workers > 0,
         )
         self.slices = sampler
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Count here, in the main process: what workers have prefetched does not count as done."""
+        """Yield batches. They are counted here, in the main process: what workers have prefetched is not done yet."""
         slices = self.slices
         done = slices.step * slices.micro_batches
         total = len(slices)
         for batch in super().__iter__():
             done += 1
-            # The position is that after this batch; Lightning never comes back after an epoch's last one.
+            # The position after this batch is set before it is yielded: Lightning does not come back after the last one.
             ended = done == total
             slices.epoch, slices.step = (slices.epoch + ended, 0 if ended else done // slices.micro_batches)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: the epoch, and the step in it."""
+        """Return the position: the epoch, and the step in it that comes next."""
         return {"epoch": self.slices.epoch, "step": self.slices.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position that `state_dict` returned."""
         self.slices.epoch, self.slices.step = state["epoch"], state["step"]
+
+    def end_workers(self) -> None:
+        """End the worker processes, which otherwise wait for the next epoch."""
+        self._iterator = None
+
+
+class BatchStream(Iterable[Batch]):
+    """Batches for prediction. Lightning would rebuild a DataLoader there, around a sampler of its own.
+
+    Args:
+        loader: Source of the batches.
+    """
+
+    def __init__(self, loader: PlanLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)

@@ -1,7 +1,7 @@
 """Exactly-k masking for masked language models: single tokens, whole words, or spans.
 
-What is masked in a text is a pure function of (seed, epoch, example): it depends on no worker, rank or restart. Since
-exactly k tokens are chosen, the loss's denominator is known before any text is read.
+The masking of a text is a pure function of (seed, epoch, example): it does not depend on workers, ranks or restarts. Since
+exactly k tokens are chosen, the denominator of the loss is known before any text is read.
 
 Axes: N texts, n tokens of one text.
 """
@@ -23,30 +23,30 @@ from etude.tokenization.word_boundaries import WordBoundaries
 from etude.types import IGNORED
 
 Starts = Bool[np.ndarray, " n"]
-"""Where words begin."""
+"""Whether a word begins at each token."""
 
 Bits = UInt64[np.ndarray, "2 n"]
 """Two random numbers for each token."""
 
 Deciding = Int[np.ndarray, " n"]
-"""For each token that is predicted, the one whose share decides what stands in its place; -1 for all others."""
+"""For each predicted token, the token whose random number decides its replacement; -1 for all others."""
 
 
 @dataclass(frozen=True)
 class Masking(ABC):
-    """How tokens are chosen for prediction, and what stands in their place (Devlin et al. 2019, section 3.1).
+    """How tokens are chosen for prediction, and replaced in the input (Devlin et al. 2019, section 3.1).
 
     Attributes:
+        WORDS: Whether the choice depends on word boundaries; if not, every token counts as a word.
         probability: Share of a text's tokens that is predicted: exactly k = max(1, round(probability * n)) of n.
-        masked: Of those, the share replaced by the mask token.
-        random: Of those, the share replaced by a random token; the rest stays as it is.
+        masked: Share of the predicted tokens that is replaced by the mask token.
+        random: Share of the predicted tokens that is replaced by a random token; the rest is left unchanged.
 
     Raises:
         ConfigurationError: If a share is impossible.
     """
 
     WORDS: ClassVar[bool] = True
-    """Whether the choice depends on where words begin; if not, every token is one."""
 
     probability: float = 0.15
     masked: float = 0.8
@@ -64,22 +64,22 @@ class Masking(ABC):
             )
 
     def counts(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return how many tokens are predicted in texts of these lengths."""
+        """Return the number of predicted tokens of texts of the given lengths."""
         return np.maximum(1, np.rint(self.probability * lengths)).astype(np.int64)
 
     @abstractmethod
     def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
-        """Choose exactly `count` tokens of a text, by its words and random numbers alone."""
+        """Choose exactly `count` tokens of a text, given its word boundaries and random numbers."""
 
 
 @dataclass(frozen=True)
 class TokenMasking(Masking):
-    """Every token is as likely as any other (Devlin et al. 2019)."""
+    """Single tokens, all equally likely (Devlin et al. 2019)."""
 
     WORDS: ClassVar[bool] = False
 
     def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
-        """Take the tokens of the smallest numbers."""
+        """Choose the tokens with the smallest random numbers."""
         chosen = np.argsort(bits[0], kind="stable")[:count]
         deciding = np.full(len(starts), -1)
         deciding[chosen] = chosen
@@ -88,42 +88,42 @@ class TokenMasking(Masking):
 
 @dataclass(frozen=True)
 class WholeWordMasking(Masking):
-    """All tokens of a word or none (BERT's whole word masking), each replaced for itself.
+    """All tokens of a word or none (BERT's whole word masking), each replaced independently.
 
-    Words are taken in random order; one that has more tokens than are still to be chosen is passed over, as in BERT's code.
-    Where none is left that fits, a word is taken in part, so that exactly k tokens are chosen: one word at most.
+    Words are chosen in random order; a word with more tokens than are still needed is skipped, as in BERT's code. If no
+    word is left that fits, the start of one word is chosen, so that exactly k tokens are predicted.
     """
 
     def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
-        """Take words as long as they fit, then the start of the first that was passed over."""
+        """Choose words that fit, in random order, then the start of the first that was skipped."""
         begins, ends = _words(starts)
         deciding = np.full(len(starts), -1)
-        passed_over: list[int] = []
+        skipped: list[int] = []
         for word in np.argsort(bits[0][begins], kind="stable").tolist():
             begin, end = begins[word], ends[word]
             if end - begin <= count:
                 deciding[begin:end] = np.arange(begin, end)
                 count -= end - begin
             else:
-                passed_over.append(begin)
+                skipped.append(begin)
             if not count:
                 return deciding
-        begin = passed_over[0]
+        begin = skipped[0]
         deciding[begin : begin + count] = np.arange(begin, begin + count)
         return deciding
 
 
 @dataclass(frozen=True)
 class SpanMasking(Masking):
-    """Spans of whole words, each replaced as one (Joshi et al. 2020, section 3.1).
+    """Spans of whole words, each replaced as a unit (Joshi et al. 2020, section 3.1).
 
-    The length of a span in words is geometric, cut off at `longest` and renormalised: with the defaults, 3.8 in the mean.
-    A span begins at any word that is not chosen yet, and ends early at the text's end, before a span that was chosen
-    earlier, and at the kth token.
+    The length of a span in words is geometric, truncated at `longest` and renormalised: with the defaults, 3.8 on average.
+    A span begins at any word that is not chosen yet, and ends early at the end of the text, before a span that was chosen
+    earlier, and at the k-th token.
 
     Attributes:
-        geometric: p of the lengths' distribution: a length l is drawn with a probability ~ p (1 - p)^(l - 1).
-        longest: The most words of a span.
+        geometric: Parameter p of the lengths' distribution: the probability of a length l is ~ p (1 - p)^(l - 1).
+        longest: Most words of a span.
 
     Raises:
         ConfigurationError: If there is no such distribution.
@@ -142,13 +142,13 @@ class SpanMasking(Masking):
             raise ConfigurationError(f"data.masking.longest={self.longest} is too small; write 1 or more")
 
     def lengths(self, uniforms: Float[np.ndarray, " words"]) -> Int[np.ndarray, " words"]:
-        """Turn numbers from 0 to 1 into lengths, by the inverse of their cumulative distribution."""
+        """Return lengths for numbers in [0, 1), by the inverse of the lengths' cumulative distribution."""
         stays = 1 - self.geometric
         drawn = np.ceil(np.log1p(-uniforms * (1 - stays**self.longest)) / math.log(stays))
         return np.clip(drawn, 1, self.longest).astype(np.int64)
 
     def select(self, starts: Starts, count: int, bits: Bits) -> Deciding:
-        """Take spans from words in random order until there are enough tokens."""
+        """Choose spans that begin at words in random order until there are enough tokens."""
         begins, ends = _words(starts)
         lengths = self.lengths(bits[1][begins] / 2.0**64).tolist()
         deciding = np.full(len(starts), -1)
@@ -156,8 +156,8 @@ class SpanMasking(Masking):
             begin = begins[word]
             if deciding[begin] >= 0:
                 continue
-            taken = deciding[begin : ends[min(word + lengths[word], len(ends)) - 1]] >= 0
-            size = min(int(taken.argmax()) if taken.any() else len(taken), count)
+            chosen = deciding[begin : ends[min(word + lengths[word], len(ends)) - 1]] >= 0
+            size = min(int(chosen.argmax()) if chosen.any() else len(chosen), count)
             deciding[begin : begin + size] = begin
             count -= size
             if not count:
@@ -166,32 +166,32 @@ class SpanMasking(Masking):
 
 
 def _words(starts: Starts) -> tuple[list[int], list[int]]:
-    """Return where each word begins, and where it ends."""
+    """Return the first token of each word, and the one after its last."""
     begins = np.flatnonzero(starts).tolist()
     return begins, [*begins[1:], len(starts)]
 
 
-class Hidden(NamedTuple):
-    """A text with some of its tokens hidden.
+class Masked(NamedTuple):
+    """A text with some of its tokens masked.
 
     Attributes:
-        seen: The ids that the model reads.
-        labels: The ids that it shall predict, `IGNORED` elsewhere.
+        inputs: Ids that the model reads.
+        labels: Ids that it has to predict, `IGNORED` elsewhere.
     """
 
-    seen: Int[np.ndarray, " n"]
+    inputs: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
 
 
 class Masker:
-    """A masking at work on the ids of a tokenizer.
+    """A masking of the ids of a tokenizer.
 
     Args:
-        masking: What is chosen, and what stands in its place.
-        tokenizer: What made the ids; a random replacement is any of them that stands for text.
+        masking: How tokens are chosen and replaced.
+        tokenizer: Tokenizer of the ids; random replacements are ids of its vocabulary without the special tokens.
 
     Raises:
-        ConfigurationError: If the masking needs words, and the tokenizer does not tell where they begin.
+        ConfigurationError: If the masking needs word boundaries, and the tokenizer does not mark them.
     """
 
     def __init__(self, masking: Masking, tokenizer: Tokenizer) -> None:
@@ -201,11 +201,11 @@ class Masker:
         self._ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary), special)
         self._boundaries = WordBoundaries.of(tokenizer) if masking.WORDS else None
 
-    def __call__(self, ids: Int[np.ndarray, " n"], key: tuple[int, int, int]) -> Hidden:
-        """Hide tokens of a text.
+    def __call__(self, ids: Int[np.ndarray, " n"], key: tuple[int, int, int]) -> Masked:
+        """Mask tokens of a text.
 
         Args:
-            ids: Without the special tokens at its ends.
+            ids: Ids of the text, without bos and eos.
             key: (seed, epoch, example).
         """
         masking, length = self.masking, len(ids)
@@ -217,5 +217,5 @@ class Masker:
         swapped = np.where(
             share < masking.masked + masking.random, self._ordinary[bits[2] % np.uint64(len(self._ordinary))], ids
         )
-        seen = np.where(chosen, np.where(share < masking.masked, self._mask, swapped), ids)
-        return Hidden(seen, np.where(chosen, ids, IGNORED))
+        inputs = np.where(chosen, np.where(share < masking.masked, self._mask, swapped), ids)
+        return Masked(inputs, np.where(chosen, ids, IGNORED))

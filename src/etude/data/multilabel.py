@@ -1,7 +1,4 @@
-"""Texts with any number of classes each.
-
-Axes: N examples.
-"""
+"""Texts with any number of classes each."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from etude.types import MultilabelBatch
 
 
 class MultilabelData(LabelledData):
-    """Texts, or pairs, with any number of classes each: the corpus' field `label` is a list of names in JSON."""
+    """Texts, or pairs, with any number of classes each: the corpus' field `label` is a JSON list of names."""
 
     BATCH: ClassVar[str] = "MultilabelBatch"
     LABELS: ClassVar[type[Labels]] = SeveralLabels
     LABEL_TYPE: ClassVar[npt.DTypeLike] = np.float32
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> LabelledTexts:
-        """Return the first `rows` texts of a split."""
-        labels = self.stored(split, rows)
+    def examples(self, split: Split, *, training: bool) -> LabelledTexts:
+        """Return the texts of a split."""
+        labels = self.labels(split)
         if training:
-            self._say_missing(np.asarray(labels.any(axis=0)))
+            self._warn_of_missing_classes(np.asarray(labels.any(axis=0)))
         return LabelledTexts(split, labels, self.facts, MultilabelBatch)

@@ -1,9 +1,9 @@
-"""The plan: which examples make up each step of an epoch, as a pure function of (lengths, seed, epoch).
+"""The plan: the examples of each step of an epoch, as a pure function of (lengths, seed, epoch).
 
-A step's batch is global. It is cut into slices of equal cost for ranks and micro-batches only when it is asked for, so the
-order depends on neither, nor on workers or restarts. Every epoch has the same number of steps, whatever its shuffle: the
-examples are sorted by length, all of them or those of a pool, and cut at equal shares of the total cost, then the steps are
-shuffled. That also puts texts of like length together, which keeps padding away, and makes every step cost the same.
+A step's batch is global. It is cut into slices of equal cost for ranks and micro-batches only when they are asked for, so
+the order depends on neither, nor on workers or restarts. The examples are sorted by length, all of them or those of a pool,
+and cut at equal shares of the total cost; then the steps are shuffled. So every epoch has the same number of steps, every
+step costs the same, and the texts of a step have similar lengths, which avoids padding.
 
 Axes: N examples, S steps.
 """
@@ -22,19 +22,19 @@ from etude.seeding import mix
 Array = np.ndarray
 
 Counts = Callable[[Int[Array, " n"]], Real[Array, " n"]]
-"""What each of some examples adds to the denominator of the loss."""
+"""Function from examples to their shares of the denominator of the loss."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One epoch's order, with the denominator of every step's loss.
+    """The order of an epoch, with the denominator of every step's loss.
 
     Attributes:
         order: Examples in the order of training; within a step sorted by length.
         cost: Real tokens of each example of `order`.
-        starts: Step k is `order[starts[k]:starts[k + 1]]`.
-        counts_of: What each of some examples adds to what its step's loss is divided by: target tokens, masked tokens,
-            one, or a weight.
+        starts: Start of each step in `order`: step k is `order[starts[k]:starts[k + 1]]`.
+        counts_of: Share of each example in the denominator of its step's loss: target tokens, masked tokens, one, or a
+            weight.
     """
 
     order: Int[Array, " N"]
@@ -57,11 +57,11 @@ class Plan:
 
         Args:
             lengths: Real tokens of each example; [N, 2] for source and target.
-            seed: The run's seed.
-            epoch: Which epoch, from 0.
-            batch: The size of a global batch.
-            counts: What each example adds to the loss's denominator, or a function that says it of some; None: one each.
-            shuffle: False for evaluation: steps stay in order of length.
+            seed: Seed of the run.
+            epoch: Number of the epoch, from 0.
+            batch: Size of a global batch.
+            counts: Share of each example in the denominator of the loss, or a function for it; None: one each.
+            shuffle: Whether steps are shuffled; in evaluation they stay in order of length.
 
         Raises:
             ValueError: If there are no examples.
@@ -83,15 +83,15 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many steps the epoch has."""
+        """Number of steps of the epoch."""
         return len(self.starts) - 1
 
     def examples(
         self, step: int, rank: int = 0, world: int = 1, micro_batch: int = 0, micro_batches: int = 1
     ) -> Int[Array, " n"]:
-        """Return one slice of a step: equal in cost to the others, disjoint from them, together the batch.
+        """Return one slice of a step. Slices are disjoint, of equal cost, and together the batch.
 
-        A step with fewer examples than slices leaves some slices empty.
+        If a step has fewer examples than slices, some slices are empty.
         """
         start, end = self.starts[step : step + 2]
         cuts = _equal_cuts(self.cost[start:end], world * micro_batches, by_cost=True)
@@ -99,7 +99,7 @@ class Plan:
         return self.order[start + cuts[slot] : start + cuts[slot + 1]]
 
     def count(self, step: int) -> float:
-        """Return what the loss of the step is divided by, over all ranks and micro-batches: an int where counts are."""
+        """Return the denominator of the step's loss, over all ranks and micro-batches: an int if counts are."""
         start, end = self.starts[step : step + 2]
         return self.counts_of(self.order[start:end]).sum().item()
 
@@ -109,12 +109,12 @@ class Plan:
 
 
 def random_keys(count: int, key: int) -> UInt64[Array, " N"]:
-    """Raw Philox output: numpy promises that it never changes, which it does not for permutations (NEP 19)."""
+    """Return raw output of Philox, which NumPy promises never to change, unlike its permutations (NEP 19)."""
     return np.asarray(np.random.Philox(key=key).random_raw(count))
 
 
 def _pools(keys: UInt64[Array, " N"], pool: int, steps: int) -> Int[Array, " N"]:
-    """Return the pool of each example: as many in each as so many steps have, the last one apart."""
+    """Return the pool of each example: each has the examples of `pool` steps, except the last, which may have fewer."""
     places = np.empty(len(keys), np.int64)
     places[np.argsort(keys, kind="stable")] = np.arange(len(keys))
     return places * steps // (len(keys) * pool)
@@ -123,10 +123,10 @@ def _pools(keys: UInt64[Array, " N"], pool: int, steps: int) -> Int[Array, " N"]
 def _by_length(
     sides: Int[Array, "N sides"], keys: UInt64[Array, " N"], groups: Int[Array, " N"] | None = None
 ) -> Int[Array, " N"]:
-    """Sort each group, or all, by the first side, then the second, with equal lengths in random order.
+    """Return the order of the examples of each group, or of all, by the first side, then the second, then at random.
 
-    The second side runs up and down by turns, so that it does not jump where the first grows by one: on sentence pairs
-    that halves the padding left in attention.
+    The second side ascends and descends in turn, so that it does not jump where the first grows by one: on sentence pairs
+    that halves the remaining padding in attention.
     """
     first, *others = sides.T
     others = [np.where(first % 2, -side, side) for side in others]
@@ -134,7 +134,7 @@ def _by_length(
 
 
 def _equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Array, " parts+1"]:
-    """Cut a row of examples at equal shares of the cost, or of their number."""
+    """Return the cuts of a row of examples at equal shares of their cost, or of their number."""
     shares = np.arange(parts + 1)
     if not by_cost:
         return shares * len(cost) // parts

@@ -1,6 +1,6 @@
-"""From a corpus to encoded examples in the cache: streaming, once, and the same for every process that asks.
+"""Preparation of a corpus: its tokenizer and its encoded examples, made once, streaming, and cached.
 
-The cache's keys are hashes of the corpus' content, the tokenizer and all settings, so that nothing stale is ever read.
+Keys of the cache are hashes of the corpus' content, the tokenizer and all settings, so that nothing stale is ever read.
 """
 
 from __future__ import annotations
@@ -15,36 +15,40 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
-from etude.data.cache import Ragged, TextColumn, TextColumns, cached
+from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached
 from etude.data.encode import Encoding, encode_split, token_type
 from etude.data.labels import ClassLabels, Labels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
+from etude.schema_errors import shown
 from etude.tokenization.base import Tokenizer, TokenizerRecipe
+from etude.untrusted import read_json
 
 FORMAT = 1
-"""Version of what is written; a new one leaves the folders of the old one unread."""
+"""Version of the stored files; folders of another version are not read."""
 
 logger = logging.getLogger(__name__)
 
 
 class Corpus(Protocol):
-    """Where rows come from."""
+    """A source of rows."""
 
     @property
     def dropped(self) -> Counter[str]:
-        """How many rows were left out so far, by reason, over everything read."""
+        """Number of rows left out so far, by reason, over all splits that were read."""
 
     def fingerprint(self) -> str:
-        """Return a hash of the content and of the settings that choose it; never of where it is."""
+        """Return a hash of the content and of the settings that select from it, but not of its location."""
 
     def splits(self) -> tuple[str, ...]:
-        """Return those of train, val, test that there are, in this order."""
+        """Return the splits that exist, in the order train, val, test."""
 
     def rows(self, split: str) -> Iterator[Row]:
         """Yield the rows of a split, streaming."""
@@ -56,33 +60,50 @@ class Split:
 
     Attributes:
         tokens: Field -> ids of each example, without special tokens.
-        texts: Field -> the text of the row that each example comes from, as read.
-        labels: [N] class ids or numbers, [N, C] zeros and ones; None where no label was asked for.
+        texts: Field -> text of the row of each example, as read.
+        labels: [N] class ids or numbers, or [N, C] zeros and ones; None if there are no labels.
     """
 
     tokens: dict[str, Ragged]
     texts: TextColumns
     labels: npt.NDArray[Any] | None
 
-    def only(self, chosen: npt.NDArray[np.int64]) -> Split:
-        """Return some of the examples, in a given order."""
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(next(iter(self.tokens.values())))
+
+    def only(self, rows: npt.NDArray[np.int64]) -> Split:
+        """Return some of the examples, in the given order."""
         return Split(
-            {field: tokens.only(chosen) for field, tokens in self.tokens.items()},
-            TextColumns({field: column.only(chosen) for field, column in self.texts.items()}),
-            None if self.labels is None else self.labels[chosen],
+            {field: tokens.only(rows) for field, tokens in self.tokens.items()},
+            TextColumns({field: column.only(rows) for field, column in self.texts.items()}),
+            None if self.labels is None else self.labels[rows],
         )
+
+
+class _Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `summary.json` says of prepared data: the classes, and how many rows of each split were dropped."""
+
+    classes: list[str]
+    dropped: dict[str, dict[str, Annotated[int, Meta(ge=0)]]]
+
+    def __post_init__(self) -> None:
+        """Refuse splits that are none: their names are those of folders."""
+        for split in self.dropped:
+            if split not in ("train", "val", "test"):
+                raise ValueError(f"dropped has '{shown(split)}', which is no split")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus in ids.
+    """An encoded corpus.
 
     Attributes:
-        tokenizer: What made the ids.
+        tokenizer: Tokenizer of the ids.
         splits: The examples by split.
         classes: Names of the classes in the order of their ids.
         fingerprint: Hash of everything that determines the examples.
-        dropped: Split -> reason -> how many rows were dropped; `truncated` counts those that were cut.
+        dropped: Split -> reason -> number of rows that were dropped or, as `truncated`, shortened.
     """
 
     tokenizer: Tokenizer
@@ -105,20 +126,19 @@ def prepare(
     labels: type[Labels] = ClassLabels,
     fields_as_text: tuple[str, ...] = (),
 ) -> Prepared:
-    """Return a corpus in ids: from the cache, or made now.
+    """Return an encoded corpus, from the cache if it is there.
 
     Args:
-        corpus: Where the rows come from.
-        tokenizer: How a tokenizer is made from the training texts, or a finished one.
-        text_fields: The fields to encode; a trained tokenizer's vocabulary is shared by all of them.
+        corpus: Source of the rows.
+        tokenizer: Recipe of a tokenizer, trained on the training texts, or a finished one.
+        text_fields: The fields to encode; they share the vocabulary of a trained tokenizer.
         label_field: The field of the label, if any.
-        max_length: Most tokens of a text, without special tokens; with `truncate_longer` of both texts of a pair.
-        overflow: What happens to longer training texts: `drop` the row, `truncate`, `truncate_longer` of a pair, or cut
-            into examples (`window`). In val and test, where a score must be over every row, `drop` truncates.
+        max_length: Most tokens of a text, without special tokens; with `truncate_longer`, of both texts of a pair.
+        overflow: Treatment of longer texts, as in `Encoding`.
         cache: Folder of prepared data.
         classes: Names of the classes, in the order of their ids; None: the training split's labels, sorted.
-        labels: What is read of them.
-        fields_as_text: Fields that are kept as they were read besides, and not encoded.
+        labels: Reader of the labels.
+        fields_as_text: Fields that are stored as they were read, and not encoded.
 
     Raises:
         ConfigurationError: If the settings do not fit together.
@@ -132,16 +152,16 @@ def prepare(
         finished = tokenizer if isinstance(tokenizer, Tokenizer) else _make(tokenizer, corpus, content, encoding, cache)
         kind = () if labels is ClassLabels else (labels.__name__,)
         key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind)
-        kept = (*text_fields, *fields_as_text)
+        stored = (*text_fields, *fields_as_text)
         reader = labels(label_field, classes) if label_field else None
-        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, reader, kept))
-    summary = json.loads((folder / "summary.json").read_bytes())
-    splits = {split: _open_split(folder / split, finished, encoding, kept) for split in summary["dropped"]}
-    return Prepared(finished, splits, tuple(summary["classes"]), key, summary["dropped"])
+        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, reader, stored))
+    summary = read_json(folder / "summary.json", _Summary, ADVICE)
+    splits = {split: _open_split(folder / split, finished, encoding, stored) for split in summary.dropped}
+    return Prepared(finished, splits, tuple(summary.classes), key, summary.dropped)
 
 
 def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encoding, cache: Path) -> Tokenizer:
-    """Return the tokenizer of a recipe, trained on the training texts the first time."""
+    """Return the tokenizer of a recipe, from the cache if it is there."""
     key = _digest(FORMAT, content, recipe.key, encoding.text_fields)
     texts = _TrainingTexts(corpus, encoding.text_fields)
     return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts).save(folder)))
@@ -149,7 +169,7 @@ def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encod
 
 @dataclass(frozen=True)
 class _TrainingTexts:
-    """The texts of a corpus' training split, read anew each time that they are asked for."""
+    """The texts of a corpus' training split, read anew for each iteration."""
 
     corpus: Corpus
     fields: tuple[str, ...]
@@ -174,7 +194,7 @@ def _write(
     tokenizer: Tokenizer,
     encoding: Encoding,
     labels: Labels | None,
-    kept: tuple[str, ...],
+    stored_fields: tuple[str, ...],
 ) -> None:
     """Encode all splits into an empty folder."""
     dropped: dict[str, Mapping[str, int]] = {}
@@ -186,45 +206,45 @@ def _write(
             tokenizer,
             encoding,
             labels,
-            kept,
+            stored_fields,
             training=split == "train",
         )
         counts += Counter(corpus.dropped) - before
         if examples == 0:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
             raise DataError(f"the {split} split of {type(corpus).__name__} has no usable row (left out: {reasons})")
-        _tell(split, examples, counts, corpus.dropped)
+        _log_split(split, examples, counts, corpus.dropped)
         dropped[split] = counts
     summary = {"classes": labels.classes if labels else (), "dropped": dropped}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
 
 def followed(rows: Iterable[Row], what: str, every: float = 10.0) -> Iterator[Row]:
-    """Yield rows, and log how many they are so far: a large corpus takes minutes.
+    """Yield rows, and log their number from time to time: a large corpus takes minutes.
 
     Args:
-        rows: Of a corpus.
-        what: They are read for.
+        rows: Rows of a corpus.
+        what: Split or purpose that they are read for.
         every: Seconds between two lines of the log.
     """
-    told = time.monotonic()
+    logged = time.monotonic()
     for number, row in enumerate(rows, 1):
         yield row
-        if time.monotonic() - told >= every:
+        if time.monotonic() - logged >= every:
             logger.info("reading %s: %s rows", what, f"{number:,}")
-            told = time.monotonic()
+            logged = time.monotonic()
 
 
-def _tell(split: str, examples: int, counts: Counter[str], dropped: Counter[str]) -> None:
-    """Log what was made, and where the first row of each reason is."""
+def _log_split(split: str, examples: int, counts: Counter[str], dropped: Counter[str]) -> None:
+    """Log the number of examples, and the number and first origin of changed rows, by reason."""
     first = dropped.first if isinstance(dropped, Dropped) else {}
-    said = (
+    reasons = (
         f"{count} {reason}" + (f" ({first[reason]})" if reason in first else "") for reason, count in counts.items()
     )
-    logger.info("%s: %d examples; left out or cut: %s", split, examples, ", ".join(said) or "none")
+    logger.info("%s: %d examples; left out or cut: %s", split, examples, ", ".join(reasons) or "none")
 
 
-def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, kept: tuple[str, ...]) -> Split:
+def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, stored_fields: tuple[str, ...]) -> Split:
     windows = encoding.overflow == "window"
     rows = np.load(folder / "rows.npy", mmap_mode="r") if windows else None
     return Split(
@@ -232,7 +252,9 @@ def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, kept: tu
             field: Ragged(folder / f"{field}.tokens", token_type(tokenizer.of(field).vocabulary))
             for field in encoding.text_fields
         },
-        texts=TextColumns({field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in kept}),
+        texts=TextColumns(
+            {field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in stored_fields}
+        ),
         labels=np.load(folder / "labels.npy") if encoding.label_field else None,
     )
 
@@ -244,7 +266,7 @@ def _digest(*parts: Any) -> str:
 
 @contextmanager
 def _parallel_tokenizers() -> Iterator[None]:
-    """Let the tokenizers library use threads here but not later: a process that forks then would hang in them."""
+    """Let the tokenizers library use threads in this block only: a process that is forked later would hang in them."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = before or "true"

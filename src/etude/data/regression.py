@@ -1,7 +1,4 @@
-"""Texts with a number each.
-
-Axes: N examples.
-"""
+"""Texts with one number each."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ from etude.types import Facts, RegressionBatch
 
 
 class RegressionData(LabelledData):
-    """Texts, or pairs, with a number each: the corpus' field `label` is one, written with a decimal point."""
+    """Texts, or pairs, with one number each: the corpus' field `label`, written with a decimal point."""
 
     BATCH: ClassVar[str] = "RegressionBatch"
     LABELS: ClassVar[type[Labels]] = Numbers
     LABEL_TYPE: ClassVar[npt.DTypeLike] = np.float32
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> LabelledTexts:
-        """Return the first `rows` texts of a split."""
-        return LabelledTexts(split, self.stored(split, rows), self.facts, RegressionBatch)
+    def examples(self, split: Split, *, training: bool) -> LabelledTexts:
+        """Return the texts of a split."""
+        return LabelledTexts(split, self.labels(split), self.facts, RegressionBatch)
 
     @property
     def facts(self) -> Facts:

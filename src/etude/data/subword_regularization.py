@@ -1,8 +1,8 @@
-"""Segmentations that change from epoch to epoch: a text in training is written in other pieces each time it is read.
+"""Segmentations sampled anew in each epoch: a training text is written in other pieces each time it is read.
 
-Which pieces is a pure function of (seed, epoch, example, field). It depends on no rank, worker, micro-batch or restart.
-The plan knows nothing of it: batches are made of the examples that the plain segmentation would put together, so that an
-epoch has the same steps every time, and only what a step's loss is divided by is counted anew.
+A segmentation is a pure function of (seed, epoch, example, field): it does not depend on ranks, workers, micro-batches or
+restarts. The plan ignores it: batches are planned by the lengths of the plain segmentation, so that every epoch has the
+same number of steps, and only the divisor of a step's loss is counted anew.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from jaxtyping import Int
 from etude.data.cache import Ragged, TextColumn
 from etude.errors import ConfigurationError
 from etude.seeding import uniforms
-from etude.tokenization.base import Tokenizer
+from etude.tokenization.base import LONGEST_WORD, Tokenizer
 from etude.tokenization.segmentation import BPESegmenter, Segmenter, UnigramSegmenter
 
 REMEMBERED_TEXTS = 1 << 17
-"""Texts whose words are kept in memory: some ten megabytes."""
+"""Texts whose words are remembered: some ten megabytes."""
 
 REMEMBERED_DRAWS = 1 << 12
-"""Segmentations that are kept for the batch, once they were counted."""
+"""Segmentations that are remembered from counting their tokens until their batch is made."""
 
 Tokens = Callable[[int, int], Int[np.ndarray, " n"]]
-"""(example, epoch) -> ids, without special tokens."""
+"""(example, epoch) -> ids [n], without special tokens."""
 
 
 class Sampling(Protocol):
     """How the texts of pairs are segmented in training."""
 
     def segmenters(self, tokenizer: Tokenizer) -> dict[str, Segmenter]:
-        """Return a segmenter for each field whose segmentation is drawn: `source`, `target`."""
+        """Return a segmenter for each field whose segmentation is sampled: `source`, `target`."""
         ...
 
 
@@ -58,11 +58,11 @@ class BPEDropout:
                 raise ConfigurationError(f"data.sampling.{field}={probability} is not in [0, 1); write 0.1")
 
     def segmenters(self, tokenizer: Tokenizer) -> dict[str, Segmenter]:
-        """Return those of the fields with a probability above 0."""
-        chosen = {"source": self.source, "target": self.target}
+        """Return a segmenter for each field with a probability above 0."""
+        probabilities = {"source": self.source, "target": self.target}
         return {
             field: BPESegmenter(tokenizer.of(field), probability)
-            for field, probability in chosen.items()
+            for field, probability in probabilities.items()
             if probability
         }
 
@@ -72,7 +72,7 @@ class UnigramSampling:
     """Subword regularization (Kudo 2018), which uses α from 0.1 to 0.5. For `tokenizer=unigram`.
 
     Attributes:
-        source: α of source texts: the smaller, the more segmentations differ; null: plain segmentation.
+        source: α of source texts: the smaller, the more segmentations vary; null: plain segmentation.
         target: The same for target texts.
     """
 
@@ -85,25 +85,26 @@ class UnigramSampling:
                 raise ConfigurationError(f"data.sampling.{field}={alpha} is not positive; write 0.2, or null for none")
 
     def segmenters(self, tokenizer: Tokenizer) -> dict[str, Segmenter]:
-        """Return those of the fields with an α."""
-        chosen = {"source": self.source, "target": self.target}
+        """Return a segmenter for each field with an α."""
+        alphas = {"source": self.source, "target": self.target}
         return {
-            field: UnigramSegmenter(tokenizer.of(field), alpha) for field, alpha in chosen.items() if alpha is not None
+            field: UnigramSegmenter(tokenizer.of(field), alpha) for field, alpha in alphas.items() if alpha is not None
         }
 
 
 class SampledTokens:
-    """The ids of a field in a segmentation that is drawn: `tokens(example, epoch)`.
+    """The ids of a field in sampled segmentations: `tokens(example, epoch)`.
 
-    One that is drawn too long for the model is the plain one instead.
+    The plain segmentation stands in for a sampled one that is too long for the model, and for that of a text with a word
+    of more than `LONGEST_WORD` characters.
 
     Args:
-        plain: The ids of each example in the plain segmentation.
-        texts: The texts that they were made of.
-        tokenizer: What made them.
-        segmenter: Draws segmentations.
-        key: The seed and the field.
-        max_length: Most ids.
+        plain: Ids of each example in the plain segmentation.
+        texts: Text of each example.
+        tokenizer: Tokenizer of the plain segmentation.
+        segmenter: Samples segmentations.
+        key: Seed of the run, and name of the field.
+        max_length: Most ids of a segmentation.
     """
 
     def __init__(
@@ -130,14 +131,16 @@ class SampledTokens:
         return self._drawn(int(example), epoch)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is made of, not what it remembers."""
+        """Pickle the arguments, not what is remembered."""
         return (SampledTokens, self._arguments)
 
     def _split(self, example: int) -> tuple[str, ...]:
         return tuple(map(sys.intern, self._tokenizer.words(self._texts[example])))
 
     def _draw(self, example: int, epoch: int) -> Int[np.ndarray, " n"]:
+        words = self._words(example)
+        if any(len(word) > LONGEST_WORD for word in words):
+            return self._plain[example]
         seed, field = self._key
-        source = uniforms("segmentation", seed, epoch, example, field)
-        ids = self._segmenter.sample(self._words(example), source)
+        ids = self._segmenter.sample(words, uniforms("segmentation", seed, epoch, example, field))
         return np.array(ids, self._plain.dtype) if len(ids) <= self._max_length else self._plain[example]

@@ -1,4 +1,4 @@
-"""Pairs of texts for sequence-to-sequence tasks: sentences and translations, documents and summaries.
+"""Pairs of texts for sequence-to-sequence tasks: sentences with translations, documents with summaries.
 
 Axes: N examples.
 """
@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from etude.data.base import PlannedData
-from etude.data.loader import Slice, framed, pad, real
+from etude.data.base import DataSettings, PlannedData
+from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.plan import Counts
 from etude.data.prepare import Corpus, Prepared, Split, prepare
-from etude.data.sizes import BatchSize, Limit
 from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
-from etude.tokenization.base import Tokenizer, TokenizerRecipe
+from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
 
@@ -33,14 +31,13 @@ class SentencePairs:
 
     Args:
         split: The tokenized split.
-        rows: How many of its pairs.
         facts: The special ids.
-        sampled: Field -> ids of an example in an epoch, for the fields whose segmentation is drawn.
+        sampled: Field -> ids of an example in an epoch, for each field whose segmentation is sampled.
     """
 
-    def __init__(self, split: Split, rows: int, facts: Facts, sampled: Mapping[str, Tokens] | None = None) -> None:
+    def __init__(self, split: Split, facts: Facts, sampled: Mapping[str, Tokens] | None = None) -> None:
         source, target = split.tokens["source"], split.tokens["target"]
-        self.lengths = np.stack([source.lengths[:rows], target.lengths[:rows]], axis=1) + 1
+        self.lengths = np.stack([source.lengths, target.lengths], axis=1) + 1
         self.counts = self.lengths[:, 1]
         self._plain = {"source": source, "target": target}
         self._sampled = sampled or {}
@@ -51,7 +48,7 @@ class SentencePairs:
         return sampled(example, epoch) if sampled else self._plain[field][example]
 
     def counts_in(self, epoch: int) -> Int[np.ndarray, " N"] | Counts:
-        """Return the target tokens of each pair in an epoch, eos included; a function, if they are drawn."""
+        """Return the target tokens of each pair in an epoch, eos included; a function where they are sampled."""
         sampled = self._sampled.get("target")
         if sampled is None:
             return self.counts
@@ -68,13 +65,19 @@ class SentencePairs:
         if part.filler:
             labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
         return TranslationBatch(
-            pad(source, facts.pad), real(source), pad(inputs, facts.pad), labels, real(inputs), part.denominator, ids
+            source=pad(source, facts.pad),
+            source_mask=token_mask(source),
+            inputs=pad(inputs, facts.pad),
+            labels=labels,
+            target_mask=token_mask(inputs),
+            step_count=part.denominator,
+            ids=ids,
         )
 
 
 @runtime_checkable
 class ReferencedCorpus(Protocol):
-    """A corpus whose rows have, besides `source` and `target`, the field `references`: a list of texts in JSON."""
+    """A corpus whose rows also have the field `references`: a JSON list of texts, the first of them the `target`."""
 
     FIELDS_AS_TEXT: ClassVar[tuple[str, ...]]
 
@@ -82,21 +85,15 @@ class ReferencedCorpus(Protocol):
 class TranslationData(PlannedData):
     """Pairs of texts from a corpus with the fields `source` and `target`, in one vocabulary or in two.
 
-    Too long texts of val and test are cut and counted, since a score is over every row.
+    Longer texts of val and test are truncated and counted, since a score is over every row.
 
     Args:
-        corpus: Where the rows come from; a `ReferencedCorpus` gives several wanted outputs for each.
+        corpus: Source of the rows; a `ReferencedCorpus` has several references for each.
         max_length: Longest text in tokens, special tokens included.
-        overflow: Whether a training pair with a longer text is dropped, as in translation, where a cut source no longer
-            says what its target does, or its texts truncated, as in summarization. It is counted in any case.
-        sampling: How segmentations are drawn in training; None: every text is written in one way.
-        tokenizer: How a tokenizer is made, or the one of an earlier run.
-        seed: The run's seed.
-        batch: The size of a global batch.
-        limit: How much of each split is used.
-        cache: Folder of prepared data.
-        micro_batches: Slices of each step on each process.
-        workers: Processes that make batches.
+        overflow: Whether a training pair with a longer text is dropped, as in translation, where a truncated source no
+            longer means what its target does, or truncated, as in summarization. It is counted in either case.
+        sampling: How segmentations are sampled in training; None: every text has one segmentation.
+        settings: As in `PlannedData`.
     """
 
     BATCH: ClassVar[str] = "TranslationBatch"
@@ -108,62 +105,45 @@ class TranslationData(PlannedData):
         overflow: Literal["drop", "truncate"] = "drop",
         sampling: Sampling | None = None,
         *,
-        tokenizer: TokenizerRecipe | Tokenizer,
-        seed: int,
-        batch: BatchSize,
-        limit: Limit,
-        cache: Path,
-        micro_batches: int = 1,
-        workers: int = 0,
+        settings: DataSettings,
     ) -> None:
-        super().__init__(
-            corpus,
-            max_length,
-            tokenizer=tokenizer,
-            seed=seed,
-            batch=batch,
-            limit=limit,
-            cache=cache,
-            micro_batches=micro_batches,
-            workers=workers,
-        )
+        super().__init__(corpus, max_length, settings=settings)
         self.overflow = overflow
-        self._more_references = isinstance(corpus, ReferencedCorpus)
         self.sampling = sampling
+        self._has_references = isinstance(corpus, ReferencedCorpus)
 
     def read(self) -> Prepared:
         """Return the tokenized corpus."""
         return prepare(
             self.corpus,
-            self._recipe,
+            self.settings.tokenizer,
             text_fields=("source", "target"),
             max_length=self.max_length - 1,  # room for eos
             overflow=self.overflow,
-            cache=self.cache,
-            fields_as_text=("references",) if self._more_references else (),
+            cache=self.settings.cache,
+            fields_as_text=("references",) if self._has_references else (),
         )
 
     def references(self, split: str, example: int) -> list[str]:
-        """Return the wanted outputs of an example, as they were read; the first is its target."""
-        if self._more_references:
+        """Return the reference outputs of an example, as they were read; the first is its target."""
+        if self._has_references:
             return list(json.loads(self.text(split, "references", example)))
         return [self.text(split, "target", example)]
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> SentencePairs:
-        """Return the first `rows` pairs of a split; in training, in segmentations that are drawn if there is a sampling."""
-        return SentencePairs(split, rows, self.facts, self._sampled(split) if training else None)
+    def examples(self, split: Split, *, training: bool) -> SentencePairs:
+        """Return the pairs of a split; in training, in sampled segmentations if there is a sampling."""
+        return SentencePairs(split, self.facts, self._sampled(split) if training else None)
 
     def _sampled(self, split: Split) -> dict[str, Tokens]:
         segmenters = self.sampling.segmenters(self.tokenizer) if self.sampling else {}
-        longest = self.max_length - 1  # room for eos
         return {
             field: SampledTokens(
                 split.tokens[field],
                 split.texts[field],
                 self.tokenizer.of(field),
                 segmenter,
-                (self.seed, field),
-                longest,
+                key=(self.settings.seed, field),
+                max_length=self.max_length - 1,  # room for eos
             )
             for field, segmenter in segmenters.items()
         }

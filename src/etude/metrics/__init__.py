@@ -1,1 +1,1 @@
-"""What is reported: scores of texts by sacrebleu and rouge-score, of classes, of numbers, of language models."""
+"""Scores that are reported: of texts, classes, numbers, answers and language models, with intervals and significance."""

@@ -1,4 +1,4 @@
-"""Whether probabilities are what they say, and one number that brings them closer to it.
+"""Calibration of predicted probabilities: its error, and the temperature that reduces it.
 
 Axes: N rows, C classes.
 """
@@ -13,25 +13,25 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15
-"""Equal bins of confidence, as in Guo et al. 2017."""
+"""Number of equal bins of confidence, as in Guo et al. 2017."""
 
 COLDEST, HOTTEST = 0.01, 100.0
-"""Temperatures that are tried: where all rows are right, or guessed at, the best one lies beyond any bound."""
+"""Bounds of the temperature: the best one is 0 where all rows are right, and infinite where all are guesses."""
 
 HALVINGS = 60
-"""Of the interval of logarithms: its length is then below the precision of a number."""
+"""Bisections of the interval of logarithms, whose length is then below double precision."""
 
 
 def fitted_temperature(logits: Float64[Tensor, "N C"], labels: Int[Tensor, " N"]) -> float:
     """Return the temperature T of least cross-entropy of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
-    The cross-entropy is convex in 1 / T; its slope there is the mean over rows of what the probabilities expect of the
-    logits, less the right class's logit. The root is found by halving, between `COLDEST` and `HOTTEST`. A slope that has
-    sunk to 0 in the precision of a number is one of rows that all are right.
+    The cross-entropy is convex in 1 / T; its slope is the mean over rows of the logits' expectation under the
+    probabilities, less the logit of the right class. Its root is found by bisection between `COLDEST` and `HOTTEST`. A
+    slope that has underflowed to 0 counts as negative: all rows are right, and a lower temperature is still better.
 
     Args:
-        logits: Of rows that were not trained on.
-        labels: Their classes.
+        logits: Logits of rows that were not trained on.
+        labels: Right class of each row.
     """
     right = logits.gather(1, labels[:, None]).squeeze(1)
 
@@ -47,12 +47,12 @@ def fitted_temperature(logits: Float64[Tensor, "N C"], labels: Int[Tensor, " N"]
 
 
 def calibration_error(logits: Float64[Tensor, "N C"], labels: Int[Tensor, " N"], temperature: float = 1.0) -> float:
-    """Return the expected calibration error (Naeini et al. 2015): Σ over bins of rows' share |accuracy - confidence|.
+    """Return the expected calibration error (Naeini et al. 2015): Σ share of rows · |accuracy - confidence| over bins.
 
     Args:
-        logits: Of each row.
-        labels: The right classes.
-        temperature: What the logits are divided by.
+        logits: Logits of each row.
+        labels: Right class of each row.
+        temperature: Divisor of the logits.
     """
     probabilities = torch.softmax(logits / temperature, dim=1)
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=BINS, norm="l1"))

@@ -22,27 +22,31 @@ from etude.types import IGNORED
 
 
 class ClassMetric(ABC):
-    """One way to compare predicted classes with the right ones: what `task.metrics` of a classification names."""
+    """A metric of predicted classes, as named under `task.metrics` of a classification.
+
+    Attributes:
+        PARTS: As in `etude.metrics.text_metrics.TextMetric`.
+    """
 
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
-    def check(self, classes: Sequence[str]) -> None:  # noqa: B027 (most fit all classes)
-        """Hold the metric against the names of the classes.
+    def check(self, classes: Sequence[str]) -> None:  # noqa: B027 (most metrics fit any classes)
+        """Check the metric's settings against the names of the classes.
 
         Raises:
-            ConfigurationError: If it does not fit them.
+            ConfigurationError: If they do not fit.
         """
 
     @abstractmethod
     def statistics(
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
-        """Return what the score of all rows is computed from.
+        """Return the statistics that the score of all rows is computed from.
 
         Args:
-            predictions: Ids of the predicted classes.
-            labels: Ids of the right ones.
-            classes: Their names.
+            predictions: Id of the predicted class of each row.
+            labels: Id of the right class of each row.
+            classes: Names of the classes, by id.
         """
 
 
@@ -52,7 +56,7 @@ class Accuracy(ClassMetric):
     def statistics(
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
-        """Return, for each row, whether its class was predicted."""
+        """Return whether the class of each row was predicted."""
         hits = (predictions == labels).astype(np.float64)
         return mean_of_rows(hits, _signature(classes), (0, 1), labels != IGNORED)
 
@@ -61,9 +65,9 @@ class ClassF1(ClassMetric):
     """The harmonic mean of precision and recall, from 0 to 1.
 
     Args:
-        positive: The class whose F1 it is; None: a mean over classes.
-        average: That mean: of all classes alike that occur or are predicted (`macro`), or by their number of rows
-            (`weighted`).
+        positive: Class whose F1 it is; None: a mean over classes.
+        average: Whether the mean is over all classes that occur or are predicted alike (`macro`), or weighted by their
+            number of rows (`weighted`).
     """
 
     def __init__(self, positive: str | None = None, average: Literal["macro", "weighted"] = "macro") -> None:
@@ -71,10 +75,10 @@ class ClassF1(ClassMetric):
         self.average = average
 
     def check(self, classes: Sequence[str]) -> None:
-        """Look for the positive class among the names.
+        """Check that the positive class is one of the data.
 
         Raises:
-            ConfigurationError: If it is not there.
+            ConfigurationError: If it is not.
         """
         if self.positive is not None and self.positive not in classes:
             raise ConfigurationError(
@@ -85,23 +89,23 @@ class ClassF1(ClassMetric):
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
         """Return the predicted class and the right one of each row."""
-        how = f"average:{self.average}" if self.positive is None else f"positive:{self.positive}"
+        kind = f"average:{self.average}" if self.positive is None else f"positive:{self.positive}"
         return Recomputed(
-            _pairs(predictions, labels), partial(self._of, classes), None, _signature(classes, how), (0, 1)
+            _pairs(predictions, labels), partial(self._of, classes), None, _signature(classes, kind), (0, 1)
         )
 
     def _of(self, classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
         average: Literal["macro", "weighted", "none"] = self.average if self.positive is None else "none"
-        found = multiclass_f1_score(
+        score = multiclass_f1_score(
             *_columns(rows), len(classes), average=average, ignore_index=IGNORED, validate_args=False
         )
-        return float(found if self.positive is None else found[list(classes).index(self.positive)])
+        return float(score if self.positive is None else score[list(classes).index(self.positive)])
 
 
 class Matthews(ClassMetric):
     """The correlation of predicted and right classes (Matthews 1975; Gorodkin 2004 for several), from -1 to 1.
 
-    It is 0 where all rows have one class, or all were given one.
+    It is 0 where all rows have the same class, or the same prediction.
     """
 
     def statistics(
@@ -114,7 +118,7 @@ class Matthews(ClassMetric):
 def _matthews(classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
     counted = rows[rows[:, 1] != IGNORED]
     if not (counted != counted[:1]).any(axis=0).all():
-        return 0.0  # torchmetrics has another value there
+        return 0.0  # torchmetrics returns another value there
     return float(multiclass_matthews_corrcoef(*_columns(counted), len(classes), validate_args=False))
 
 
@@ -127,5 +131,5 @@ def _columns(rows: Int[np.ndarray, "M 2"]) -> tuple[Int[Tensor, " M"], Int[Tenso
     return predictions, labels
 
 
-def _signature(classes: Sequence[str], *how: str) -> str:
-    return "|".join(["nrefs:1", f"classes:{len(classes)}", *how])
+def _signature(classes: Sequence[str], *settings: str) -> str:
+    return "|".join(["nrefs:1", f"classes:{len(classes)}", *settings])

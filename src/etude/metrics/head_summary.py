@@ -1,4 +1,4 @@
-"""What a head of attention does, in a few numbers (as in Voita et al. 2019 and Clark et al. 2019).
+"""Attention heads described by a few numbers, as in Voita et al. 2019 and Clark et al. 2019.
 
 Axes: H heads, Q queries, L keys.
 """
@@ -14,16 +14,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HeadSummary:
-    """One head on one text, as means over its queries.
+    """A head's attention on one text, as means over its queries.
 
     Attributes:
-        entropy: Of a query's weights, in nats: 0 where it attends to one key, ln L where to all alike.
-        distance: Keys between the one opposite a query and those that it attends to, by weight.
+        entropy: Entropy of a query's weights, in nats: 0 if all is on one key, ln L if uniform over L keys.
+        distance: Mean distance, in keys, between the key opposite a query and those that it attends to.
         diagonal: Share of the weight on the key opposite the query.
-        previous: Share on the key before that.
-        next: Share on the key after that.
-        first: Share on the first key, to which heads attend that have nothing to say (Xiao et al. 2024).
-        last: Share on the last key: eos, where a text ends in it.
+        previous: Share of the weight on the key before that.
+        next: Share of the weight on the key after that.
+        first: Share of the weight on the first key, an attention sink (Xiao et al. 2024).
+        last: Share of the weight on the last key: eos, where texts end in it.
     """
 
     entropy: float
@@ -36,10 +36,10 @@ class HeadSummary:
 
 
 def head_summaries(weights: Float[Tensor, "H Q L"]) -> list[HeadSummary]:
-    """Return what each head does.
+    """Return the summary of each head.
 
-    The key opposite query i is key i in self-attention; between texts of different lengths it is the one at the same
-    part of the way. A query without a key before or after that has a share of 0 there.
+    The key opposite query i is key i in self-attention; between texts of different lengths it is the key at the same
+    relative position. Where there is no key before or after that, its share is 0.
 
     Args:
         weights: Rows that sum to 1.
@@ -58,5 +58,5 @@ def head_summaries(weights: Float[Tensor, "H Q L"]) -> list[HeadSummary]:
 
 
 def opposite(queries: int, keys: int) -> Int[Tensor, " Q"]:
-    """Return, for each query, the key at the same part of the way: the diagonal of a map of any shape."""
+    """Return the key at the same relative position as each query: the diagonal of a map of any shape."""
     return torch.linspace(0, keys - 1, queries, dtype=torch.float64).round().long()

@@ -1,4 +1,4 @@
-"""Scores of language models: the loss in units that people compare."""
+"""Scores of language models: perplexity and bits per byte."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from etude.errors import DataError
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss): among how many equally likely tokens the model is as uncertain.
+    """Return exp(loss): the number of equally likely tokens that would leave the model as uncertain.
 
     Args:
-        loss: Mean cross-entropy of a token, in nats. Perplexities compare only under one tokenizer.
+        loss: Mean cross-entropy per token, in nats. Perplexities are comparable only under the same tokenizer.
     """
     try:
         return math.exp(loss)
@@ -20,11 +20,11 @@ def perplexity(loss: float) -> float:
 
 
 def bits_per_byte(loss_sum: float, byte_count: float) -> float:
-    """Return the bits that the model needs for a byte of text; unlike perplexity it compares across tokenizers.
+    """Return the bits that the model needs per byte of text, comparable across tokenizers.
 
     Args:
-        loss_sum: Cross-entropy of the whole text, in nats.
-        byte_count: Length of the text in UTF-8; of a part of it, an estimate will do.
+        loss_sum: Cross-entropy of the text, in nats.
+        byte_count: Length of the text in bytes of UTF-8, or an estimate of it.
 
     Raises:
         DataError: If the text is empty.

@@ -1,7 +1,7 @@
-"""Scores of predicted numbers, over all rows of a split at once; correlations are torchmetrics'.
+"""Scores of predicted numbers, over all rows of a split at once; the correlations are torchmetrics'.
 
-Correlations do not depend on the unit of a system's numbers. So that exchanges of rows between two systems do not either,
-the numbers are told in a unit of their own.
+A correlation does not depend on the scale of a system's numbers. Numbers are standardized, so that a comparison of two
+systems by exchanging their rows does not depend on it either.
 
 Axes: N rows, M rows of a sample.
 """
@@ -23,38 +23,42 @@ from etude.metrics.score import Recomputed, Statistics, mean_of_rows
 
 
 class NumberMetric(ABC):
-    """One way to compare predicted numbers with the right ones: what `task.metrics` of a regression names."""
+    """A metric of predicted numbers, as named under `task.metrics` of a regression.
+
+    Attributes:
+        PARTS: As in `etude.metrics.text_metrics.TextMetric`.
+    """
 
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
     @abstractmethod
     def statistics(self, values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"]) -> Statistics:
-        """Return what the score of all rows is computed from.
+        """Return the statistics that the score of all rows is computed from.
 
         Args:
-            values: The predicted numbers.
-            labels: The right ones.
+            values: Predicted number of each row.
+            labels: Right number of each row.
         """
 
 
 class Pearson(NumberMetric):
-    """The linear correlation, from -1 to 1; 0 where all values or all labels are the same."""
+    """The linear correlation, from -1 to 1; 0 if all values or all labels are equal."""
 
     def statistics(self, values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"]) -> Statistics:
-        """Return the two numbers of each row."""
+        """Return the value and the label of each row."""
         return _correlated(values, labels, pearson_corrcoef, "nrefs:1")
 
 
 class Spearman(NumberMetric):
-    """The linear correlation of ranks, from -1 to 1; 0 where all values or all labels are the same."""
+    """The linear correlation of ranks, from -1 to 1; 0 if all values or all labels are equal."""
 
     def statistics(self, values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"]) -> Statistics:
-        """Return the two numbers of each row, which are ranked in each sample anew."""
+        """Return the value and the label of each row, to be ranked in each sample."""
         return _correlated(values, labels, spearman_corrcoef, "nrefs:1|ties:mean")
 
 
 class MeanSquaredError(NumberMetric):
-    """The mean of the squared differences, in the labels' own unit squared; less is better."""
+    """The mean squared difference, in the square of the labels' unit; less is better."""
 
     def statistics(self, values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"]) -> Statistics:
         """Return the squared difference of each row."""
@@ -72,20 +76,20 @@ class Correlation(Protocol):
 def _correlated(
     values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"], correlation: Correlation, signature: str
 ) -> Statistics:
-    rows = np.stack([_without_unit(values), _without_unit(labels)], axis=1)
+    rows = np.stack([_standardized(values), _standardized(labels)], axis=1)
     return Recomputed(rows, partial(_correlation, correlation), None, signature, (-1, 1))
 
 
-def _without_unit(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    """Return the numbers from their mean on, in units of their mean deviation; zeros for equal ones."""
+def _standardized(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    """Return deviations from the mean, in units of the mean absolute deviation; zeros if all values are equal."""
     if not (values != values[:1]).any():
-        return np.zeros_like(values)  # the mean of equal numbers may be another one in the last bit
+        return np.zeros_like(values)  # the mean of equal numbers may differ from them in the last bit
     deviations = values - values.mean()
     return deviations / np.abs(deviations).mean()
 
 
 def _correlation(correlation: Correlation, rows: Float64[np.ndarray, "M 2"]) -> float:
     if not (rows != rows[:1]).any(axis=0).all():
-        return 0.0  # torchmetrics warns, and has no number there
+        return 0.0  # torchmetrics warns and returns nan there
     first, second = torch.from_numpy(np.ascontiguousarray(rows.T))
     return float(correlation(first, second))

@@ -1,8 +1,8 @@
-"""How sure a score is, and a difference of two: by resampling rows, as sacrebleu does and for every metric alike.
+"""Confidence intervals of scores and p-values of their differences, by resampling rows, for every metric alike.
 
 sacrebleu's own functions hold all resamplings of all rows in memory (1000 of the 29,000 rows of a training split are
-2 GB) and know no metrics but its own. Numbers are drawn here in the same order, so that intervals and p-values are equal
-to sacrebleu's, which sums in single precision, to six digits.
+2 GB) and know no metrics but its own. Random numbers are drawn here in the same order, so that intervals and p-values
+equal those of sacrebleu, which sums in single precision, to six digits.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import torch
 from etude.metrics.score import Score, Statistics
 
 SEED = 12345
-"""sacrebleu's, where SACREBLEU_SEED is not set."""
+"""sacrebleu's default."""
 
 TRIALS = 10_000
-"""Exchanges of approximate randomization, sacrebleu's default."""
+"""Trials of approximate randomization, sacrebleu's default."""
 
 TRIALS_AT_ONCE = 64
 """A multiple of 32: sacrebleu draws all bits at once, 32 from each random word."""
 
 ROUNDING = 1e-6
-"""Differences of scores up to here are equal: torchmetrics divides in single precision."""
+"""Differences of scores that differ by less are equal: torchmetrics divides in single precision."""
 
 
 def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
     """Return the score of all rows.
 
     Args:
-        statistics: Of the rows.
-        bootstrap: Resamplings for a 95 % confidence interval; below 2: no interval.
+        statistics: Statistics of the rows.
+        bootstrap: Number of resamplings for a 95 % confidence interval; below 2: no interval.
     """
     if bootstrap < 2:
         return Score(statistics.whole, statistics.signature, statistics=statistics)
@@ -43,17 +43,17 @@ def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
 
 
 def all_scored(statistics: Mapping[str, Statistics], bootstrap: int = 0) -> dict[str, Score]:
-    """Return what `scored` returns, by the same names."""
-    with _counted_fast():
-        return {name: scored(one, bootstrap) for name, one in statistics.items()}
+    """Return the scores of several metrics, by name, as `scored` does."""
+    with _nondeterministic_counts():
+        return {name: scored(rows, bootstrap) for name, rows in statistics.items()}
 
 
 @contextmanager
-def _counted_fast() -> Iterator[None]:
-    """Leave torch's deterministic mode for a while: scores are computed on the CPU, where torch counts exactly anyway.
+def _nondeterministic_counts() -> Iterator[None]:
+    """Leave torch's deterministic mode for a while: scores are computed on the CPU, where counts are exact anyway.
 
-    In that mode torchmetrics holds each row against each pair of classes: a gigabyte, and a second for each resampling, for
-    5,000 rows of 150 classes.
+    In that mode torchmetrics compares each row with each pair of classes: for 5,000 rows of 150 classes that takes a
+    gigabyte, and a second for each resampling.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
@@ -66,8 +66,8 @@ def _counted_fast() -> Iterator[None]:
 def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
     """Return the ends of the 95 % confidence interval by bootstrap resampling (Koehn 2004).
 
-    As in sacrebleu it is centred at the mean of the resamplings, and half as wide as the middle 95 % of them.
-    It ends where the score's bounds do.
+    As in sacrebleu, it is centred at the mean of the resamplings and as wide as the middle 95 % of them. It is clipped to
+    the score's bounds.
     """
     generator = np.random.default_rng(SEED)
     count = len(statistics.rows)
@@ -85,14 +85,14 @@ def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
 def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) -> float:
     """Return the p-value of a difference by approximate randomization (Noreen 1989; Riezler and Maxwell 2005).
 
-    It is the share of trials in which a difference is at least as large after the outputs for each row were exchanged
-    or not by the toss of a coin. Two systems of equal outputs have the p-value 1 (in sacrebleu, which counts larger
-    differences only, the smallest).
+    It is the share of trials whose difference is at least as large, after the outputs of each row were exchanged or not
+    at random. Two systems with equal outputs have the p-value 1; in sacrebleu, which counts strictly larger differences
+    only, they have the smallest one.
 
     Args:
         first: Statistics of one system, by a metric.
-        second: Those of another one for the same rows, by the same metric.
-        trials: How often outputs are exchanged.
+        second: Statistics of another system on the same rows, by the same metric.
+        trials: Number of trials.
     """
     generator = np.random.default_rng(SEED)
     count = len(first.rows)
@@ -101,5 +101,5 @@ def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) 
     for start in range(0, trials, TRIALS_AT_ONCE):
         size = min(TRIALS_AT_ONCE, trials - start)
         kept = generator.integers(2, size=(size, count), dtype=bool)
-        extreme += sum(abs(one - other) >= observed for one, other in first.exchanged(second, kept))
+        extreme += sum(abs(score - other) >= observed for score, other in first.exchanged(second, kept))
     return (extreme + 1) / (trials + 1)

@@ -1,4 +1,4 @@
-"""A score, what it is computed from row by row, and what one must know to compare it.
+"""Scores, the statistics of rows that they are computed from, and the signatures that make them comparable.
 
 Axes: N rows, K statistics of a row, M rows of a sample, T trials.
 """
@@ -17,15 +17,15 @@ from jaxtyping import Bool, Float, Float64, Int, Real
 
 @dataclass(frozen=True)
 class Statistics(ABC):
-    """What a score is computed from: a few numbers for each row, and the score of any sample of rows.
+    """The statistics of a score: a few numbers for each row, from which the score of any sample of rows is computed.
 
     Attributes:
         rows: [N, K] numbers of each row.
-        score: What makes them a score: see the kinds, `Summed` and `Recomputed`.
-        alone: [N] the score of each row by itself, nan for one that the score is not of; their mean need not be the score.
-            None: a row by itself has none.
+        score: Function from rows to the score: see the subclasses, `Summed` and `Recomputed`.
+        alone: [N] score of each row by itself, nan for rows that do not count; their mean need not be the score. None if
+            a single row has no score.
         signature: How the score is computed, as in sacreBLEU: `nrefs:1|case:mixed|…`, the number of references first.
-        bounds: The least and the largest score that there can be, where an interval ends at the latest.
+        bounds: Smallest and largest possible score, to which an interval is clipped.
     """
 
     rows: Real[np.ndarray, "N K"]
@@ -41,20 +41,20 @@ class Statistics(ABC):
 
     @abstractmethod
     def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row so many times."""
+        """Return the score of a sample that has each row the given number of times."""
 
     @abstractmethod
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
-        """Yield, for each trial, both scores after the rows that are not kept were exchanged with those of another system.
+        """Yield, for each trial, both systems' scores after they exchanged the rows that are not kept.
 
         Args:
-            other: Of the same rows of data, by the same metric.
-            kept: Which rows stay where they are.
+            other: Statistics of another system on the same rows, by the same metric.
+            kept: Whether each row keeps its place in each trial.
         """
 
 
 class Summed(Statistics):
-    """Rows are summed, and `score` makes the sum, [K], a score."""
+    """Statistics whose score is a function of the sum of the rows, [K]."""
 
     @property
     def whole(self) -> float:
@@ -62,7 +62,7 @@ class Summed(Statistics):
         return self.score(self.rows.sum(axis=0))
 
     def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row so many times."""
+        """Return the score of a sample that has each row the given number of times."""
         return self.score(times @ self.rows)
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
@@ -70,12 +70,12 @@ class Summed(Statistics):
         stays = kept.astype(np.float64)
         first = stays @ self.rows + (1 - stays) @ other.rows
         second = (1 - stays) @ self.rows + stays @ other.rows
-        for one, two in zip(first, second, strict=True):
-            yield self.score(one), self.score(two)
+        for total, other_total in zip(first, second, strict=True):
+            yield self.score(total), self.score(other_total)
 
 
 class Recomputed(Statistics):
-    """`score` takes the rows of a sample themselves, [M, K], in any order: for what is no function of sums, such as ranks."""
+    """Statistics whose score is a function of all rows of a sample, [M, K], in any order: of their ranks, for example."""
 
     @property
     def whole(self) -> float:
@@ -83,7 +83,7 @@ class Recomputed(Statistics):
         return self.score(self.rows)
 
     def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row so many times."""
+        """Return the score of a sample that has each row the given number of times."""
         return self.score(np.repeat(self.rows, times, axis=0))
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
@@ -99,13 +99,13 @@ def mean_of_rows(
     bounds: tuple[float, float],
     counted: Bool[np.ndarray, " N"] | None = None,
 ) -> Summed:
-    """Return the statistics of a mean over rows; of no rows it is 0.
+    """Return the statistics of a mean over rows, which is 0 of no rows.
 
     Args:
-        values: Of each row.
-        signature: How they are computed.
-        bounds: The least and the largest value that there can be.
-        counted: The rows that the mean is of; None: all.
+        values: Value of each row.
+        signature: How the values are computed.
+        bounds: Smallest and largest possible value.
+        counted: Whether each row counts; None: all do.
     """
     counts = np.ones(len(values), bool) if counted is None else counted
     rows = np.stack([np.where(counts, values, 0.0), counts], axis=1)
@@ -122,10 +122,10 @@ class Score:
 
     Attributes:
         value: The score over the whole split.
-        signature: How it was computed, in the metric's own notation; empty where there is only one way.
-        low: Lower end of its 95 % confidence interval; None where none was asked for.
-        high: Upper end.
-        statistics: What it was computed from, row by row; None for a score that is not resampled.
+        signature: How it was computed, in the metric's notation; empty if there is only one way.
+        low: Lower end of its 95 % confidence interval; None without one.
+        high: Upper end of the interval.
+        statistics: Statistics of the rows it was computed from; None for a score that is not resampled.
     """
 
     value: float

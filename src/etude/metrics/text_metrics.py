@@ -1,4 +1,4 @@
-"""Metrics of texts beside references: what `task.metrics` names, and the scores of all of them."""
+"""Metrics of texts against references, as named under `task.metrics`, and the scores of a corpus by all of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from etude.metrics.score import Score, Statistics
 
 
 class TextMetric(Protocol):
-    """One way to compare texts with references.
+    """A metric of texts against references.
 
     Attributes:
-        PARTS: The scores that it gives, `""` for the only one: under the name `rouge` the part `1` is `rouge_1`. A
-            literal, so that a configuration's `validate.metric` is checked without importing anything.
+        PARTS: Names of its scores, `""` for a single one: under the name `rouge`, the part `1` is `rouge_1`. A literal, so
+            that a configuration's `validate.metric` is checked without importing anything.
     """
 
     PARTS: ClassVar[tuple[str, ...]]
@@ -24,8 +24,8 @@ class TextMetric(Protocol):
         """Return the statistics of each part.
 
         Args:
-            outputs: A text for each row.
-            references: One wanted text or more for each row.
+            outputs: Text of each row.
+            references: One or more references of each row.
         """
         ...
 
@@ -39,13 +39,13 @@ def text_scores(
     """Return the scores of a corpus by all metrics.
 
     Args:
-        metrics: By the name of their scores.
-        outputs: A text for each row.
-        references: One wanted text or more for each row.
-        bootstrap: Resamplings of the rows for 95 % confidence intervals; 0: no intervals.
+        metrics: Metrics by the names of their scores.
+        outputs: Text of each row.
+        references: One or more references of each row.
+        bootstrap: Number of resamplings for 95 % confidence intervals; 0: no intervals.
 
     Raises:
-        DataError: As `text_statistics`.
+        DataError: As in `text_statistics`.
     """
     return all_scored(text_statistics(metrics, outputs, references), bootstrap)
 
@@ -53,12 +53,12 @@ def text_scores(
 def text_statistics(
     metrics: Mapping[str, TextMetric], outputs: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, Statistics]:
-    """Return what the scores of a corpus by all metrics are computed from, by the names of the scores.
+    """Return the statistics of a corpus by all metrics, by the names of the scores.
 
     Args:
-        metrics: By the name of their scores.
-        outputs: A text for each row.
-        references: One wanted text or more for each row.
+        metrics: Metrics by the names of their scores.
+        outputs: Text of each row.
+        references: One or more references of each row.
 
     Raises:
         DataError: If there is no row, a row has no reference, or outputs and references are not equally many.
@@ -68,9 +68,9 @@ def text_statistics(
             f"{len(outputs)} outputs cannot be scored against {len(references)} rows of references; "
             "give one row of references for each output, and at least one"
         )
-    bare = next((number for number, row in enumerate(references, 1) if not row), None)
-    if bare is not None:
-        raise DataError(f"row {bare} has no reference to be scored against")
+    without = next((number for number, row in enumerate(references, 1) if not row), None)
+    if without is not None:
+        raise DataError(f"row {without} has no reference to be scored against")
     return {
         f"{name}_{part}" if part else name: statistics
         for name, metric in metrics.items()

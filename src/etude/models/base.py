@@ -1,7 +1,7 @@
-"""What a task asks of an encoder, its pooler, and the head that guesses hidden tokens from its states.
+"""The models that tasks train, by interface: text encoders with their heads, text decoders, and encoder-decoders.
 
-Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width, E width of the
-embeddings, V vocabulary, O outputs.
+Axes: B rows, L positions, S source positions, T target positions, N real tokens, M tokens whose hidden states are needed,
+D model width, E embedding width, V vocabulary, O outputs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from etude.models.layers.feed_forward import Activation
 from etude.models.layers.unpad import Unpadding
 
 OutputKind = Literal["text", "token", "span"]
-"""What a last layer says: something of a text by its pooler, of each token, or of a token as an answer's first and last."""
+"""What an output layer scores: a whole text, each token, or each token as the first and the last of an answer."""
 
 
 class OutputLayer(NamedTuple):
-    """The last layer of a pretrained model.
+    """The output layer of a pretrained model.
 
     Attributes:
-        model: Its name.
-        weight: From states to outputs.
-        bias: Of the outputs.
-        names: Of the outputs.
+        model: Name of the model.
+        weight: Matrix from hidden states to logits.
+        bias: Added to the logits.
+        names: Names of the outputs.
     """
 
     model: str
@@ -38,85 +38,12 @@ class OutputLayer(NamedTuple):
     names: tuple[str, ...]
 
 
-class TextEncoder(nn.Module, ABC):
-    """A model from the tokens of texts to their states.
-
-    Attributes:
-        width: D.
-        max_length: The most tokens of a text.
-    """
-
-    width: int
-    max_length: int
-
-    @property
-    @abstractmethod
-    def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output: embeddings, then layer after layer."""
-
-    @property
-    @abstractmethod
-    def tells_apart(self) -> bool:
-        """Whether it has vectors for the second text of a pair."""
-
-    @property
-    @abstractmethod
-    def output_weight(self) -> Float[Tensor, "V E"]:
-        """The embedding of each id, which is also the matrix from a head's features to logits."""
-
-    @abstractmethod
-    def forward(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L D"]:
-        """Return the last states; zeros at padding.
-
-        Args:
-            tokens: Ids.
-            mask: True at real tokens.
-            segments: Which text of its pair each token belongs to, from 0; None: to the first.
-
-        Raises:
-            TooLongError: If a text has more than `max_length` real tokens.
-        """
-
-    @abstractmethod
-    def hidden(
-        self,
-        tokens: Int[Tensor, "B L"],
-        mask: Bool[Tensor, "B L"],
-        segments: Int[Tensor, "B L"] | None = None,
-        at: Int[Tensor, " M"] | None = None,
-    ) -> Float[Tensor, "M D"]:
-        """Return the last states at real tokens, numbered as in `tokens[mask]`: those `at` the given numbers, or all.
-
-        Takes and raises what `forward` does.
-        """
-
-    def first(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B D"]:
-        """Return the last state of the token that starts each text, as `hidden` does; no text is empty."""
-        return self.hidden(tokens, mask, segments, at=Unpadding.from_mask(mask).starts)
-
-    @abstractmethod
-    def masked_lm_head(self) -> MaskedLMHead:
-        """Return the head that came with the encoder's weights, or a new one."""
-
-    def pooler(self) -> Pooler:
-        """Return the pooler that came with the encoder's weights, or a new one."""
-        return Pooler(self.width)
-
-    def output_layer(self, kind: OutputKind) -> OutputLayer | None:
-        """Return the last layer that came with the encoder's weights; None: there was none for such outputs."""
-        return None
-
-
 class Pooler(nn.Module):
-    """A linear layer and an activation on the state of the first token (Devlin et al. 2019, in the authors' code).
+    """A linear layer and an activation on the CLS state (Devlin et al. 2019, in the authors' code).
 
     Args:
         width: D.
-        activation: After the linear layer.
+        activation: Applied after the linear layer.
     """
 
     def __init__(self, width: int, activation: Activation = torch.tanh) -> None:
@@ -130,7 +57,7 @@ class Pooler(nn.Module):
 
 
 class MaskedLMHead(nn.Module, ABC):
-    """From states to features, whose products with the embeddings are logits, up to a bias.
+    """Maps hidden states to features, whose products with the embeddings are the logits, up to a bias.
 
     Attributes:
         bias: Added to the logits.
@@ -149,8 +76,8 @@ class BertHead(MaskedLMHead):
     Args:
         width: D, which is E.
         vocabulary: V.
-        activation: After the linear layer.
-        eps: Of the norm.
+        activation: Applied after the linear layer.
+        eps: The norm's epsilon.
     """
 
     def __init__(self, width: int, vocabulary: int, activation: Activation = F.gelu, eps: float = 1e-5) -> None:
@@ -166,11 +93,90 @@ class BertHead(MaskedLMHead):
         return features
 
 
-class TextDecoder(nn.Module, ABC):
-    """A model from the tokens of texts to logits of the token after each.
+class TextEncoder(nn.Module, ABC):
+    """A model that maps the tokens of texts to hidden states.
 
     Attributes:
-        max_length: The most tokens that are read at once.
+        width: D.
+        max_length: Largest number of tokens in a text.
+    """
+
+    width: int
+    max_length: int
+
+    @property
+    @abstractmethod
+    def stages(self) -> list[tuple[nn.Module, ...]]:
+        """The model's parts from input to output: embeddings, then layer after layer."""
+
+    @property
+    @abstractmethod
+    def has_token_types(self) -> bool:
+        """Whether token type ids have embeddings, so that the second text of a pair is told apart from the first."""
+
+    @property
+    @abstractmethod
+    def output_weight(self) -> Float[Tensor, "V E"]:
+        """The embedding matrix, which also maps a head's features to logits."""
+
+    @abstractmethod
+    def forward(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """Return the last hidden states; zeros at padding.
+
+        Args:
+            tokens: Token ids.
+            mask: True at real tokens.
+            segments: Token type ids: 0 in the first text of a pair, 1 in the second; None: all are 0.
+
+        Raises:
+            TooLongError: If a text has more than `max_length` real tokens.
+        """
+
+    @abstractmethod
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        segments: Int[Tensor, "B L"] | None = None,
+        at: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
+        """Return the last hidden states at real tokens, in the order of `tokens[mask]`.
+
+        Takes and raises what `forward` does.
+
+        Args:
+            tokens: As in `forward`.
+            mask: As in `forward`.
+            segments: As in `forward`.
+            at: Indices into `tokens[mask]` of the tokens whose states are needed; None: all.
+        """
+
+    def cls_states(
+        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Return the CLS state of each text: the last hidden state of its first token. No text may be empty."""
+        return self.hidden(tokens, mask, segments, at=Unpadding.from_mask(mask).starts)
+
+    @abstractmethod
+    def masked_lm_head(self) -> MaskedLMHead:
+        """Return the head that came with the encoder's weights, or a new one."""
+
+    def pooler(self) -> Pooler:
+        """Return the pooler that came with the encoder's weights, or a new one."""
+        return Pooler(self.width)
+
+    def output_layer(self, kind: OutputKind) -> OutputLayer | None:
+        """Return the output layer that came with the encoder's weights; None: they have none of that kind."""
+        return None
+
+
+class TextDecoder(nn.Module, ABC):
+    """A model that maps the tokens of texts to logits of the token after each.
+
+    Attributes:
+        max_length: Largest number of tokens that are read at once.
     """
 
     max_length: int
@@ -178,17 +184,17 @@ class TextDecoder(nn.Module, ABC):
     @property
     @abstractmethod
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output: embeddings, then layer after layer."""
+        """The model's parts from input to output: embeddings, then layer after layer."""
 
     @property
     @abstractmethod
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits."""
+        """The matrix from hidden states to logits."""
 
     @property
     @abstractmethod
     def output_bias(self) -> Float[Tensor, " V"] | None:
-        """What is added to the logits; None: nothing."""
+        """The bias of the logits; None: they have none."""
 
     @abstractmethod
     def forward(
@@ -197,10 +203,10 @@ class TextDecoder(nn.Module, ABC):
         """Return logits of the token after each token; zeros at padding.
 
         Args:
-            tokens: Ids.
+            tokens: Token ids.
             mask: True at real tokens; padding stands at the end of a row.
-            documents: The document that each cell belongs to, where a row has several: any number, equal for the cells of
-                a document, which follow each other. No document sees another.
+            documents: Document of each cell, where a row holds several: any number that is the same for all cells of a
+                document, which are contiguous. No document attends to another.
 
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
@@ -210,36 +216,36 @@ class TextDecoder(nn.Module, ABC):
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`.
+        """Return the last hidden states at the N real tokens, in the order of `tokens[mask]`.
 
         Takes and raises what `forward` does.
         """
 
     @abstractmethod
     def start(self, rows: int) -> SearchCache:
-        """Return the past before the first step: nothing was read."""
+        """Return an empty key-value cache for the given number of rows."""
 
     @abstractmethod
     def step(self, tokens: Int[Tensor, " B"], past: Any) -> tuple[Float[Tensor, "B V"], Any]:
         """Decode one position further.
 
-        There is no last position: where all `max_length` are taken, the older half of the tokens is forgotten, and the
-        others are read again from position 0 on.
+        There is no last position: when all `max_length` are used, the older half of the tokens is forgotten and the
+        newer half is read again from position 0 on.
 
         Args:
             tokens: The last token of each row, bos at first.
-            past: What the step before returned, or `start`. It is not changed.
+            past: The cache that the previous step or `start` returned. It is not changed.
 
         Returns:
-            Logits of the next token, and the past for the next step.
+            Logits of the next token, and the cache for the next step.
         """
 
 
 class EncoderDecoder(nn.Module, ABC):
-    """A model from the tokens of a source and of a target so far to logits of the target's next token.
+    """A model that maps the tokens of a source, and of a target so far, to logits of the target's next token.
 
     Attributes:
-        max_length: The most tokens of a source or target.
+        max_length: Largest number of tokens in a source or a target.
     """
 
     max_length: int
@@ -247,17 +253,17 @@ class EncoderDecoder(nn.Module, ABC):
     @property
     @abstractmethod
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output: embeddings, the encoder's layers, then the decoder's."""
+        """The model's parts from input to output: embeddings, the encoder's layers, then the decoder's."""
 
     @property
     @abstractmethod
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits."""
+        """The matrix from hidden states to logits."""
 
     @property
     @abstractmethod
     def output_bias(self) -> Float[Tensor, " V"] | None:
-        """What is added to the logits; None: nothing."""
+        """The bias of the logits; None: they have none."""
 
     @abstractmethod
     def forward(
@@ -270,7 +276,7 @@ class EncoderDecoder(nn.Module, ABC):
         """Return logits of the token after each target token; zeros at padding.
 
         Args:
-            src: Source ids.
+            src: Source token ids.
             tgt: Decoder inputs: bos, then the target.
             src_mask: True at real source tokens.
             tgt_mask: True at real decoder inputs.
@@ -287,17 +293,17 @@ class EncoderDecoder(nn.Module, ABC):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "N D"]:
-        """Return the decoder's last states at the N real target positions, in the order of `tgt[tgt_mask]`.
+        """Return the decoder's last hidden states at the N real target positions, in the order of `tgt[tgt_mask]`.
 
         Takes and raises what `forward` does.
         """
 
     @abstractmethod
     def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> Any:
-        """Return what the decoder attends to of the source.
+        """Encode the source into what the decoder attends to.
 
         Args:
-            src: Source ids.
+            src: Source token ids.
             src_mask: True at real source tokens.
 
         Raises:
@@ -306,7 +312,7 @@ class EncoderDecoder(nn.Module, ABC):
 
     @abstractmethod
     def start(self, memory: Any) -> SearchCache:
-        """Return the cache before the first step: one row for each source sentence of what `encode` returned."""
+        """Return an empty cache with one row for each source sentence that `encode` returned."""
 
     @abstractmethod
     def step(self, tokens: Int[Tensor, " B"], cache: Any) -> tuple[Float[Tensor, "B V"], Any]:
@@ -314,11 +320,11 @@ class EncoderDecoder(nn.Module, ABC):
 
         Args:
             tokens: The last token of each row, bos at first.
-            cache: What the step before returned, or `start`. It is not changed.
+            cache: What the previous step or `start` returned. It is not changed.
 
         Returns:
             Logits of the next token, and the cache for the next step.
 
         Raises:
-            TooLongError: If that is more than `max_length` positions.
+            TooLongError: If that exceeds `max_length` positions.
         """

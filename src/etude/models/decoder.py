@@ -1,6 +1,6 @@
-"""A decoder of GPT's kind (Radford et al. 2018, 2019): every token is predicted from those before it.
+"""Transformer decoder like GPT (Radford et al. 2018, 2019), which predicts every token from those before it.
 
-Axes: B texts, L positions, N real tokens, D model width, V vocabulary.
+Axes: B rows, L positions, N real tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 """Makes GPT's feed-forward layer."""
 
 DEVIATION = 0.02
-"""Of the weights that GPT begins with."""
+"""Standard deviation of newly drawn weights."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What one step of decoding leaves for the next. It is never changed: every step returns a new one.
+    """Cache between steps of decoding. It is immutable: every step returns a new cache.
 
     Attributes:
-        tokens: What was read, from position 0 on.
-        layers: The keys and values of each layer's self-attention at these positions.
+        tokens: Token ids that were read, from position 0 on.
+        layers: Key-value cache of each layer's self-attention at these positions.
     """
 
     tokens: Int[Tensor, "B L"]
     layers: tuple[KeyValueCache, ...]
 
     def select(self, rows: Int[Tensor, " R"]) -> Past:
-        """Return the past of the given rows, in that order; a row may be repeated or left out."""
+        """Return the cache of the given rows, in that order; rows may be repeated or left out."""
         return Past(self.tokens.index_select(0, rows), tuple(layer.select(rows) for layer in self.layers))
 
 
@@ -55,33 +55,33 @@ class CausalLayer(EncoderLayer):
     """Causal self-attention and feed-forward, each with its residual connection."""
 
     def step(self, x: Float[Tensor, "B D"], past: KeyValueCache) -> Float[Tensor, "B D"]:
-        """Return the next layer's states of one new position in each row, whose keys and values join `past`."""
+        """Return the output states of one new position in each row, whose keys and values are appended to `past`."""
         x = self.attention_residual(x, lambda states: self.attention.step(states, past))
         return self.feed_forward_residual(x, self.feed_forward)
 
 
 class Decoder(TextDecoder):
-    """Embeddings, layers in which a token attends to itself and those before it, and logits by the embedding's matrix.
+    """Embeddings, layers in which a token attends to itself and those before it, and logits by the embedding matrix.
 
     With `Learned` positions and `PreNorm` it is GPT-2 (Radford et al. 2019). Linear layers and norms see real tokens only.
 
     Args:
-        facts: The vocabulary's size.
+        facts: The vocabulary size.
         width: D.
-        heads: Heads of each attention, a divisor of D.
-        layers: How many.
+        heads: Number of heads, a divisor of D.
+        layers: Number of layers.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings and on what each sublayer adds.
-        max_length: The most tokens that are read at once.
-        attention_dropout: On the probabilities of attention.
-        activation_dropout: Inside feed-forward layers; None: as `dropout`.
+        dropout: Dropout rate of the embeddings and of each sublayer's output.
+        max_length: Largest number of tokens that are read at once.
+        attention_dropout: Dropout rate of the attention probabilities.
+        activation_dropout: Dropout rate inside feed-forward layers; None: as `dropout`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+        ConfigurationError: If the heads do not divide the width, or the dropout rate is not a probability below 1.
     """
 
     def __init__(
@@ -115,84 +115,84 @@ class Decoder(TextDecoder):
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw new weights with a standard deviation of 0.02, as GPT-2's.
+        """Draw new weights with a standard deviation of 0.02, as in GPT-2.
 
-        Those of the last linear layer of each sublayer get 0.02 / √(2 layers), so that the sum of what all of them add
-        does not grow with the depth (Radford et al. 2019, section 2.3).
+        The last linear layer of each sublayer gets 0.02 / √(2 layers), so that the residual stream does not grow with
+        the depth (Radford et al. 2019, section 2.3).
         """
         nn.init.normal_(self.embedding.weight, std=DEVIATION)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                adds = name.endswith(("attention.output", "feed_forward.outer"))
-                scale = 1 / math.sqrt(2 * len(self.layers)) if adds else 1.0
+                is_last = name.endswith(("attention.output", "feed_forward.outer"))
+                scale = 1 / math.sqrt(2 * len(self.layers)) if is_last else 1.0
                 nn.init.normal_(module.weight, std=DEVIATION * scale)
                 nn.init.zeros_(module.bias)
 
     @property
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output: embeddings, then layer after layer, the last one with the norm."""
+        """The model's parts from input to output: embeddings, then layer after layer, the last with the final norm."""
         *below, last = self.layers
         return [(self.embedding, self.positions), *((layer,) for layer in below), (last, self.norm)]
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits: the embedding's (Press and Wolf 2017)."""
+        """The matrix from hidden states to logits, tied to the embedding (Press and Wolf 2017)."""
         return self.embedding.weight
 
     @property
     def output_bias(self) -> None:
-        """Nothing is added to the logits."""
+        """None: the logits have no bias."""
         return None
 
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L V"]:
-        """Return logits of the token after each token; zeros at padding. As `TextDecoder` says."""
+        """Return logits of the token after each token; zeros at padding. See `TextDecoder.forward`."""
         layout = _layout(mask, documents)
         return layout.pad(F.linear(self.decode(tokens, layout), self.output_weight))
 
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "N D"]:
-        """Return the last states at the N real tokens, in the order of `tokens[mask]`. As `TextDecoder` says."""
+        """Return the last hidden states at the N real tokens, in the order of `tokens[mask]`. See `TextDecoder.hidden`."""
         return self.decode(tokens, _layout(mask, documents))
 
     def decode(self, tokens: Int[Tensor, "B L"], layout: Unpadding) -> Float[Tensor, "N D"]:
-        """Return the last states at the real tokens of a layout."""
-        x = self.dropout(self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions))
+        """Return the last hidden states at the real tokens of a layout."""
+        x = self.dropout(self.positions.embed(self.embedding(layout.unpad(tokens)), layout.positions))
         for layer in self.layers:
             x = layer(x, layout)
         return self.norm(x)
 
     def start(self, rows: int) -> Past:
-        """Return the past before the first step: nothing was read."""
+        """Return an empty cache for the given number of rows."""
         weight = self.embedding.weight
         empty = weight.new_empty(rows, 0, 2, self.heads, self.width // self.heads)
         tokens = torch.empty(rows, 0, dtype=torch.long, device=weight.device)
         return Past(tokens, (KeyValueCache(empty),) * len(self.layers))
 
     def step(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B V"], Past]:
-        """Decode one position further. As `TextDecoder` says."""
+        """Decode one position further. See `TextDecoder.step`."""
         if past.tokens.shape[1] == self.max_length:
             past = self._halved(past)
         states, past = self._read(tokens, past)
         return F.linear(self.norm(states), self.output_weight), past
 
     def _halved(self, past: Past) -> Past:
-        """Return the past of the newer half of the tokens, read alone."""
-        kept = past.tokens[:, past.tokens.shape[1] - self.max_length // 2 :]
-        fresh = self.start(len(kept))
-        for column in kept.unbind(1):
+        """Return the cache of the newer half of the tokens, read again from position 0."""
+        newer = past.tokens[:, past.tokens.shape[1] - self.max_length // 2 :]
+        fresh = self.start(len(newer))
+        for column in newer.unbind(1):
             _, fresh = self._read(column, fresh)
         return fresh
 
     def _read(self, tokens: Int[Tensor, " B"], past: Past) -> tuple[Float[Tensor, "B D"], Past]:
-        """Return the last states of a new position before the norm, and the past with it."""
+        """Return the hidden states of a new position before the final norm, and the cache with that position."""
         layers = tuple(layer.copy() for layer in past.layers)
         position = tokens.new_full((1,), past.tokens.shape[1])
         x = self.dropout(self.positions.embed(self.embedding(tokens), position))
-        for layer, seen in zip(self.layers, layers, strict=True):
-            x = cast(CausalLayer, layer).step(x, seen)
+        for layer, cache in zip(self.layers, layers, strict=True):
+            x = cast(CausalLayer, layer).step(x, cache)
         return x, Past(torch.cat([past.tokens, tokens[:, None]], dim=1), layers)
 
 

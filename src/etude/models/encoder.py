@@ -1,6 +1,6 @@
-"""An encoder of BERT's kind (Devlin et al. 2019).
+"""Transformer encoder like BERT (Devlin et al. 2019).
 
-Axes: B texts, L positions, N real tokens, M those of them whose states are asked for, D model width.
+Axes: B rows, L positions, N real tokens, M tokens whose hidden states are needed, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
 """Makes BERT's feed-forward layer."""
 
 DEVIATION = 0.02
-"""Of new embeddings."""
+"""Standard deviation of newly drawn embeddings."""
 
 
 class Encoder(TextEncoder):
     """Embeddings with a norm, and layers in which every token attends to every real token of its text.
 
-    With `Learned` positions and `PostNorm` it is BERT. Where examples are single texts, the embedding of the only segment
-    is a part of the positions'; where they are pairs, `segments` has one for each.
+    With `Learned` positions and `PostNorm` it is BERT. If examples are single texts, the embedding of the only token type
+    is part of the positions' vectors; if they are pairs, `segments` holds one embedding per token type.
 
     Args:
-        facts: The vocabulary's size, and how many texts an example has.
+        facts: The vocabulary size, and the number of texts per example.
         width: D.
-        heads: Heads of each attention, a divisor of D.
-        layers: How many.
+        heads: Number of heads, a divisor of D.
+        layers: Number of layers.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings and on what each sublayer adds.
-        max_length: The most tokens of a text.
-        attention_dropout: On the probabilities of attention.
-        activation_dropout: Inside feed-forward layers; None: as `dropout`.
+        dropout: Dropout rate of the embeddings and of each sublayer's output.
+        max_length: Largest number of tokens in a text.
+        attention_dropout: Dropout rate of the attention probabilities.
+        activation_dropout: Dropout rate inside feed-forward layers; None: as `dropout`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+        ConfigurationError: If the heads do not divide the width, or the dropout rate is not a probability below 1.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Encoder(TextEncoder):
 
     @property
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output, each with the norm that ends it: embeddings, then layer after layer."""
+        """The model's parts from input to output, each with the norm that ends it: embeddings, then layer after layer."""
         *below, last = self.layers
         segments = () if self.segments is None else (self.segments,)
         return [
@@ -98,17 +98,17 @@ class Encoder(TextEncoder):
         ]
 
     @property
-    def tells_apart(self) -> bool:
-        """Whether it has vectors for the second text of a pair."""
+    def has_token_types(self) -> bool:
+        """Whether token type ids have embeddings."""
         return self.segments is not None
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The embedding of each id."""
+        """The embedding matrix."""
         return self.embedding.weight
 
     def masked_lm_head(self) -> MaskedLMHead:
-        """Return a new head."""
+        """Return a newly drawn head."""
         return BertHead(self.width, self.embedding.num_embeddings)
 
     def initialise(self) -> None:
@@ -123,7 +123,7 @@ class Encoder(TextEncoder):
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L D"]:
-        """Return the last states; zeros at padding. As `TextEncoder` says."""
+        """Return the last hidden states; zeros at padding. See `TextEncoder.forward`."""
         layout = Unpadding.from_mask(mask)
         return layout.pad(self.encode(tokens, layout, segments))
 
@@ -134,18 +134,18 @@ class Encoder(TextEncoder):
         segments: Int[Tensor, "B L"] | None = None,
         at: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Return the last states at real tokens, all or those `at` the given numbers. As `TextEncoder` says.
+        """Return the last hidden states at real tokens. See `TextEncoder.hidden`.
 
-        The last layer is computed for these only, behind its attention.
+        After its attention, the last layer is computed only for the tokens `at`.
         """
         return self.encode(tokens, Unpadding.from_mask(mask), segments, at)
 
-    def first(
+    def cls_states(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B D"]:
-        """Return the last state of the token that starts each text. As `TextEncoder` says.
+        """Return the CLS state of each text. See `TextEncoder.cls_states`.
 
-        For the other tokens, the last layer multiplies nothing by its weights (see `SelfAttention`).
+        The last layer multiplies the other tokens by none of its weights (see `SelfAttention`).
         """
         layout = Unpadding.from_mask(mask)
         return self.encode(tokens, layout, segments, layout.starts)
@@ -157,10 +157,10 @@ class Encoder(TextEncoder):
         segments: Int[Tensor, "B L"] | None = None,
         at: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Return the last states at the real tokens of a layout, as `hidden` does, or `first`, if `at` is its `starts`."""
-        x = self.positions.embed(self.embedding(layout.pack(tokens)), layout.positions)
+        """Return the last hidden states as `hidden` does, or as `cls_states` does if `at` is `layout.starts`."""
+        x = self.positions.embed(self.embedding(layout.unpad(tokens)), layout.positions)
         if self.segments is not None:
-            x = x + self.segments(layout.pack(torch.zeros_like(tokens) if segments is None else segments))
+            x = x + self.segments(layout.unpad(torch.zeros_like(tokens) if segments is None else segments))
         x = self.dropout(self.embedding_norm(x))
         *below, last = self.layers
         for layer in below:

@@ -1,4 +1,4 @@
-"""What training the models costs, up to their last states, by `etude.models.layers.flop_counts`.
+"""Floating-point operations of training each kind of model, up to its last hidden states.
 
 Axes: N examples, K lengths of an example.
 """
@@ -20,13 +20,16 @@ from etude.models.seq2seq import Seq2Seq
 
 @runtime_checkable
 class CountsFlops(Protocol):
-    """A model that another library computes, and that says itself what it costs."""
+    """A model that counts its own operations, since another library computes it.
+
+    A protocol, so that counting a native model does not import that library.
+    """
 
     def training_flops(self, lengths: Int[np.ndarray, "N K"]) -> Flops | None:
-        """Count training up to the last states at all tokens; None: that is not known.
+        """Count training up to the last hidden states at all tokens; None: the count is unknown.
 
         Args:
-            lengths: Real tokens of each text; of a model with two sides, of source and target.
+            lengths: Number of real tokens of each text, or of each source and target.
         """
         ...
 
@@ -36,26 +39,26 @@ def _counts_itself(model: nn.Module, *lengths: Counts) -> Flops | None:
 
 
 def encoder_flops(model: TextEncoder, tokens: Counts, states: Counts | None) -> Flops | None:
-    """Count an encoder; None: its layers are another library's, and what they cost is not known.
+    """Count an encoder; None: another library computes it, and its cost is unknown.
 
     Args:
         model: The encoder.
         tokens: [N] real tokens of each text.
-        states: [N] those of them whose last states are asked for; None: the first of each text.
+        states: [N] tokens whose last hidden states are needed; None: the first of each text.
     """
     return _stack_flops(model, tokens, states) if isinstance(model, Encoder) else _counts_itself(model, tokens)
 
 
 def decoder_flops(model: TextDecoder, tokens: Counts) -> Flops | None:
-    """Count a decoder and the projection to logits; None: as `encoder_flops` says.
+    """Count a decoder and the projection to logits; None: as for `encoder_flops`.
 
     Args:
         model: The decoder.
-        tokens: [N] real tokens of each row, of one document or of several.
+        tokens: [N] real tokens of each row, in one document or several.
     """
     flops = _stack_flops(model, tokens, tokens) if isinstance(model, Decoder) else _counts_itself(model, tokens)
     if flops is not None:
-        flops.multiply(model.output_weight, tokens)
+        flops.add_product(model.output_weight, tokens)
     return flops
 
 
@@ -63,17 +66,19 @@ def _stack_flops(model: Encoder | Decoder, tokens: Counts, states: Counts | None
     flops = Flops(len(tokens))
     embeddings, *below, last = model.stages
     for part in embeddings:
-        flops.look_up(part)
+        flops.add_lookup(part)
     for layer in below:
         for part in layer:
-            flops.go_through(part, tokens)
+            flops.add_module(part, tokens)
     for part in last:
-        flops.go_through(part, tokens, kept=np.ones_like(tokens) if states is None else states, first=states is None)
+        flops.add_module(
+            part, tokens, remaining=np.ones_like(tokens) if states is None else states, first=states is None
+        )
     return flops
 
 
 def seq2seq_flops(model: EncoderDecoder, source: Counts, target: Counts) -> Flops | None:
-    """Count encoder, decoder and the projection to logits; None: as `encoder_flops` says.
+    """Count encoder, decoder and the projection to logits; None: as for `encoder_flops`.
 
     Args:
         model: The model.
@@ -84,7 +89,7 @@ def seq2seq_flops(model: EncoderDecoder, source: Counts, target: Counts) -> Flop
         _seq2seq_flops(model, source, target) if isinstance(model, Seq2Seq) else _counts_itself(model, source, target)
     )
     if flops is not None:
-        flops.multiply(model.output_weight, target)
+        flops.add_product(model.output_weight, target)
     return flops
 
 
@@ -92,13 +97,13 @@ def _seq2seq_flops(model: Seq2Seq, source: Counts, target: Counts) -> Flops:
     flops = Flops(len(source))
     embeddings, *layers = model.stages
     for part in embeddings:
-        flops.look_up(part)
+        flops.add_lookup(part)
     embeddings_train = flops.trains
     for layer in layers[: len(model.encoder)]:
         for part in layer:
-            flops.go_through(part, source)
+            flops.add_module(part, source)
     encoder_trains, flops.trains = flops.trains, embeddings_train
     for layer in layers[len(model.encoder) :]:
         for part in layer:
-            flops.go_through(part, target, keys=source, keys_train=encoder_trains)
+            flops.add_module(part, target, keys=source, keys_train=encoder_trains)
     return flops

@@ -1,4 +1,4 @@
-"""The Transformer from sequence to sequence (Vaswani et al. 2017), from its decoder's layer to the whole.
+"""The Transformer of Vaswani et al. (2017): encoder, decoder, and the decoder's caches.
 
 Axes: B rows, G groups of rows, S source length, T target length, N real tokens, D model width, H heads, K head width,
 V vocabulary.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.models.base import EncoderDecoder
-from etude.models.decoder_memory import DecoderCache, DecoderMemory
 from etude.models.layers.attention import CrossAttention, SelfAttention
 from etude.models.layers.dropout import Dropout
 from etude.models.layers.embeddings import Embeddings, SharedEmbeddings
@@ -29,6 +29,66 @@ from etude.models.layers.positions import Positions, Sinusoidal
 from etude.models.layers.residual import Norm, PreNorm, Residual
 from etude.models.layers.unpad import Unpadding
 from etude.types import Facts
+
+
+@dataclass(frozen=True)
+class DecoderMemory:
+    """The encoded source: the cross-attention keys and values of every decoder layer, computed once.
+
+    Attributes:
+        states: Keys and values of each source position and layer.
+        mask: True at real source tokens; None: all are real.
+    """
+
+    states: Float[Tensor, "B S layers 2 H K"]
+    mask: Bool[Tensor, "B 1 1 S"] | None
+
+    def layers(self) -> list[tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]]:
+        """Return the keys and values of each layer: views, unbound at once so that their gradient is written once."""
+        parts = self.states.transpose(1, 4).flatten(2, 3).unbind(2)
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def select(self, rows: Int[Tensor, " R"]) -> DecoderMemory:
+        """Return the memory of the given rows, in that order."""
+        mask = None if self.mask is None else self.mask.index_select(0, rows)
+        return DecoderMemory(self.states.index_select(0, rows), mask)
+
+
+@dataclass(frozen=True)
+class DecoderCache:
+    """Cache between steps of decoding. It is immutable: every step returns a new cache.
+
+    Attributes:
+        memory: Encoded source of each sentence.
+        sentences: Index of the sentence that each row translates.
+        groups: Index of the sentence of each group of contiguous rows that translate it; all groups are equally large.
+        row_memory: Encoded source of each group. Its rows are queries of one attention, so their memory exists once.
+        past: Key-value cache of each decoder layer's self-attention.
+        length: Number of target positions so far.
+    """
+
+    memory: DecoderMemory
+    sentences: Int[Tensor, " B"]
+    groups: Int[Tensor, " G"]
+    row_memory: DecoderMemory
+    past: tuple[KeyValueCache, ...]
+    length: int
+
+    def select(self, rows: Int[Tensor, " R"]) -> DecoderCache:
+        """Return the cache of the given rows, in that order; rows may be repeated or left out."""
+        sentences = self.sentences.index_select(0, rows)
+        groups = equal_runs(sentences)
+        # Beams mostly change places within their sentence, whose memory can then stay.
+        same = torch.equal(groups, self.groups)
+        row_memory = self.row_memory if same else self.memory.select(groups)
+        past = tuple(layer.select(rows) for layer in self.past)
+        return DecoderCache(self.memory, sentences, groups, row_memory, past, self.length)
+
+
+def equal_runs(values: Int[Tensor, " B"]) -> Int[Tensor, " G"]:
+    """Return the value of each run of equal values if all runs are equally long; else all values."""
+    runs, lengths = torch.unique_consecutive(values, return_counts=True)
+    return runs if len(runs) and bool((lengths == lengths[0]).all()) else values
 
 
 class DecoderLayer(nn.Module):
@@ -63,7 +123,7 @@ class DecoderLayer(nn.Module):
         memory: tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]],
         mask: Bool[Tensor, "B 1 1 S"] | None,
     ) -> Float[Tensor, "N D"]:
-        """Return the states of the next layer."""
+        """Return the layer's output states."""
         x = self.self_residual(x, lambda states: self.self_attention(states, layout))
         x = self.cross_residual(x, lambda states: self.cross_attention(states, layout, *memory, mask))
         return self.feed_forward_residual(x, self.feed_forward)
@@ -76,9 +136,9 @@ class DecoderLayer(nn.Module):
         memory: tuple[Float[Tensor, "G H S K"], Float[Tensor, "G H S K"]],
         mask: Bool[Tensor, "G 1 1 S"] | None,
     ) -> Float[Tensor, "B D"]:
-        """Return the next layer's states of one new position in each row, whose keys and values join `past`.
+        """Return the output states of one new position in each row, whose keys and values are appended to `past`.
 
-        The layout, memory and mask are those of groups of rows that translate one sentence.
+        The layout, memory and mask are those of the groups of rows that translate the same sentence.
         """
         x = self.self_residual(x, lambda states: self.self_attention.step(states, past))
         x = self.cross_residual(x, lambda states: self.cross_attention(states, layout, *memory, mask))
@@ -86,21 +146,21 @@ class DecoderLayer(nn.Module):
 
 
 class Seq2Seq(EncoderDecoder):
-    """Encoder and decoder, which share the positions.
+    """Encoder and decoder with shared positions.
 
-    Linear layers and norms see real tokens only; the decoder's attention sees padded rows.
+    Linear layers and norms see real tokens only; attention sees padded rows.
 
     Args:
-        facts: The vocabulary's size.
+        facts: The vocabulary sizes.
         width: D.
         heads: H, a divisor of D.
-        encoder_layers: Layers of the encoder.
-        decoder_layers: Layers of the decoder.
+        encoder_layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings and on what each sublayer adds.
-        max_length: The most tokens of a source or target.
-        attention_dropout: On the probabilities of attention.
-        activation_dropout: Inside feed-forward layers; None: as `dropout`.
+        dropout: Dropout rate of the embeddings and of each sublayer's output.
+        max_length: Largest number of tokens in a source or a target.
+        attention_dropout: Dropout rate of the attention probabilities.
+        activation_dropout: Dropout rate inside feed-forward layers; None: as `dropout`.
         embeddings: Makes the embeddings, given `source_vocabulary`, `target_vocabulary` and `width`.
         positions: Makes the positions, given `width`, `heads` and `max_length`.
         norm: Makes each norm, given `width`.
@@ -108,8 +168,8 @@ class Seq2Seq(EncoderDecoder):
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, the dropout is no probability below 1, or one of the
-            parts does not fit.
+        ConfigurationError: If the heads do not divide the width, the dropout rate is not a probability below 1, or a part
+            does not fit.
     """
 
     def __init__(
@@ -168,7 +228,7 @@ class Seq2Seq(EncoderDecoder):
 
     @property
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output: embeddings, the encoder's layers, then the decoder's.
+        """The model's parts from input to output: embeddings, the encoder's layers, then the decoder's.
 
         The projection to the decoder's keys and values belongs to the encoder's last layer.
         """
@@ -184,12 +244,12 @@ class Seq2Seq(EncoderDecoder):
 
     @property
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits."""
+        """The matrix from hidden states to logits."""
         return self.embedding.output_weight
 
     @property
     def output_bias(self) -> Float[Tensor, " V"] | None:
-        """What is added to the logits; None: nothing."""
+        """None: the logits have no bias."""
         return None
 
     def forward(
@@ -199,17 +259,7 @@ class Seq2Seq(EncoderDecoder):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T V"]:
-        """Return logits of the token after each target token; zeros at padding.
-
-        Args:
-            src: Source ids.
-            tgt: Decoder inputs: bos, then the target.
-            src_mask: True at real source tokens.
-            tgt_mask: True at real decoder inputs.
-
-        Raises:
-            TooLongError: If a row has more than `max_length` real tokens.
-        """
+        """Return logits of the token after each target token; zeros at padding. See `EncoderDecoder.forward`."""
         states = self.hidden(src, tgt, src_mask, tgt_mask)
         return Unpadding.from_mask(tgt_mask).pad(F.linear(states, self.output_weight, self.output_bias))
 
@@ -220,7 +270,7 @@ class Seq2Seq(EncoderDecoder):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "N D"]:
-        """Return the decoder's last states at the N real target positions. As `EncoderDecoder` says."""
+        """Return the decoder's last hidden states at the N real target positions. See `EncoderDecoder.hidden`."""
         source, target = Unpadding.from_mask(src_mask), Unpadding.from_mask(tgt_mask)
         x, y = self.embed_both(src, tgt, source, target)
         memory = self.remember(x, source)
@@ -229,28 +279,28 @@ class Seq2Seq(EncoderDecoder):
         return self.decoder_norm(y)
 
     def place(self, vectors: Float[Tensor, "N D"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what the layers read: embeddings, scaled by √D (Vaswani et al. 2017, section 3.4), with positions."""
+        """Return the input of the layers: embeddings scaled by √D (Vaswani et al. 2017, section 3.4), with positions."""
         return self.dropout(self.positions.embed(vectors * math.sqrt(self.width), positions))
 
     def embed_source(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what the encoder reads."""
+        """Return the encoder's input."""
         return self.place(self.embedding.source(tokens), positions)
 
     def embed_target(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what the decoder reads."""
+        """Return the decoder's input."""
         return self.place(self.embedding.target(tokens), positions)
 
     def embed_both(
         self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Unpadding, target: Unpadding
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-        """Return what encoder and decoder read of the real tokens."""
-        vectors = self.embedding.both(source.pack(src), target.pack(tgt))
+        """Return the encoder's and the decoder's input at the real tokens."""
+        vectors = self.embedding.both(source.unpad(src), target.unpad(tgt))
         x = self.place(vectors, torch.cat([source.positions, target.positions]))
         x, y = torch.split(x, [len(source.cells), len(target.cells)])
         return x, y
 
     def remember(self, x: Float[Tensor, "N D"], source: Unpadding) -> DecoderMemory:
-        """Run the encoder on embedded source tokens and project its states to every decoder layer's keys and values."""
+        """Run the encoder on embedded source tokens and project its output to every decoder layer's keys and values."""
         for layer in self.encoder:
             x = layer(x, source)
         projected = source.pad(self.memory(self.encoder_norm(x)))
@@ -258,24 +308,24 @@ class Seq2Seq(EncoderDecoder):
         return DecoderMemory(torch.unflatten(projected, 2, heads), source.key_mask)
 
     def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> DecoderMemory:
-        """Return what the decoder attends to of the source. As `EncoderDecoder` says."""
+        """Encode the source into what the decoder attends to. See `EncoderDecoder.encode`."""
         source = Unpadding.from_mask(src_mask)
-        return self.remember(self.embed_source(source.pack(src), source.positions), source)
+        return self.remember(self.embed_source(source.unpad(src), source.positions), source)
 
     def start(self, memory: DecoderMemory) -> DecoderCache:
-        """Return the cache before the first step: one row for each source sentence."""
+        """Return an empty cache with one row for each source sentence."""
         rows, _, layers, _, heads, width = memory.states.shape
         empty = memory.states.new_empty(rows, 0, 2, heads, width)
         sentences = torch.arange(rows, device=empty.device)
         return DecoderCache(memory, sentences, sentences, memory, (KeyValueCache(empty),) * layers, length=0)
 
     def step(self, tokens: Int[Tensor, " B"], cache: DecoderCache) -> tuple[Float[Tensor, "B V"], DecoderCache]:
-        """Decode one position further. As `EncoderDecoder` says."""
+        """Decode one position further. See `EncoderDecoder.step`."""
         layout = Unpadding.from_mask(torch.ones_like(tokens, dtype=torch.bool).view(len(cache.groups), -1))
         past = tuple(layer.copy() for layer in cache.past)
         x = self.embed_target(tokens, tokens.new_full((1,), cache.length))
-        for layer, seen, keys_values in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
-            x = cast(DecoderLayer, layer).step(x, layout, seen, keys_values, cache.row_memory.mask)
+        for layer, keys_values, memory in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
+            x = cast(DecoderLayer, layer).step(x, layout, keys_values, memory, cache.row_memory.mask)
         logits = F.linear(self.decoder_norm(x), self.output_weight, self.output_bias)
         return logits, DecoderCache(
             cache.memory, cache.sentences, cache.groups, cache.row_memory, past, cache.length + 1

@@ -1,1 +1,1 @@
-"""What an update is made of besides the optimizer: the learning rate's course, and which parameters decay."""
+"""Optimization: parameter groups, learning rate schedules and fine-tuning."""

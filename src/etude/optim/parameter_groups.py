@@ -1,28 +1,87 @@
-"""Which parameters share their optimizer's settings: those that weight decay holds down, and those of one course."""
+"""Optimizers over parameter groups: matrices decay and vectors do not, and each schedule has groups of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, memory_errors
 from etude.optim.parameter_schedule import FROM_THE_START, ParameterSchedule
 
+DECAY = "weight_decay"
+"""Name of weight decay among the settings of torch's optimizers."""
+
 _SHARDED = "_fsdp_wrapped_module."
-"""What FSDP puts into the names of the modules that it shards."""
+"""Part that FSDP adds to the names of the modules that it shards."""
+
+
+def build_optimizer(
+    make_optimizer: Callable[..., Optimizer],
+    module: nn.Module,
+    schedules: Mapping[str, ParameterSchedule] | None = None,
+) -> Optimizer:
+    """Return an optimizer over the trainable parameters of a module.
+
+    Whether an optimizer has weight decay, its defaults say. One that has none gets matrices and vectors in the same
+    group, so that an optimizer that takes a single group, such as LBFGS, can be used.
+
+    Args:
+        make_optimizer: Makes an optimizer from groups of parameters.
+        module: The model, or the task that holds it.
+        schedules: As in `parameter_groups`.
+
+    Raises:
+        ConfigurationError: If no parameter is trainable, or the optimizer refuses one of its settings.
+    """
+    with refused_settings():
+        optimizer = make_optimizer(parameter_groups(module, None, schedules))
+        if (
+            optimizer.defaults.get("eps") == 0
+        ):  # torch takes it, and the first row of an embedding without a gradient is nan
+            raise ConfigurationError(
+                "optimizer.eps = 0 divides by zero where a gradient is zero; write more, such as 1e-8"
+            )
+        if DECAY not in optimizer.defaults:
+            return optimizer
+        return make_optimizer(parameter_groups(module, optimizer.defaults[DECAY], schedules))
+
+
+@contextmanager
+def refused_settings(where: str = "") -> Iterator[None]:
+    """Turn the errors by which torch's optimizers refuse their settings into one line.
+
+    Args:
+        where: Circumstances of the block, for the message.
+
+    Raises:
+        ConfigurationError: If the block fails, but for lack of memory or by the device.
+    """
+    try:
+        with memory_errors():
+            yield
+    except torch.AcceleratorError:  # of the device, such as an assertion in an earlier kernel
+        raise
+    except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, AssertionError) as error:
+        text = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise ConfigurationError(
+            f"optimizer{where}: {text}; set optimizer.NAME to another value, or leave it out"
+        ) from error
 
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, courses: Mapping[str, ParameterSchedule] | None = None
+    module: nn.Module, weight_decay: float | None, schedules: Mapping[str, ParameterSchedule] | None = None
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters for an optimizer: matrices decay; biases and gains, which are vectors, do not.
 
     Args:
-        module: The model, or what holds it. Frozen parameters are left out; a tied one counts once.
-        weight_decay: Of the matrices.
-        courses: Of parameters by name; without one a parameter trains from the start, at the optimizer's rate.
+        module: The model, or the task that holds it. Frozen parameters are left out; a tied one counts once.
+        weight_decay: Weight decay of the matrices; None: the optimizer has none, and vectors need no groups of their own.
+        schedules: Schedules of parameters by name; a parameter without one trains from the start, at the full rate.
 
     Returns:
         Groups as torch's optimizers take them, without empty ones; those that start first, and fastest, come first.
@@ -38,23 +97,25 @@ def parameter_groups(
         raise ConfigurationError(
             f"all {frozen} parameters of {type(module).__name__} are frozen; let at least one train"
         )
-    groups = []
-    course_of = {name: _course(name, courses) for name, _ in trainable}
-    for course in sorted(set(course_of.values()), key=lambda one: (one.start.amount, -one.factor)):
-        members = [parameter for name, parameter in trainable if course_of[name] == course]
-        matrices = [parameter for parameter in members if parameter.dim() >= 2]
-        vectors = [parameter for parameter in members if parameter.dim() < 2]
-        groups += [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    schedule_of = {name: _schedule(name, schedules) for name, _ in trainable}
+    for schedule in sorted(set(schedule_of.values()), key=lambda schedule: (schedule.start.amount, -schedule.factor)):
+        members = [parameter for name, parameter in trainable if schedule_of[name] == schedule]
+        if weight_decay is None:
+            groups.append({"params": members})
+        else:
+            groups.append({"params": [weight for weight in members if weight.dim() >= 2], DECAY: weight_decay})
+            groups.append({"params": [weight for weight in members if weight.dim() < 2], DECAY: 0.0})
     return [group for group in groups if group["params"]]
 
 
-def courses_of(
-    groups: Sequence[Mapping[str, Any]], module: nn.Module, courses: Mapping[str, ParameterSchedule] | None = None
+def schedules_of_groups(
+    groups: Sequence[Mapping[str, Any]], module: nn.Module, schedules: Mapping[str, ParameterSchedule] | None = None
 ) -> list[ParameterSchedule]:
-    """Return the course of each group that `parameter_groups` returned for the same module and courses."""
+    """Return the schedule of each group that `parameter_groups` returned for the same module and schedules."""
     name_of = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [_course(name_of[id(group["params"][0])], courses) for group in groups]
+    return [_schedule(name_of[id(group["params"][0])], schedules) for group in groups]
 
 
-def _course(name: str, courses: Mapping[str, ParameterSchedule] | None) -> ParameterSchedule:
-    return (courses or {}).get(name.replace(_SHARDED, ""), FROM_THE_START)
+def _schedule(name: str, schedules: Mapping[str, ParameterSchedule] | None) -> ParameterSchedule:
+    return (schedules or {}).get(name.replace(_SHARDED, ""), FROM_THE_START)

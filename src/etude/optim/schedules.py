@@ -1,27 +1,42 @@
-"""The learning rate's course: a pure function of the place in the run, so nothing is stored and nothing restored.
+"""Learning rate schedules: pure functions of the position in a run, so nothing is stored and nothing restored.
 
-A schedule returns what `optimizer.lr`, the peak, is multiplied with. Position, warmup and total are in one unit, steps
-or seconds; the first update of a run is at position 1, its last at `total`. (torch and transformers count the updates
-before: their factor for update k, from 0, is the one at position k here. With warmup their first update does nothing;
-ours, at position k + 1, does not waste it.)
+A schedule returns the factor on `optimizer.lr`, the peak. Position and lengths are in one unit: seconds if the budget is
+in seconds, else steps. The first update of a run is at position 1, its last at the budget's end. (torch and transformers
+count the updates before: their factor for update k, from 0, is the one at position k here. With warm-up their first
+update does nothing; ours, at position k + 1, does not waste it.)
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from etude.duration import Duration
+from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
 
 
-@dataclass(frozen=True)
 class Schedule(ABC):
-    """A linear warmup to the peak, and what follows it.
+    """Learning rate over the course of a run."""
+
+    @abstractmethod
+    def factor(self, position: float, budget: Duration, clock: Clock) -> float:
+        """Return the factor on the peak rate.
+
+        Args:
+            position: Position in the run, at least 0: seconds if the budget is in seconds, else steps.
+            budget: Length of the run; of infinite amount if nothing says when it ends.
+            clock: Converts durations to steps.
+        """
+
+
+@dataclass(frozen=True)
+class WarmupSchedule(Schedule):
+    """Linear warm-up to the peak, then a shape that subclasses define.
 
     Attributes:
-        warmup: How long the rate rises, with its unit, such as `400step`; `0step`: not at all.
+        warmup: Length of the warm-up with its unit, such as `400step`; `0step`: none.
     """
 
     warmup: str = "0step"
@@ -30,29 +45,32 @@ class Schedule(ABC):
         """Check the values.
 
         Raises:
-            ConfigurationError: If the warmup is no duration.
+            ConfigurationError: If the warm-up is not a duration.
         """
-        Duration.parse(self.warmup)
+        self._warmup  # noqa: B018 (parses it)
 
-    def multiplier(self, position: float, warmup: float, total: float) -> float:
-        """Return the factor on the peak rate, from 0 to 1.
+    @functools.cached_property
+    def _warmup(self) -> Duration:
+        return Duration.parse(self.warmup)
 
-        Args:
-            position: Where the run is, at least 0; after `total` the factor stays what it is there.
-            warmup: The warmup's length.
-            total: The run's length.
+    def factor(self, position: float, budget: Duration, clock: Clock) -> float:
+        """Return the factor on the peak rate, from 0 to 1; after the budget it stays what it is at its end.
+
+        Raises:
+            ConfigurationError: If one of warm-up and budget is in seconds and the other is not.
         """
+        warmup, total = (_measured(duration, budget, clock) for duration in (self._warmup, budget))
         if position < warmup:
             return position / warmup
         return self.after_warmup(position, warmup, total)
 
     @abstractmethod
     def after_warmup(self, position: float, warmup: float, total: float) -> float:
-        """Return the factor at a position that is not before the warmup's end, where it is 1."""
+        """Return the factor at a position from the end of the warm-up on, where it is 1."""
 
 
 @dataclass(frozen=True)
-class Constant(Schedule):
+class Constant(WarmupSchedule):
     """The peak rate."""
 
     def after_warmup(self, position: float, warmup: float, total: float) -> float:
@@ -61,8 +79,8 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Decay(Schedule):
-    """A course from the peak to a final rate, which is reached at the end of the run.
+class Decay(WarmupSchedule):
+    """Descent from the peak to a final rate, which is reached at the end of the run.
 
     Attributes:
         final: The final rate, as a fraction of the peak.
@@ -74,7 +92,7 @@ class Decay(Schedule):
         """Check the values.
 
         Raises:
-            ConfigurationError: If the warmup is no duration, or `final` no fraction.
+            ConfigurationError: If the warm-up is not a duration, or `final` not a fraction.
         """
         super().__post_init__()
         if not 0 <= self.final <= 1:
@@ -83,13 +101,22 @@ class Decay(Schedule):
             )
 
     def after_warmup(self, position: float, warmup: float, total: float) -> float:
-        """Return the factor between the peak and the final rate."""
+        """Return the factor between the peak and the final rate.
+
+        Raises:
+            ConfigurationError: If nothing says when the run ends.
+        """
+        if math.isinf(total):
+            raise ConfigurationError(
+                f"scheduler: {type(self).__name__} descends until the end of the training, which has none; give the "
+                "Trainer max_steps or max_epochs, or choose Constant or InverseSquareRoot"
+            )
         progress = min(1.0, (position - warmup) / (total - warmup)) if total > warmup else 0.0
         return self.final + (1.0 - self.final) * self.remainder(progress)
 
     @abstractmethod
     def remainder(self, progress: float) -> float:
-        """Return how much of the way down is left, from 1 to 0, as progress goes from 0 to 1."""
+        """Return the part of the descent that is left, from 1 to 0, as progress goes from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +138,30 @@ class Cosine(Decay):
 
 
 @dataclass(frozen=True)
-class InverseSquareRoot(Schedule):
-    """The peak over the square root of the position in warmups (Vaswani et al. 2017, equation 3, by its peak).
+class InverseSquareRoot(WarmupSchedule):
+    """The peak over the square root of the position in warm-ups (Vaswani et al. 2017, equation 3, by its peak).
 
     The paper writes rate = width^-0.5 · min(step^-0.5, step · warmup^-1.5). At step = warmup that is
     (width · warmup)^-0.5, its peak, and what is left after dividing by it is min(√(warmup / step), step / warmup).
-    Without warmup the peak is at position 1.
+    Without warm-up the peak is at position 1.
     """
 
     def after_warmup(self, position: float, warmup: float, total: float) -> float:
         """Return √(warmup / position)."""
         peak = warmup or 1.0
         return math.sqrt(peak / max(peak, min(position, total)))
+
+
+def _measured(duration: Duration, budget: Duration, clock: Clock) -> float:
+    """Return a duration in the unit that positions in a run of this budget have."""
+    if duration.amount and (duration.unit == "second") != (budget.unit == "second"):
+        raise ConfigurationError(
+            f"scheduler.warmup={duration} cannot be compared with the budget {budget}; write both in seconds, or neither"
+        )
+    if duration.unit == "token" and math.isnan(clock.tokens_per_step):
+        raise ConfigurationError(
+            f"scheduler.warmup={duration} cannot be converted to steps without a data module; give the Trainer datamodule=…"
+        )
+    if duration.unit == "second" or math.isinf(duration.amount):
+        return duration.amount
+    return float(clock.steps(duration) or 0)

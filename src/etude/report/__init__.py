@@ -1,4 +1,4 @@
-"""What a person reads of a run: one page that stands on its own, and a short table in the terminal."""
+"""Reports of runs: a self-contained HTML page, and a short summary in the terminal."""
 
 from etude.report.page import inspection_page, report
 from etude.report.summary import terminal_summary

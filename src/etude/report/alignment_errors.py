@@ -1,8 +1,8 @@
-"""Word alignments by attention, and their error on sentences that a person has aligned.
+"""Word alignments from attention, and their error rate on hand-aligned sentences.
 
-In deep decoders a target word's row is better taken where the decoder reads the word than where it predicts it (Chen et
-al. 2020, "Accurate word alignment induction from neural machine translation"); in the one decoder of two layers that was
-measured it was the other way round. So both are measured, and words are aligned where they are predicted.
+In deep decoders the attention of the step that reads a target word aligns better than that of the step that predicts it
+(Chen et al. 2020, "Accurate word alignment induction from neural machine translation"); in the two-layer decoder that was
+measured here it was the other way round. Both are therefore measured, and words are aligned where they are predicted.
 
 Axes: Q tokens that attend, L tokens attended to, T and S their words.
 """
@@ -37,12 +37,12 @@ from etude.tokenization.base import Tokenizer
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """Two sentences and which of their words belong together.
+    """A hand-aligned pair of sentences.
 
     Attributes:
-        source: The first sentence.
-        target: The second one.
-        gold: The links between their `words`.
+        source: Source sentence.
+        target: Target sentence.
+        gold: Sure and possible links between their `words`.
     """
 
     source: str
@@ -53,10 +53,10 @@ class AlignedPair:
 def read_alignments(path: Path) -> list[AlignedPair]:
     """Read a JSON list of objects with `source`, `target`, `sure` and `possible`.
 
-    Links are written as `0-3 1-0`: a source word's and a target word's number from 0, punctuation marks being words.
+    Links are written as `0-3 1-0`: the indices of a source and a target word, from 0, where punctuation marks are words.
 
     Raises:
-        DataError: If the file is missing or is something else; says where.
+        DataError: If the file is missing or malformed; the message says where.
     """
     try:
         rows = json.loads(path.read_bytes())
@@ -75,8 +75,8 @@ def _pair(row: Any, where: str) -> AlignedPair:
             for kind in ("sure", "possible")
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        wanted = '{"source": "…", "target": "…", "sure": "0-1 1-0", "possible": ""}'
-        raise DataError(f"{where} is not of the form {wanted}: {type(error).__name__} {error}") from error
+        form = '{"source": "…", "target": "…", "sure": "0-1 1-0", "possible": ""}'
+        raise DataError(f"{where} is not of the form {form}: {type(error).__name__} {error}") from error
     limits = len(words(source)), len(words(target))
     outside = [link for link in sorted(sure | possible) if link[0] >= limits[0] or link[1] >= limits[1]]
     if outside:
@@ -86,19 +86,19 @@ def _pair(row: Any, where: str) -> AlignedPair:
 
 
 def word_weights(
-    one: AttentionMap, weights: Float[Tensor, "Q L"], tokenizer: Tokenizer, reading: bool = False
+    attention_map: AttentionMap, weights: Float[Tensor, "Q L"], tokenizer: Tokenizer, reading: bool = False
 ) -> Float[Tensor, "T S"]:
-    """Return what the words of a map's rows give to those of its columns.
+    """Return attention weights between words instead of tokens.
 
     Args:
-        one: The map, whose tokens count.
-        weights: Of a head or of several.
-        tokenizer: Of the run.
-        reading: Take a word's row where the decoder reads it, one after it predicts it.
+        attention_map: The map whose tokens the weights belong to.
+        weights: Weights of a head, or their mean over heads.
+        tokenizer: Tokenizer of the run.
+        reading: Whether to take a word's row from the step that reads it, one after the step that predicts it.
     """
     owners, sources = (
         word_of_each(tokenizer.of(field).pieces(ids))
-        for field, ids in zip(one.fields, (one.rows, one.columns), strict=True)
+        for field, ids in zip(attention_map.fields, (attention_map.rows, attention_map.columns), strict=True)
     )
     return by_words(weights.roll(-1, dims=0) if reading else weights, owners, sources)
 
@@ -109,42 +109,45 @@ def alignment_errors(
     """Measure the alignment error rate (AER) of each attention from target to source.
 
     Args:
-        task: With the model, in evaluation mode.
-        tokenizer: Of the run.
-        pairs: Sentences and links by hand.
-        symmetric: As in `align`.
+        task: The task, in evaluation mode.
+        tokenizer: Tokenizer of the run.
+        pairs: Hand-aligned sentences.
+        symmetric: Whether to align symmetrically, as in `align`.
 
     Returns:
-        `diagonal`, the AER without a model; and for each attention by its name its mean `entropy` and, where a word is
-        taken as the decoder is `predicting` or `reading` it, the AER of the mean of the heads and of each of `heads`.
+        `diagonal`, the AER of aligning without a model; and for each attention by name its mean `entropy` and, for the step
+        `predicting` and the step `reading` a word, the AER of the `mean` of the heads and of each of the `heads`.
 
     Raises:
-        ConfigurationError: If the task has no such attention.
-        DataError: If the tokenizer makes other words of a sentence.
+        ConfigurationError: If the task has no cross-attention.
+        DataError: If the tokenizer changes the words of a sentence.
     """
-    seen = [task.look_inside(pair.source, pair.target, tokenizer) for pair in pairs]
-    for pair, one in zip(pairs, seen, strict=True):
-        _check_words(pair, one, tokenizer)
+    attentions = [task.look_inside(pair.source, pair.target, tokenizer) for pair in pairs]
+    for pair, attention in zip(pairs, attentions, strict=True):
+        _check_words(pair, attention, tokenizer)
     gold = [pair.gold for pair in pairs]
-    names = [one.name for one in seen[0].maps if one.cross]
+    names = [layer.name for layer in attentions[0].maps if layer.cross]
     if not names:
         raise ConfigurationError(f"alignments: {type(task).__name__} has no attention from a target to a source")
-    guess = [diagonal(len(words(pair.source)), len(words(pair.target))) for pair in pairs]
+    baseline = [diagonal(len(words(pair.source)), len(words(pair.target))) for pair in pairs]
     layers = {}
     for name in names:
-        maps = [next(one for one in attention.maps if one.name == name) for attention in seen]
+        maps = [next(layer for layer in attention.maps if layer.name == name) for attention in attentions]
         layers[name] = _layer_errors(maps, gold, tokenizer, symmetric)
     return {
         "sentences": len(pairs),
-        "sure": sum(len(one.sure) for one in gold),
-        "possible": sum(len(one.possible) for one in gold),
-        "diagonal": round(alignment_error_rate(guess, gold), 4),
+        "sure": sum(len(links.sure) for links in gold),
+        "possible": sum(len(links.possible) for links in gold),
+        "diagonal": round(alignment_error_rate(baseline, gold), 4),
         "layers": layers,
     }
 
 
-def _check_words(pair: AlignedPair, seen: Attention, tokenizer: Tokenizer) -> None:
-    for field, text, ids in (("source", pair.source, seen.source), ("target", pair.target, seen.target or ())):
+def _check_words(pair: AlignedPair, attention: Attention, tokenizer: Tokenizer) -> None:
+    for field, text, ids in (
+        ("source", pair.source, attention.source),
+        ("target", pair.target, attention.target or ()),
+    ):
         read = "".join(tokenizer.of(field).pieces(ids))
         if len(words(read)) != len(words(text)):
             raise DataError(f"alignments: the tokenizer reads {text!r} as {read!r}, whose words are not those aligned")
@@ -156,14 +159,14 @@ def _layer_errors(
     errors: dict[str, Any] = {}
     for name, reading in (("predicting", False), ("reading", True)):
         # The mean of the heads first, then each of them.
-        choices = [torch.cat([one.weights.mean(dim=0, keepdim=True), one.weights]) for one in maps]
+        candidates = [torch.cat([layer.weights.mean(dim=0, keepdim=True), layer.weights]) for layer in maps]
         rates = []
-        for head in range(choices[0].shape[0]):
-            found: list[Links] = [
-                align(word_weights(one, choice[head], tokenizer, reading), symmetric)
-                for one, choice in zip(maps, choices, strict=True)
+        for head in range(candidates[0].shape[0]):
+            links: list[Links] = [
+                align(word_weights(layer, weights[head], tokenizer, reading), symmetric)
+                for layer, weights in zip(maps, candidates, strict=True)
             ]
-            rates.append(round(alignment_error_rate(found, gold), 4))
+            rates.append(round(alignment_error_rate(links, gold), 4))
         errors[name] = {"mean": rates[0], "heads": rates[1:]}
-    entropies = [head.entropy for one in maps for head in head_summaries(one.weights)]
+    entropies = [head.entropy for layer in maps for head in head_summaries(layer.weights)]
     return {"entropy": round(sum(entropies) / len(entropies), 4), **errors}

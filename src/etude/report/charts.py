@@ -1,7 +1,7 @@
-"""Curves as geometry, in the units of an SVG's view box. The template turns it into markup, and escapes.
+"""Charts as geometry, in the units of an SVG view box; the template turns it into markup and escapes it.
 
-Nothing in a chart needs a program to run in the page: the three x-axes are three drawings, and what is read off under
-the pointer is drawn beforehand at each of some forty places, and shown by the style sheet.
+A chart needs no program in the page: each of the three x-axes has its own drawing, and the readings under the pointer are
+drawn in advance at up to forty places and revealed by the style sheet.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from etude.report.writing import number, time_unit
 WIDTH, HEIGHT = 440.0, 232.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 26.0, 26.0
 POINTS = 300
-"""Points of a line at most; a longer series keeps the lowest and the highest of each stretch."""
+"""Largest number of points of a line; a longer series keeps the lowest and highest value of each stretch."""
 
 SMOOTHED = 120
-"""Points from which on a series is also shown smoothed."""
+"""Number of points from which a series is also shown smoothed."""
 
 PROBES = 40
+"""Largest number of readings of a chart."""
+
 DECADES = 1.5
-"""Powers of ten that a series must span to be drawn on a logarithmic scale, where its chart allows one."""
+"""Powers of ten that values must span for a logarithmic scale, where the chart allows one."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One value over a run.
+    """A recorded value over a run.
 
     Attributes:
-        name: As in the record, such as `train/loss`.
-        steps: Where it was logged, [N].
-        tokens: The same places in tokens, [N].
-        seconds: The same places in seconds, [N].
-        values: The value at each, [N]; may hold nan and infinities.
-        spikes: Whether training marked the value as a spike, [N]; None: it marks none of this name.
+        name: Name in the record, such as `train/loss`.
+        steps: Steps at which it was logged, [N].
+        tokens: Tokens at the same times, [N].
+        seconds: Seconds at the same times, [N].
+        values: Values, [N]; may contain nan and infinities.
+        spikes: Whether training marked the value as a spike, [N]; None: values of this name are not marked.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Series:
     spikes: NDArray[np.bool_] | None = None
 
     def describe(self) -> str:
-        """Return the series in a sentence, for those who do not see the curve."""
+        """Return a description of the series for readers who cannot see the curve."""
         finite = np.flatnonzero(np.isfinite(self.values))
         if not len(finite):
             return f"{self.name}: no finite value."
@@ -67,13 +69,13 @@ class Series:
         )
         if self.spikes is not None and self.spikes.any():
             text += f" Spikes at the steps {', '.join(f'{step:,.0f}' for step in self.steps[self.spikes])}."
-        left_out = len(self.values) - len(finite)
-        return text + (f" {left_out} values are not finite and are left out." if left_out else "")
+        non_finite = len(self.values) - len(finite)
+        return text + (f" {non_finite} values are not finite and are left out." if non_finite else "")
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and its label."""
+    """A mark on an axis: its position and label."""
 
     at: float
     label: str
@@ -81,7 +83,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """A drawn series: the path of its values, of the smoothed ones (or none), its points, if they are few, and its spikes."""
+    """A drawn series: paths of its values and of the smoothed values (or empty), its points if few, and its spikes."""
 
     path: str
     smooth: str
@@ -91,7 +93,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is shown where the pointer is: the strip [left, left + width), the line to draw, and the text."""
+    """A reading under the pointer: its strip [left, left + width), the position of its line, and its text."""
 
     left: float
     width: float
@@ -101,7 +103,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart over one x-axis: `step`, `tokens` or `seconds`, shown in a unit."""
+    """A chart over one x-axis, `step`, `tokens` or `seconds`, labelled in a unit."""
 
     axis: str
     unit: str
@@ -113,13 +115,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Chart:
-    """A titled chart with one drawing for each x-axis.
+    """A chart with a drawing for each x-axis.
 
     Attributes:
-        title: What it shows.
-        names: Name of each curve.
-        description: All of it in words.
-        drawings: Over steps, tokens and seconds.
+        title: Title of the chart.
+        names: Names of the curves.
+        description: Description in words.
+        drawings: Drawings over steps, tokens and seconds.
     """
 
     title: str
@@ -129,33 +131,33 @@ class Chart:
 
 
 def chart(title: str, series: Sequence[Series], *, logarithmic: bool = False, exact: bool = False) -> Chart:
-    """Draw one or more series into one frame.
+    """Draw one or more series as a chart.
 
     Args:
-        title: What they show.
-        series: At least one; with finite values or without.
-        logarithmic: Allow a logarithmic y-axis, which is taken if the values are positive and span `DECADES`.
-        exact: The values have no noise: never smooth them.
+        title: Title of the chart.
+        series: The series, at least one; they may have no finite values.
+        logarithmic: Whether to allow a logarithmic y-axis, which is used if the values are positive and span `DECADES`.
+        exact: Whether the values have no noise, and must not be smoothed.
     """
-    values = np.concatenate([one.values[np.isfinite(one.values)] for one in series])
+    values = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in series])
     scale = Scale.of(values, logarithmic)
-    seconds, time = time_unit(max((one.seconds[-1] for one in series if len(one.seconds)), default=0.0))
+    seconds, time = time_unit(max((curve.seconds[-1] for curve in series if len(curve.seconds)), default=0.0))
     axes = [
-        ("step", "steps", [one.steps for one in series]),
-        ("tokens", "tokens", [one.tokens for one in series]),
-        ("seconds", time, [one.seconds / seconds for one in series]),
+        ("step", "steps", [curve.steps for curve in series]),
+        ("tokens", "tokens", [curve.tokens for curve in series]),
+        ("seconds", time, [curve.seconds / seconds for curve in series]),
     ]
     return Chart(
         title=title,
-        names=[one.name for one in series],
-        description=" ".join(one.describe() for one in series),
+        names=[curve.name for curve in series],
+        description=" ".join(curve.describe() for curve in series),
         drawings=[_drawing(axis, unit, places, series, scale, exact) for axis, unit, places in axes],
     )
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Turns values into positions between two pixels; the higher value is at `end`."""
+    """Maps values to positions between two pixels, the highest to `end`."""
 
     low: float
     high: float
@@ -165,7 +167,7 @@ class Scale:
 
     @classmethod
     def of(cls, values: Floats, logarithmic: bool) -> Scale:
-        """Return the y-axis on which all the values have room."""
+        """Return a y-axis with room for all values."""
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
         logarithmic = logarithmic and low > sys.float_info.min and math.log10(high / low) >= DECADES
         if logarithmic:
@@ -174,14 +176,14 @@ class Scale:
         return cls(low - room, high + room, HEIGHT - BOTTOM, TOP, logarithmic)
 
     def __call__(self, values: Floats) -> Floats:
-        """Return positions, [N]; nan where a value has none."""
+        """Return the positions of values, [N]; nan where a value has none."""
         if self.logarithmic:
             values = np.log10(np.where(values > 0, values, np.nan))
         values = np.where(np.isfinite(values), values, np.nan)
         return self.start + (values - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, most: int) -> list[Tick]:
-        """Return round values on the axis."""
+        """Return ticks at round values, at most `most` of them on a linear scale."""
         if not self.logarithmic:
             rounds = round_values(self.low, self.high, most)
         elif self.high - self.low > most / 2:
@@ -201,7 +203,7 @@ def _drawing(
 ) -> Drawing:
     end = max((float(place.max()) for place in places if len(place)), default=1.0) or 1.0
     across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
-    curves = [_curve(across(place), one, scale, exact) for place, one in zip(places, series, strict=True)]
+    curves = [_curve(across(place), curve, scale, exact) for place, curve in zip(places, series, strict=True)]
     probes = _probes(places, series, across, unit)
     return Drawing(axis, unit, across.ticks(5), scale.ticks(5), curves, probes)
 
@@ -225,16 +227,16 @@ def _points(x: Floats, y: Floats) -> list[tuple[float, float]]:
 
 def _path(x: Floats, y: Floats) -> str:
     """Return the path through the points, with a gap where a point has no position."""
-    written, pen_down = [], False
+    commands, pen_down = [], False
     for a, b in zip(x, y, strict=True):
         if np.isfinite(b):
-            written.append(f"{'L' if pen_down else 'M'}{a:.1f} {b:.1f}")
+            commands.append(f"{'L' if pen_down else 'M'}{a:.1f} {b:.1f}")
         pen_down = bool(np.isfinite(b))
-    return "".join(written)
+    return "".join(commands)
 
 
 def _probes(places: Sequence[Floats], series: Sequence[Series], across: Scale, unit: str) -> list[Probe]:
-    """Return places to read off: the points of the longest series, or as many of them as there is room for."""
+    """Return readings at the points of the longest series, or at `PROBES` of them."""
     longest = max(places, key=len)
     if not len(longest):
         return []
@@ -248,32 +250,33 @@ def _probes(places: Sequence[Floats], series: Sequence[Series], across: Scale, u
 
 
 def _reading(place: float, places: Sequence[Floats], series: Sequence[Series], unit: str) -> str:
-    """Return what a reader wants to know of a place: each series at its last point until there."""
+    """Return the text of a reading: the last value of each series up to a place."""
     parts = [f"{number(place)} {unit}"]
-    for where, one in zip(places, series, strict=True):
-        index = int(np.searchsorted(where, place, side="right")) - 1
+    for positions, curve in zip(places, series, strict=True):
+        index = int(np.searchsorted(positions, place, side="right")) - 1
         if index >= 0:
-            parts.append(f"{one.name} {number(one.values[index])}")
+            parts.append(f"{curve.name} {number(curve.values[index])}")
     return "   ".join(parts)
 
 
 def thinned(values: Floats) -> NDArray[np.int64]:
-    """Return the indices, in order, of at most `POINTS` values that keep the shape: both extremes of each stretch."""
+    """Return the sorted indices of at most `POINTS` values that keep the shape: both extremes of each stretch."""
     if len(values) <= POINTS:
         return np.arange(len(values))
     stretches = np.array_split(np.arange(len(values)), POINTS // 2)
-    shown = np.where(np.isnan(values), np.inf, values)
-    kept = {int(stretch[pick(shown[stretch])]) for stretch in stretches for pick in (np.argmin, np.argmax)}
-    return np.array(sorted(kept))
+    comparable = np.where(np.isnan(values), np.inf, values)
+    extremes = {int(stretch[pick(comparable[stretch])]) for stretch in stretches for pick in (np.argmin, np.argmax)}
+    return np.array(sorted(extremes))
 
 
 def moving_average(values: Floats, reach: int) -> Floats:
-    """Return the mean of the finite values around each place, [N]; nan where there is none.
+    """Return the mean of the finite values around each index, [N]; nan where there are none.
 
     Args:
-        values: [N].
-        reach: Places before, and after, that count. Near an end fewer do, on both sides, since more on one side than on
-            the other would shift a curve that rises or falls; but never less than a quarter, since one value is noise.
+        values: Values, [N].
+        reach: Number of values before and after that are averaged. It shrinks near an end, on both sides, because an
+            asymmetric window would shift a rising or falling curve; but to no less than a quarter, because a single value
+            is noise.
     """
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])

@@ -1,22 +1,23 @@
-"""What an evaluation tells of its rows besides scores, as a report shows it."""
+"""The details of an evaluation besides its scores, prepared for a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 WIDEST_MATRIX = 20
-"""Columns of a confusion matrix at most; of more classes only the most frequent confusions are shown."""
+"""Largest number of columns of a confusion matrix; with more, only the most frequent confusions are shown."""
 
 SHOWN_CONFUSIONS = 30
+"""Largest number of confusions listed in place of a matrix."""
 
 
-class Matrix(NamedTuple):
-    """How often what was right was taken for what.
+class ConfusionMatrix(NamedTuple):
+    """Counts of predictions by label.
 
     Attributes:
-        columns: What it was taken for.
-        rows: What was right, and the counts in the order of the columns.
+        columns: Predictions.
+        rows: Each label with its counts in the order of the columns.
     """
 
     columns: list[str]
@@ -24,47 +25,31 @@ class Matrix(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """One thing taken for another."""
+    """A label, a wrong prediction, and how often it was made."""
 
-    right: str
-    made: str
-    times: int
-
-
-def checked(details: Any) -> Mapping[str, Any]:
-    """Return details that can be shown.
-
-    Raises:
-        TypeError: If they are none.
-    """
-    if not isinstance(details, dict):
-        raise TypeError(f"details: an object was expected, not {type(details).__name__}")
-    calibration, confusion, errors = (
-        details.get(name, kind) for name, kind in (("calibration", {}), ("confusion", {}), ("errors", []))
-    )
-    if not (isinstance(calibration, dict) and isinstance(confusion, dict) and isinstance(errors, list)):
-        raise TypeError("details: calibration and confusion are objects, and errors are a list")
-    if not all(isinstance(row, dict) for row in (*confusion.values(), *errors)):
-        raise TypeError("details: the rows of confusion and errors are objects")
-    return details
+    label: str
+    prediction: str
+    rows: int
 
 
-def matrix(confusion: Mapping[str, Mapping[str, int]]) -> Matrix | None:
-    """Return a confusion as a matrix, in the order of what was right; None if it is too wide to be read."""
-    place = {name: number for number, name in enumerate(confusion)}
-    made = dict.fromkeys(name for row in confusion.values() for name in row)
-    columns = sorted(made, key=lambda name: place.get(name, len(place)))
+def confusion_matrix(confusion: Mapping[str, Mapping[str, int]]) -> ConfusionMatrix | None:
+    """Return counts by label and prediction as a matrix, in the order of the labels; None if it is too wide to read."""
+    position = {label: index for index, label in enumerate(confusion)}
+    predictions = dict.fromkeys(prediction for row in confusion.values() for prediction in row)
+    columns = sorted(predictions, key=lambda prediction: position.get(prediction, len(position)))
     if len(columns) > WIDEST_MATRIX:
         return None
-    return Matrix(columns, [(right, [row.get(name, 0) for name in columns]) for right, row in confusion.items()])
+    return ConfusionMatrix(
+        columns, [(label, [row.get(prediction, 0) for prediction in columns]) for label, row in confusion.items()]
+    )
 
 
 def most_confused(confusion: Mapping[str, Mapping[str, int]]) -> list[Confusion]:
-    """Return the most frequent confusions, the first ones first among equals."""
-    found = [
-        Confusion(right, made, count)
-        for right, row in confusion.items()
-        for made, count in row.items()
-        if made != right
+    """Return the most frequent confusions, equally frequent ones in their given order."""
+    confusions = [
+        Confusion(label, prediction, count)
+        for label, row in confusion.items()
+        for prediction, count in row.items()
+        if prediction != label
     ]
-    return sorted(found, key=lambda one: -one.times)[:SHOWN_CONFUSIONS]
+    return sorted(confusions, key=lambda confusion: -confusion.rows)[:SHOWN_CONFUSIONS]

@@ -1,8 +1,7 @@
-"""What a run's folder holds, for a report. Every file may be missing, or be broken: then the report says so."""
+"""Contents of a run's folder for a report, in which any file may be missing or broken."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,48 +10,61 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from etude.errors import StorageError
 from etude.report.charts import Chart, Series, chart
-from etude.report.confusion import checked
-from etude.report.cost_rows import read_cost_rows
+from etude.report.cost_rows import cost_rows
 from etude.report.inspection import Inspection
-from etude.runs.folder import CONFIGURATION, COST, OVERRIDES, state
+from etude.runs.documents import RunManifest
+from etude.runs.folder import CHECKPOINTS, CONFIGURATION, COST, DATA, MANIFEST, OVERRIDES, state
+from etude.runs.reading import (
+    ADVICE,
+    ATTENTION,
+    EVALUATIONS,
+    SAMPLES,
+    read_attention,
+    read_cost,
+    read_data,
+    read_evaluation,
+    read_manifest,
+    read_overrides,
+    read_samples,
+)
 from etude.runs.record import RECORD, WALL_CLOCK, Event, read
+from etude.untrusted import BrokenFileError, read_yaml
 
 SHOWN_SAMPLES = 100
-"""Samples on the page at most."""
+"""Largest number of samples on the page."""
 
 TITLES = {
     "train/loss": "Loss",
     "val/loss": "Loss",
     "train/learning_rate": "Learning rate",
     "train/gradient_norm": "Gradient norm",
-    "train/skipped_steps": "Steps left out",
+    "train/skipped_steps": "Skipped steps",
     "speed/tokens_per_second": "Tokens per second",
 }
 """Titles of charts; values with the same title are drawn together."""
 
-EXACT = ("Learning rate", "Steps left out")
-"""Titles of charts whose values have no noise."""
+EXACT = ("Learning rate", "Skipped steps")
+"""Titles of charts whose values have no noise and are never smoothed."""
 
 SPIKE = "train/spike"
-"""What a line of the record has where its loss is a spike: marked in the chart of the loss."""
+"""Name of the recorded value that marks a step's loss as a spike."""
 
 _Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One file of `evaluations/`: scores on a split, with what they need to be believed.
+class ShownEvaluation:
+    """A file of `evaluations/`: scores on a split, with their intervals and signatures.
 
     Attributes:
-        name: The file's name, without its ending.
-        checkpoint: Of which model; None if that is not told.
-        examples: Rows of the split.
-        scores: Name and value of each.
-        intervals: Name, and both ends of the confidence interval.
-        signatures: Name, and how exactly it was computed.
-        details: What else is told of the rows: see `etude.tasks.base.Task.details`.
+        name: Stem of the file's name.
+        checkpoint: Name of the evaluated checkpoint; None if it was not recorded.
+        examples: Number of rows of the split.
+        scores: Scores by name.
+        intervals: Confidence intervals by name.
+        signatures: Signatures by name, which say how a score was computed.
+        details: Further details of the rows; see `etude.tasks.base.Task.details`.
     """
 
     name: str
@@ -69,10 +81,10 @@ class ShownSamples:
     """Outputs of the last validation.
 
     Attributes:
-        step: When.
-        columns: Names, in the order in which they first occur.
-        rows: A mapping from names to texts for each sample.
-        total: How many there are in the file; `rows` may be fewer.
+        step: Step of the validation.
+        columns: Names of the texts, in order of first occurrence.
+        rows: Texts by name for each sample.
+        total: Number of samples in the file; `rows` may hold fewer.
     """
 
     step: int
@@ -83,22 +95,22 @@ class ShownSamples:
 
 @dataclass
 class Contents:
-    """A run, as far as it is known. What is None or empty is not there; `problems` says what is there but broken.
+    """The contents of a run's folder. What is missing is None or empty; `problems` lists what is broken.
 
     Attributes:
         run: The folder.
         experiment: The experiment's name.
         status: `finished` or `unfinished`.
         config: The configuration; empty without one.
-        config_text: The same, as it is written.
-        overrides: What was given on the command line.
-        events: The record.
-        evaluations: All evaluations, those of the test split first.
-        samples: Of the last validation.
-        attention: What the model attends to in sample sentences.
-        data: Facts about the data.
+        config_text: Text of `config.yaml`.
+        overrides: Overrides of the command line.
+        events: Events of the record.
+        evaluations: Evaluations, those of the test split first.
+        samples: Samples of the last validation.
+        attention: Attention of the model to sample sentences.
+        data: Description of the data.
         manifest: Code, packages and machine.
-        cost: Names and texts of what the training has cost besides steps and time.
+        cost: Costs of training besides steps and time, as names and texts.
         best: Name of the best checkpoint's folder.
         last: Name of the last checkpoint's folder.
         problems: One line for each file that cannot be read.
@@ -111,11 +123,11 @@ class Contents:
     config_text: str = ""
     overrides: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[ShownEvaluation] = field(default_factory=list)
     samples: ShownSamples | None = None
     attention: list[Inspection] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
+    manifest: RunManifest | None = None
     cost: list[tuple[str, str]] = field(default_factory=list)
     best: str | None = None
     last: str | None = None
@@ -123,107 +135,106 @@ class Contents:
 
     @classmethod
     def read(cls, run: Path) -> Contents:
-        """Read everything that is there."""
+        """Read everything in a run's folder."""
         absolute = run.resolve()
         contents = cls(run, f"{absolute.parent.parent.name}/{absolute.parent.name}", _status(run))
-        known, note = contents, contents._note
-        known.config_text = note(run / CONFIGURATION, Path.read_text) or ""
-        known.config = note(run / CONFIGURATION, _yaml_mapping) or {}
-        known.overrides = note(run / OVERRIDES, _yaml_list) or []
-        known.events = note(run / RECORD, read) or []
-        found = [note(path, _evaluation) for path in sorted((run / "evaluations").glob("*.json"))]
-        known.evaluations = sorted(filter(None, found), key=lambda one: (not one.name.startswith("test"), one.name))
-        for path in sorted((run / "samples").glob("step-*.jsonl"))[-1:]:
-            known.samples = note(path, _samples)
-        known.attention = note(run / "attention.json", _attention) or []
-        known.data = note(run / "data.json", _mapping) or {}
-        known.manifest = note(run / "manifest.json", _mapping) or {}
-        known.cost = note(run / COST, read_cost_rows) or []
-        known.best, known.last = (_link(run / "checkpoints" / name) for name in ("best", "last"))
+        read_or_note = contents._read_or_note
+        contents.config_text = read_or_note(run / CONFIGURATION, lambda path: read_yaml(path, ADVICE)) or ""
+        contents.config = read_or_note(run / CONFIGURATION, _mapping) or {}
+        contents.overrides = read_or_note(run / OVERRIDES, lambda _: read_overrides(run)) or []
+        contents.events = read_or_note(run / RECORD, read) or []
+        evaluations = [read_or_note(path, _evaluation) for path in sorted((run / EVALUATIONS).glob("*.json"))]
+        contents.evaluations = sorted(
+            filter(None, evaluations), key=lambda evaluation: (not evaluation.name.startswith("test"), evaluation.name)
+        )
+        for path in sorted((run / SAMPLES).glob("step-*.jsonl"))[-1:]:
+            contents.samples = read_or_note(path, _samples)
+        contents.attention = read_or_note(run / ATTENTION, lambda _: _attention(run)) or []
+        contents.data = read_or_note(run / DATA, lambda _: read_data(run).plain()) or {}
+        contents.manifest = read_or_note(run / MANIFEST, lambda _: read_manifest(run))
+        contents.cost = read_or_note(run / COST, lambda _: cost_rows(read_cost(run))) or []
+        contents.best, contents.last = (_link(run / CHECKPOINTS / name) for name in ("best", "last"))
         return contents
 
-    def _note(self, path: Path, reader: Callable[[Path], _Read]) -> _Read | None:
-        """Return what a reader makes of a file; None, and a note of the problem, if it makes nothing of it."""
+    def _read_or_note(self, path: Path, reader: Callable[[Path], _Read]) -> _Read | None:
+        """Return the content of a file; None if it is missing, or broken, which is noted in `problems`."""
         if not path.exists():
             return None
         try:
             return reader(path)
-        except StorageError as error:
-            self.problems.append(str(error))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            self.problems.append(f"{path.relative_to(self.run)} cannot be read: {reason} ({type(error).__name__})")
+        except BrokenFileError as error:
+            file = str(error.path).removeprefix(f"{self.run}/")
+            subject = "it " if error.is_of_the_file else ""
+            self.problems.append(f"{file} cannot be read: {subject}{error.problem}")
         return None
 
     @property
     def metric(self) -> str:
-        """The value by which the run's checkpoints are compared."""
+        """The name of the metric that selects the best checkpoint."""
         return str((self.config.get("validate") or {}).get("metric", "val/loss"))
 
     def best_validation(self) -> tuple[int, float] | None:
         """Return the step and the value of the best validation, or None before the first."""
-        found = [(event.values[self.metric], event.step) for event in self.events if self.metric in event.values]
-        found = [pair for pair in found if np.isfinite(pair[0])]
-        if not found:
+        values = [(event.values[self.metric], event.step) for event in self.events if self.metric in event.values]
+        values = [pair for pair in values if np.isfinite(pair[0])]
+        if not values:
             return None
-        largest = (self.config.get("validate") or {}).get("mode") == "max"
-        value, step = max(found) if largest else min(found)
+        mode = (self.config.get("validate") or {}).get("mode")
+        value, step = max(values) if mode == "max" else min(values)
         return step, value
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of the model."""
-        counted = self.manifest.get("parameters")
-        total = counted.get("total") if isinstance(counted, dict) else counted
-        return total if isinstance(total, int) else None
+        """Number of parameters of the model."""
+        return self.manifest.parameters.total if self.manifest else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens trained on, by all the seconds of training, validation included."""
+        """Trained tokens per second of training, validation included."""
         last = self.events[-1] if self.events else None
         return last.tokens / last.seconds if last and last.seconds > 0 else None
 
     @property
     def command(self) -> str:
-        """The command that began the run, on one line; empty if it is not known."""
-        words = self.manifest.get("command")
-        return " ".join(map(str, words)) if isinstance(words, list) else ""
+        """The command that began the run; empty if it is unknown."""
+        return " ".join(self.manifest.command) if self.manifest else ""
 
     @property
     def environment(self) -> dict[str, Any]:
-        """The manifest without the command, for a table."""
-        return {name: value for name, value in self.manifest.items() if name != "command"}
+        """The manifest without the command."""
+        values = self.manifest.plain() if self.manifest else {}
+        return {name: value for name, value in values.items() if name != "command"}
 
     @property
     def other_facts(self) -> dict[str, Any]:
-        """Facts about the data besides its rows, for a table."""
+        """The description of the data without numbers of rows."""
         return {name: value for name, value in self.data.items() if name not in ("rows", "dropped")}
 
     def charts(self) -> list[Chart]:
-        """Return a chart of every value that was recorded more than once, in the order in which a person asks."""
+        """Return charts of all values that were recorded more than once, the most important first."""
         names = list(dict.fromkeys(name for event in self.events for name in event.values))
         shown = [name for name in names if name not in ("epoch", SPIKE) and not name.startswith("test/")]
         groups: dict[str, list[str]] = {}
         for name in sorted(shown, key=self._rank):
             groups.setdefault(TITLES.get(name, name), []).append(name)
-        drawn = {title: [_series(self.events, name) for name in group] for title, group in groups.items()}
+        series_by_title = {title: [_series(self.events, name) for name in group] for title, group in groups.items()}
         return [
             chart(title, series, logarithmic=title not in (*EXACT, "Loss"), exact=title in EXACT)
-            for title, series in drawn.items()
-            if max(len(one.values) for one in series) > 1
+            for title, series in series_by_title.items()
+            if max(len(curve.values) for curve in series) > 1
         ]
 
     def _rank(self, name: str) -> tuple[int, int]:
-        """Order: losses, the chosen metric, other validation scores, other values of training, speed."""
+        """Sort key: losses, the main metric, other validation scores, other training values, speed."""
         order = list(TITLES)
-        known = order.index(name) if name in order else len(order)
+        position = order.index(name) if name in order else len(order)
         if name in ("train/loss", "val/loss"):
-            return 0, known
+            return 0, position
         if name == self.metric:
             return 1, 0
         if name.startswith("val/"):
             return 2, 0
-        return (4, known) if name.startswith(WALL_CLOCK) else (3, known)
+        return (4, position) if name.startswith(WALL_CLOCK) else (3, position)
 
 
 def _status(run: Path) -> str:
@@ -235,49 +246,40 @@ def _link(link: Path) -> str | None:
 
 
 def _series(events: Iterable[Event], name: str) -> Series:
-    lines = [one for one in events if name in one.values]
-    found = [(one.step, one.tokens, one.seconds, one.values[name]) for one in lines]
-    steps, tokens, seconds, values = np.array(found, dtype=np.float64).T
-    spikes = np.array([SPIKE in one.values for one in lines]) if name == "train/loss" else None
+    events = [event for event in events if name in event.values]
+    points = [(event.step, event.tokens, event.seconds, event.values[name]) for event in events]
+    steps, tokens, seconds, values = np.array(points, dtype=np.float64).T
+    spikes = np.array([SPIKE in event.values for event in events]) if name == "train/loss" else None
     return Series(name, steps, tokens, seconds, values, spikes)
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text())
+    """Return the configuration as plain values, whether or not this version of etude could run it."""
+    values = yaml.safe_load(read_yaml(path, ADVICE))
     if not isinstance(values, dict):
-        raise TypeError(f"an object was expected, not {type(values).__name__}")
+        raise BrokenFileError(path, "is not a mapping", ADVICE)
     return values
 
 
-def _yaml_mapping(path: Path) -> dict[str, Any]:
-    values = yaml.safe_load(path.read_text())
-    if not isinstance(values, dict):
-        raise TypeError(f"a mapping was expected, not {type(values).__name__}")
-    return values
-
-
-def _yaml_list(path: Path) -> list[str]:
-    return [str(item) for item in yaml.safe_load(path.read_text()) or []]
-
-
-def _evaluation(path: Path) -> Evaluation:
-    values = _mapping(path)
-    return Evaluation(
+def _evaluation(path: Path) -> ShownEvaluation:
+    document = read_evaluation(path.parents[1], path.stem)
+    return ShownEvaluation(
         name=path.stem,
-        checkpoint=values.get("checkpoint"),
-        examples=values.get("examples"),
-        scores={str(name): float(value) for name, value in values["scores"].items()},
-        intervals={str(name): (float(low), float(high)) for name, (low, high) in values.get("intervals", {}).items()},
-        signatures={str(name): str(text) for name, text in values.get("signatures", {}).items()},
-        details=checked(values.get("details", {})),
+        checkpoint=document.checkpoint,
+        examples=document.examples,
+        scores=document.scores,
+        intervals=document.intervals,
+        signatures=document.signatures,
+        details=document.details.plain(),
     )
 
 
 def _samples(path: Path) -> ShownSamples:
-    rows = [dict(json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+    step = int(path.stem.removeprefix("step-"))
+    rows = read_samples(path.parents[1], step)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return ShownSamples(int(path.stem.removeprefix("step-")), columns, rows[:SHOWN_SAMPLES], len(rows))
+    return ShownSamples(step, columns, rows[:SHOWN_SAMPLES], len(rows))
 
 
-def _attention(path: Path) -> list[Inspection]:
-    return [Inspection.from_json(one) for one in json.loads(path.read_text())]
+def _attention(run: Path) -> list[Inspection]:
+    return [Inspection.from_json(document.plain()) for document in read_attention(run)]

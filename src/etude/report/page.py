@@ -1,6 +1,6 @@
-"""The report of a run: one HTML file with everything in it, that needs no network and runs no program.
+"""The report of a run: a self-contained HTML file that needs no network and runs no program.
 
-All text of a run (samples, names, configurations) is escaped by the template engine: it may come from anywhere.
+All text of a run (samples, names, configurations) is untrusted and escaped by the template engine.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import jinja2
 
 from etude import __version__
+from etude.atomic import write_text
 from etude.errors import ConfigurationError
 from etude.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from etude.report.confusion import matrix, most_confused
+from etude.report.confusion import confusion_matrix, most_confused
 from etude.report.contents import Contents
 from etude.report.inspection import Inspection
 from etude.report.writing import count, duration, number, score
-from etude.runs.folder import write_text
 
 REPORT = "report.html"
 """Name of the report in the run's folder."""
@@ -31,7 +31,7 @@ def report(run: Path) -> Path:
     """Write the report of a run, finished or not, into its folder.
 
     Args:
-        run: The run's folder. Any of its files may be missing: the page says what is not there yet.
+        run: The run's folder. Any of its files may be missing; the page says which.
 
     Returns:
         The page's path.
@@ -54,21 +54,21 @@ def report(run: Path) -> Path:
 
 
 def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
-    """Return a page of its own of what a run attends to.
+    """Return a page of the attention of a run to some texts.
 
     Args:
         run: The run's folder.
-        inspections: Of one text each.
+        inspections: The attention to each text.
     """
-    place = run.resolve()
-    name = f"{place.parent.parent.name}/{place.parent.name}: {place.name}"
+    folder = run.resolve()
+    name = f"{folder.parent.parent.name}/{folder.parent.name}: {folder.name}"
     template = environment().get_template("inspection.html.jinja")
-    return template.render(run=place, name=name, inspections=inspections, version=__version__)
+    return template.render(run=folder, name=name, inspections=inspections, version=__version__)
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return the template engine, which escapes all text."""
+    """Return the template environment, which escapes all text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,12 +77,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
-    environment.filters |= {"matrix": matrix, "most_confused": most_confused}
+    environment.filters |= {"confusion_matrix": confusion_matrix, "most_confused": most_confused}
     return environment
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested values as rows of a table: names joined by dots, and texts. A list is one text."""
+    """Return nested values as rows of a table: dotted names and texts. A list becomes a single text."""
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):

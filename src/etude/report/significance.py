@@ -1,4 +1,4 @@
-"""Whether two runs differ by more than chance, on the same rows."""
+"""Paired significance tests between two runs on the same rows."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from etude.metrics.score import Score, Statistics
 from etude.tasks.base import Task
 from etude.tasks.running_sums import Row
 
-WANTED = ("references", "label", "labels")
-"""What a row may hold of what was wanted of it."""
+REFERENCE_KEYS = ("references", "label", "labels")
+"""Keys under which a row may hold its reference output."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is kept of an evaluation to compare it with another one.
+class ScoredRows:
+    """An evaluation reduced to what a paired test needs.
 
     Attributes:
-        results: The scores.
-        rows: Id and wanted output of each row.
+        results: Scores by name.
+        rows: Id and reference output of each row.
     """
 
     results: Mapping[str, Score]
     rows: list[tuple[int, Any]]
 
     @classmethod
-    def of(cls, task: Task) -> Judged:
-        """Keep what the last evaluation of a task left."""
-        return cls(task.results, ids_and_wanted(task.rows))
+    def of(cls, task: Task) -> ScoredRows:
+        """Return the results of a task's last evaluation."""
+        return cls(task.results, ids_and_references(task.rows))
 
 
-def ids_and_wanted(rows: Sequence[Row]) -> list[tuple[int, Any]]:
-    """Return the id of each row and what was wanted of it; None if the row does not hold that."""
-    return [(row["id"], next((row[name] for name in WANTED if name in row), None)) for row in rows]
+def ids_and_references(rows: Sequence[Row]) -> list[tuple[int, Any]]:
+    """Return the id and the reference output of each row; None where the row holds no reference."""
+    return [(row["id"], next((row[key] for key in REFERENCE_KEYS if key in row), None)) for row in rows]
 
 
-def differences(first: Judged, other: Judged) -> dict[str, Any]:
-    """Return the difference of each score that both have, and its p-value by paired approximate randomization.
+def differences(first: ScoredRows, other: ScoredRows) -> dict[str, Any]:
+    """Test the difference of each score that both evaluations have, by paired approximate randomization.
 
     Returns:
-        `test` says how, `difference` and `p` are by the score's name; or `why_not` says why nothing can be compared.
+        `test` (the method), and by score `difference` and `p`; or `why_not`, the reason why nothing can be tested.
     """
     if first.rows != other.rows:
         return {"why_not": "the rows are not the same"}
     pairs = {
         name: (before, after)
         for name, score in other.results.items()
-        if (after := score.statistics) is not None and (before := _same(first.results.get(name), after)) is not None
+        if (after := score.statistics) is not None
+        and (before := _comparable(first.results.get(name), after)) is not None
     }
     if not pairs:
         return {"why_not": "no score is made of rows that could be exchanged"}
@@ -60,7 +61,7 @@ def differences(first: Judged, other: Judged) -> dict[str, Any]:
     }
 
 
-def _same(score: Score | None, other: Statistics) -> Statistics | None:
-    """Return the statistics of a score if it was computed in the same way as the other."""
-    known = score.statistics if score else None
-    return known if known is not None and known.signature == other.signature else None
+def _comparable(score: Score | None, other: Statistics) -> Statistics | None:
+    """Return the statistics of a score if they were computed in the same way as the other's."""
+    statistics = score.statistics if score else None
+    return statistics if statistics is not None and statistics.signature == other.signature else None

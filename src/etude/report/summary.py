@@ -1,4 +1,4 @@
-"""What the terminal shows when a training ends."""
+"""The summary of a run that the terminal shows when training ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.runs.record import RECORD
 
 
 def terminal_summary(run: Path) -> None:
-    """Show a run's scores, cost, files and the commands that come next, on stderr.
+    """Print a run's scores, cost, files and the next commands to stderr.
 
     Args:
         run: The run's folder, finished or not.
@@ -25,7 +25,7 @@ def terminal_summary(run: Path) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    # `Text`, since rich would take a bracket in a name for a style.
+    # `Text`, because rich would interpret a bracket in a name as a style.
     for name, value in [*_scores(contents), *_cost(contents), *_files(contents)]:
         table.add_row(name, Text(value))
     console = Console(stderr=True, highlight=False)

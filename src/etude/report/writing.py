@@ -1,4 +1,4 @@
-"""Numbers and times as people write them."""
+"""Numbers and durations formatted for people."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 
 def number(value: float, largest: float | None = None) -> str:
-    """Return a number as people write it: four significant digits, and k, M, G for thousands and more.
+    """Return a number with four significant digits, and k, M or G for large ones.
 
     Args:
         value: The number.
-        largest: Chooses the letter for all the numbers of an axis; by default it is the number itself.
+        largest: Number that decides the suffix, so that all numbers of an axis share it; None: the number itself.
     """
     if not math.isfinite(value):
         return str(float(value))
@@ -21,24 +21,24 @@ def number(value: float, largest: float | None = None) -> str:
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """Return the unit, in seconds, and the name of it, in which a length of time has a handy size."""
+    """Return the seconds and the name of the unit that suits a duration."""
     if seconds >= 3 * 3600:
         return 3600.0, "hours"
     return (60.0, "minutes") if seconds >= 180 else (1.0, "seconds")
 
 
 def count(value: float | None) -> str:
-    """Return a count with its thousands apart, or a dash for none."""
+    """Return a count with thousands separators, or a dash for None."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def score(value: float) -> str:
-    """Return a score as it is reported: two decimals, and four for those below one."""
+    """Return a score with two decimals, or four if it is below 1."""
     return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
 
 
 def duration(seconds: float | None) -> str:
-    """Return a length of time by its two largest units."""
+    """Return a duration in its two largest units, or a dash for None."""
     if seconds is None:
         return "–"
     if seconds < 60:

@@ -1,1 +1,1 @@
-"""Runs on disk: their folders, the configuration and the record in them, and what they were made of."""
+"""Runs on disk: their folders, the documents and records in them, and their manifests."""

@@ -1,4 +1,4 @@
-"""What two runs differ in: what they are made of, and the first things that they computed otherwise."""
+"""Differences between two runs: in their manifests, and the first in their results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from etude.checkpoints.checkpoint import read_tensors
 from etude.checkpoints.codec import MODEL, TRAINING
 from etude.checkpoints.integrity import checkpoint_folder
 from etude.checkpoints.integrity import read_manifest as read_checkpoint_manifest
-from etude.errors import StorageError
-from etude.runs.folder import CHECKPOINTS, FINISHED, MADE_OF, changes
+from etude.config.values import changes
+from etude.runs.folder import CHECKPOINTS
+from etude.runs.reading import read_conclusion
 from etude.runs.record import RECORD, comparable, read
 
 SECTIONS = {
@@ -26,82 +27,74 @@ SECTIONS = {
     "settings": ("torch", "environment"),
     "data": ("data", "first_weights"),
 }
-"""What a manifest says, by what a person would call it. Weights that training begins with are data: they may be pretrained."""
+"""Keys of a manifest by section. The initial weights count as data, since they may be pretrained."""
 
 MACHINERY = ("code", "packages", "hardware", "settings")
-"""The sections that may change while a run is continued."""
-
-
-def read_manifest(run: Path) -> dict[str, Any]:
-    """Return what a run's manifest says it is made of.
-
-    Raises:
-        StorageError: If it is missing or broken.
-    """
-    return _read_mapping(run / MADE_OF)
+"""Sections that may change when a run is continued."""
 
 
 def section(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what a manifest says in one of `SECTIONS`; what has the section's own name is not named twice."""
-    said: dict[str, Any] = {}
+    """Return a section of a manifest; a mapping under the section's own name is merged into it."""
+    content: dict[str, Any] = {}
     for key in SECTIONS[name]:
         value = manifest.get(key)
-        said |= value if key == name and isinstance(value, Mapping) else {key: value}
-    return {key: value for key, value in said.items() if value != {}}
+        content |= value if key == name and isinstance(value, Mapping) else {key: value}
+    return {key: value for key, value in content.items() if value != {}}
 
 
 def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return what differs between two manifests: for each of `SECTIONS` the changes by key, as `'2.12' -> '2.13'`."""
+    """Return the changes between two manifests by section and key, such as `'2.12' -> '2.13'`."""
     return {name: changes(section(before, name), section(now, name)) for name in SECTIONS}
 
 
 def first_line(before: Path, now: Path) -> dict[str, Any] | None:
-    """Return the first line in which the records of two runs differ, wall-clock values apart; None if they are equal.
+    """Return the first line in which the records of two runs differ, apart from wall-clock values; None if they are equal.
 
     Returns:
-        `line`, from 1, `step`, and for every name that differs both values; None in the place of one that is not there.
+        `line`, from 1, `step`, and `values`: both values of each name that differs, None where a value is missing.
 
     Raises:
-        StorageError: If a record cannot be read, or is damaged.
+        StorageError: If a record cannot be read or is damaged.
     """
     lines = [[_numbers(line) for line in map(comparable, read(run / RECORD))] for run in (before, now)]
     for number in range(1, max(map(len, lines)) + 1):
-        old, new = (of_run[number - 1] if number <= len(of_run) else {} for of_run in lines)
-        values = _both(old, new)
+        old, new = (record[number - 1] if number <= len(record) else {} for record in lines)
+        values = _differing(old, new)
         if values:
             return {"line": number, "step": (old or new)["step"], "values": values}
     return None
 
 
 def _numbers(line: str) -> dict[str, Any]:
-    """Return the numbers of a record's line by their names; those that are not finite are text."""
+    """Return the numbers of a line of the record by name; non-finite ones are strings."""
     content = json.loads(line)
     return {"step": content["step"], "tokens": content["tokens"], **content["values"]}
 
 
-def _both(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return what differs, by name. As text: 0.0 differs from -0.0, and nan equals nan."""
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return both values of each name that differs. Compared as text: 0.0 differs from -0.0, and nan equals nan."""
     pairs = {name: [old.get(name), new.get(name)] for name in {**old, **new}}
     return {name: pair for name, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
 
 
 def first_tensor(before: Path, now: Path) -> dict[str, Any] | None:
-    """Return the first tensor that differs between two checkpoints, those of the model first; None if all are equal.
+    """Return the first tensor that differs between two checkpoints, the model's first; None if all are equal.
 
     Args:
-        before: A checkpoint's folder.
-        now: That of the other one.
+        before: Folder of the first checkpoint.
+        now: Folder of the second checkpoint.
 
     Returns:
-        `file`, `tensor`, and `largest_difference`: of its elements, absolute; None where shapes or types differ.
+        `file`, `tensor`, and either `only_in`, the checkpoint that has it, or `largest_difference`, the largest absolute
+        difference of its elements (None if shapes or dtypes differ).
 
     Raises:
-        CheckpointBrokenError: If one of them is not what was written.
+        CheckpointBrokenError: If a checkpoint is damaged.
     """
     for stem in (MODEL, TRAINING):
         file = f"{stem}.safetensors"
-        written = [read_checkpoint_manifest(folder).files[file] for folder in (before, now)]
-        if written[0] == written[1]:
+        hashes = [read_checkpoint_manifest(folder).files[file] for folder in (before, now)]
+        if hashes[0] == hashes[1]:
             continue
         old, new = (read_tensors(folder, stem) for folder in (before, now))
         for name in {**old, **new}:
@@ -126,35 +119,24 @@ def _largest_difference(old: Tensor, new: Tensor) -> float | str | None:
 
 
 def changed_scores(before: Path, now: Path) -> dict[str, list[Any]]:
-    """Return the scores in which two finished runs differ, by name; None in the place of one that is not there.
+    """Return both values of each score that differs between two finished runs, None where a score is missing.
 
     Raises:
-        StorageError: If what a run ended with is missing or broken.
+        BrokenFileError: If the conclusion of a run is missing or broken.
     """
-    old, new = (_read_mapping(run / FINISHED)["scores"] for run in (before, now))
-    return {name: [*map(_finite, pair)] for name, pair in _both(old, new).items()}
+    old, new = (read_conclusion(run).scores for run in (before, now))
+    return {name: [*map(_finite, pair)] for name, pair in _differing(old, new).items()}
 
 
 def last_checkpoint(run: Path) -> Path:
-    """Return the folder of the checkpoint that a finished run ended with.
+    """Return the folder of the last checkpoint of a finished run.
 
     Raises:
-        StorageError: If what the run ended with is missing or broken.
+        StorageError: If the conclusion of the run is missing or broken.
     """
-    return checkpoint_folder(run / CHECKPOINTS, _read_mapping(run / FINISHED)["step"])
+    return checkpoint_folder(run / CHECKPOINTS, read_conclusion(run).step)
 
 
 def _finite(value: Any) -> Any:
-    """Return a number; text if JSON has no word for it."""
+    """Return a value, as text if it is a non-finite number, which JSON cannot represent."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StorageError(f"{path} cannot be read: {reason}; put the file back from a copy of the run") from error
-    return found

@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder."""
+"""A lock on a run's folder, so that one process uses it at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from etude.atomic import storage_errors
 from etude.errors import FolderInUseError
 
 PATIENCE = 5.0
-"""Seconds to wait for a lock whose holder has ended. A child that it forked in its last moment lets go within less."""
+"""Seconds to wait for a lock whose holder has ended. A child that the holder forked last releases it sooner than that."""
 
 
 class RunLock:
     """Holds a run's folder while a `with` block runs: `with RunLock(run): …`.
 
-    The kernel releases the lock when the process ends in whatever way. Forked children (workers that read data) do not
-    hold it; a started process does if it is handed the descriptor: `Popen(…, pass_fds=[lock.fileno()])`.
+    The kernel releases the lock however the process ends. Forked children (data workers) do not hold it; a started process
+    does if it inherits the descriptor: `Popen(…, pass_fds=[lock.fileno()])`.
 
     Args:
         run: The run's folder.
@@ -33,7 +33,7 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            FolderInUseError: If another process has it; names that process.
+            FolderInUseError: If another process holds it; the message names that process.
             StorageError: If the folder cannot be written.
         """
         with storage_errors(self.run / ".lock"):
@@ -62,14 +62,14 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the lock. The file stays: removing it would let two processes lock two files of one name."""
+        """Release the lock. The file stays: after removing it, two processes could lock two files of the same name."""
         self._close()
 
     def fileno(self) -> int:
         """Return the descriptor that holds the lock.
 
         Raises:
-            ValueError: If it is not held.
+            ValueError: If the lock is not held.
         """
         if self._descriptor is None:
             raise ValueError(f"the lock of {self.run} is not held")
@@ -82,7 +82,7 @@ class RunLock:
 
 
 def _locked(descriptor: int) -> bool:
-    """Try to take the lock; whether that worked."""
+    """Try to take the lock, and return whether it was free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -91,7 +91,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether the process with this id is known to be no more; on another host's file system its id may mean another one."""
+    """Return whether the process with this id has certainly ended; on a shared file system it may be another host's id."""
     try:
         os.kill(int(holder), 0)
     except ProcessLookupError:

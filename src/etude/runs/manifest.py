@@ -1,4 +1,4 @@
-"""What a run was made of: code, packages, machine, data. Written once at its start, compared when it is reproduced."""
+"""The manifest of a run: its code, packages, machine and data, recorded at the start and compared on reproduction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etude.runs.folder import public_arguments
+from etude.config.values import public_arguments
 
 PACKAGES = (
     "etude",
@@ -33,7 +33,7 @@ PACKAGES = (
     "sacrebleu",
     "wandb",
 )
-"""The packages whose versions can change a result."""
+"""Packages whose versions can affect results."""
 
 ENVIRONMENT = (
     "OMP_NUM_THREADS",
@@ -51,7 +51,7 @@ ENVIRONMENT = (
     "NCCL_ALGO",
     "NCCL_PROTO",
 )
-"""Variables that choose kernels, or the order in which they add. Only these are recorded: others may hold secrets."""
+"""Environment variables that select kernels or their order of summation. Others may hold secrets and are not recorded."""
 
 _CODE = Path(__file__).resolve().parents[1]
 _VECTOR_FLAG = re.compile(r"(?:avx|amx|fma|f16c|sse4_2|asimd|sve|bf16|i8mm)\w*")
@@ -69,16 +69,16 @@ def manifest(
     trust: Sequence[str] = (),
     pretrained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what a run is made of, as plain values.
+    """Return the manifest of a run as plain values.
 
     Args:
-        seed: The run's seed.
-        data_fingerprint: Hash of the content of its data.
-        module: What is trained, as it is before the first step; its parameters are counted and hashed.
-        command: The command line; arguments that set a secret are left out.
-        precision: Of the computation, as the trainer is told: `32-true`.
+        seed: Seed of the run.
+        data_fingerprint: Hash of the content of the data.
+        module: Module to train, before the first step; its parameters are counted and hashed.
+        command: Command line, from which arguments that set secrets are removed.
+        precision: Precision of the trainer, such as `32-true`.
         trust: Packages besides etude whose classes the configuration may name.
-        pretrained: The files that pretrained weights come from (`PretrainedFiles.describe`); None: there are none.
+        pretrained: Files of pretrained weights (`PretrainedFiles.describe`); None: no pretrained weights.
     """
     return {
         "command": public_arguments(command),
@@ -100,13 +100,13 @@ def manifest(
 
 
 def parameters(module: nn.Module) -> dict[str, int]:
-    """Return how many parameters there are in total, and how many are trained; tied ones count once."""
+    """Return the number of all parameters and of trainable ones; tied parameters count once."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trained in sizes if trained)}
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return the sha256 of names and contents of a module's state: of drawn weights, and of pretrained ones."""
+    """Return the sha256 of the names and contents of a module's state."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -115,7 +115,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def packages() -> dict[str, str | None]:
-    """Return the versions of `PACKAGES`; None for one that is not installed."""
+    """Return the versions of `PACKAGES`; None for packages that are not installed."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -126,19 +126,19 @@ def packages() -> dict[str, str | None]:
 
 
 def code(folder: Path) -> dict[str, str | None]:
-    """Return the state of the code in a folder that git tracks.
+    """Return the commit and uncommitted changes of the code in a folder.
 
     Returns:
-        `commit`: None where there is no git or no commit, or the folder is an installed package (which has a version).
-        `changes`: sha256 of what differs from the commit, files that git does not know included; None if nothing does.
+        `commit`: None without git or a commit, or if the folder is an installed package (which has a version).
+        `changes`: sha256 of the differences from the commit, including untracked files; None if there are none.
     """
     commit = _git(folder, "rev-parse", "HEAD")
-    # An installed package may lie inside somebody's repository, which does not track it.
+    # An installed package may lie inside a repository that does not track it.
     if commit is None or not _git(folder, "ls-files", "--", "."):
         return {"commit": None, "changes": None}
     difference = _git(folder, "diff", "HEAD", "--binary", "--", ".") or b""
-    unknown = (_git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".") or b"").split(b"\0")
-    files = [folder / os.fsdecode(name) for name in unknown if name and (folder / os.fsdecode(name)).is_file()]
+    untracked = (_git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".") or b"").split(b"\0")
+    files = [folder / os.fsdecode(name) for name in untracked if name and (folder / os.fsdecode(name)).is_file()]
     digest = hashlib.sha256(difference)
     for file in files:
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
@@ -146,7 +146,7 @@ def code(folder: Path) -> dict[str, str | None]:
 
 
 def sources(package: str) -> str | None:
-    """Return the sha256 of a package's Python files by their paths in it, with git or without; None if it is not found."""
+    """Return the sha256 of the paths and contents of a package's Python files; None if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -160,7 +160,7 @@ def sources(package: str) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git says about a folder; None if there is no git, or it refuses."""
+    """Return the output of a git command in a folder; None if git is missing or fails."""
     try:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, check=True, timeout=_GIT_SECONDS).stdout
@@ -169,23 +169,21 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def processor() -> dict[str, Any]:
-    """Return the processor's name, its vector instructions as torch uses them, and how many threads compute."""
-    described = _cpuinfo()
+    """Return the processor's name, its vector instructions, and the numbers of threads that torch uses."""
+    cpuinfo = _cpuinfo()
     return {
-        "name": described.get("model name") or platform.processor() or platform.machine(),
+        "name": cpuinfo.get("model name") or platform.processor() or platform.machine(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "flags": sorted(
-            filter(_VECTOR_FLAG.fullmatch, (described.get("flags") or described.get("Features", "")).split())
-        ),
+        "flags": sorted(filter(_VECTOR_FLAG.fullmatch, (cpuinfo.get("flags") or cpuinfo.get("Features", "")).split())),
         "threads": torch.get_num_threads(),
         "threads_between_operations": torch.get_num_interop_threads(),
     }
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first core; nothing on another system."""
+    """Return Linux's description of the first core; empty on other systems."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
     except OSError:
@@ -194,14 +192,14 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def accelerators() -> list[str]:
-    """Return the names of the GPUs that can be seen."""
+    """Return the names of the visible GPUs."""
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def torch_settings() -> dict[str, Any]:
-    """Return the settings of torch that change bits or speed."""
+    """Return the settings of torch that affect results or speed."""
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),

@@ -1,4 +1,4 @@
-"""What a task shows of its model's attention to one text.
+"""Attention maps of a task's model for one text.
 
 Axes: H heads, Q tokens that attend, L tokens attended to.
 """
@@ -25,10 +25,10 @@ class AttentionMap:
     """The weights of one attention.
 
     Attributes:
-        name: Of the attention in the model, such as `decoder.0.cross_attention`.
-        rows: Ids of the tokens that attend; across, of those that the decoder predicts there.
+        name: Name of the attention in the model, such as `decoder.0.cross_attention`.
+        rows: Ids of the tokens that attend; in cross-attention, of those that the decoder predicts there.
         columns: Ids of the tokens attended to.
-        weights: Of each head; on the CPU.
+        weights: Weights of each head, on the CPU.
         cross: Whether the target attends to the source, and not a text to itself.
     """
 
@@ -40,7 +40,7 @@ class AttentionMap:
 
     @property
     def fields(self) -> tuple[str, str]:
-        """Whose ids the rows and the columns are: `source` or `target`."""
+        """Text of the rows and of the columns: `source` or `target`."""
         own = "target" if self.name.startswith("decoder.") else "source"
         return own, "source" if self.cross else own
 
@@ -52,7 +52,7 @@ class Attention:
     Attributes:
         source: Ids that the encoder read, special ones included.
         target: Ids that the decoder read, from bos on; None without a decoder.
-        maps: In the order of the layers.
+        maps: Maps in the order of the layers.
     """
 
     source: Sequence[int]
@@ -62,42 +62,42 @@ class Attention:
 
 @runtime_checkable
 class ShowsAttention(Protocol):
-    """A task whose model can be looked into."""
+    """A task that returns the attention of its model."""
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
         """Return the attention to a text, in the precision of the weights.
 
         Args:
-            text: What the encoder reads.
-            target: What the decoder reads; None: what the task makes of the text.
-            tokenizer: Of the run.
+            text: Text that the encoder reads.
+            target: Text that the decoder reads; None: the task's own output for the text.
+            tokenizer: Tokenizer of the run.
 
         Raises:
-            ConfigurationError: If a text is empty or too long, or a target has no place.
+            ConfigurationError: If a text is empty or too long, or there is no decoder to read a target.
         """
         ...
 
 
 @runtime_checkable
 class RecordsAttention(Protocol):
-    """A model whose attention another library computes, and that can be looked into nevertheless."""
+    """A model whose attention another library computes and can record."""
 
     def record_attention(self) -> AbstractContextManager[dict[str, Float[Tensor, "B H Q L"]]]:
-        """Do what `etude.models.layers.attention.record_attention` does with etude's own models."""
+        """Record attention weights, as `etude.models.layers.attention.record_attention` does for etude's own models."""
         ...
 
 
 class UnseenError(ConfigurationError):
-    """A model has no attention to look at, whatever it reads."""
+    """A model has no attention maps to show, whatever it reads."""
 
 
 def recorded(model: nn.Module) -> AbstractContextManager[dict[str, Float[Tensor, "B H Q L"]]]:
-    """Look inside a model, whoever computes it, while the block runs."""
+    """Record the attention weights of a model while the block runs."""
     return model.record_attention() if isinstance(model, RecordsAttention) else record_attention(model)
 
 
-def readable(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Return the ids of a text that is to be looked at whole.
+def encode_whole(name: str, text: str, tokenizer: Tokenizer, limit: int) -> list[int]:
+    """Return the ids of a text that is to be read whole.
 
     Raises:
         ConfigurationError: If it has none, or more than the limit.
@@ -119,9 +119,9 @@ def encoder_attention(
 
     Args:
         model: The encoder, in evaluation mode.
-        ids: What it reads, special ids included.
+        ids: Ids that it reads, special ones included.
         target: Must be None.
-        segments: Which text of a pair each id belongs to; None: to the first.
+        segments: Token type id of each id: the index of its text in a pair; None: all of the first.
 
     Raises:
         ConfigurationError: If there is a target.
@@ -139,9 +139,9 @@ def own_attention(
     """Return the attention of a text to itself.
 
     Args:
-        model: In evaluation mode.
-        ids: What it reads, special ids included.
-        segments: As in `encoder_attention`; None where the model is no encoder.
+        model: The model, in evaluation mode.
+        ids: Ids that it reads, special ones included.
+        segments: As in `encoder_attention`; None for a decoder.
 
     Raises:
         UnseenError: If the model has no attention between all tokens.
@@ -153,12 +153,12 @@ def own_attention(
             model(tokens, mask)
         else:
             model(tokens, mask, torch.tensor([segments], device=tokens.device))
-    refuse_unseen(model, maps)
+    require_maps(model, maps)
     return Attention(ids, None, [AttentionMap(name, ids, ids, weights[0].cpu()) for name, weights in maps.items()])
 
 
-def refuse_unseen(model: nn.Module, maps: Mapping[str, Tensor]) -> None:
-    """Refuse a model of which nothing was recorded.
+def require_maps(model: nn.Module, maps: Mapping[str, Tensor]) -> None:
+    """Refuse a model that recorded nothing.
 
     Raises:
         UnseenError: If there are no maps.

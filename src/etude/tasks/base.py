@@ -1,79 +1,67 @@
-"""What every task shares: the exact loss of a step, its seeds, its learning rate, and sums that become averages once.
+"""Base of all tasks: the exact loss of a step, its seeds and its learning rates.
 
-A task says how a batch becomes a loss (`loss`), how a batch is judged (`judge`) and how judged rows become scores
-(`statistics`, or `scores`). It never divides: `training_step` is the one place where a loss is divided.
+A task defines how a batch becomes a loss (`loss`), how a batch is judged (`judge`) and how judged rows become scores
+(`statistics`, or `scores`; see `etude.tasks.evaluation`). It never divides: `training_step` alone does.
+
+A task is a LightningModule that any `lightning.Trainer` can fit, validate, test and predict with. In a run of etude's it
+is given a `RunContext`; elsewhere the length of the training and its micro-batches are those of the trainer, torch's
+generator is left as it is, and training is logged through `LightningModule.log`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal
 
-import lightning
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
-from etude.metrics.resampling import all_scored
-from etude.metrics.score import Score, Statistics
 from etude.optim.finetune.base import Finetune
-from etude.optim.parameter_groups import courses_of, parameter_groups
+from etude.optim.parameter_groups import build_optimizer, refused_settings, schedules_of_groups
 from etude.optim.parameter_schedule import ParameterSchedule, follow
+from etude.optim.schedules import Schedule
 from etude.seeding import seed_micro_batch
+from etude.tasks.evaluation import EvaluatedTask
 from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
 from etude.tasks.prediction import Output, Prediction
-from etude.tasks.run_context import RunContext, TaskData
-from etude.tasks.running_sums import Row, Sums, gathered
+from etude.tasks.running_sums import Sums
 from etude.tasks.training_progress import TrainingProgress
 from etude.tokenization.base import Tokenizer
 from etude.types import Batch, Facts
 
 
-class Schedule(Protocol):
-    """The learning rate's course (see `etude.optim.schedules`)."""
-
-    warmup: str
-
-    def multiplier(self, position: float, warmup: float, total: float) -> float:
-        """Return the factor on the optimizer's rate."""
-        ...
-
-
-class Task(lightning.LightningModule):
+class Task(EvaluatedTask):
     """A model, its loss and its metrics.
 
     Attributes:
-        timetable: What the task knows of the run.
-        guard: What is done about losses and gradients that are not finite.
-        metrics: What `scores` are made of, by their names.
-        courses: How parameters train, by name; all others that are not frozen train from the start at the full rate.
-        bootstrap: Resamplings for the confidence intervals of scores; 0: none.
-        sample_count: Rows that an evaluation leaves in `samples`.
-        samples: The first rows of the last evaluation, as texts.
-        rows: All rows of the last evaluation, in the order of the data.
-        results: The scores of the last evaluation.
-        last_logged: What training logged last.
+        non_finite: What is done about losses and gradients that are not finite.
+        parameter_schedules: How parameters train, by name; all others that are not frozen train from the start at the
+            full rate.
+        last_logged: Values that training logged last; a new dictionary each time.
 
     Args:
         facts: What the model must know of the data.
         model: The model, whose parameters are trained.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        gradient_clip: Largest norm of the gradient; None: not clipped.
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        gradient_clip: Largest norm of the gradient; None: not clipped. A Trainer's own `gradient_clip_val` goes before it.
     """
 
-    METRICS: ClassVar[tuple[str, ...]]
-    BATCH: ClassVar[str]
+    MODEL: ClassVar[type[nn.Module]] = nn.Module
+    """The interface of the models that the task trains."""
 
-    STANDARD: ClassVar[Mapping[str, Any]] = {}
-    """The metrics where a configuration names none, by the names of their scores."""
+    BATCH: ClassVar[str]
+    """Name of the type of its batches."""
 
     FORMAT: ClassVar[Literal["text", "jsonl"]] = "text"
-    """What `etude predict` reads unless it is told: lines of text, or records, for a task that reads nothing else."""
+    """Default format that `etude predict` reads: lines of text, or records for a task that reads nothing else."""
 
     def __init__(
         self,
@@ -83,103 +71,61 @@ class Task(lightning.LightningModule):
         scheduler: Schedule,
         gradient_clip: float | None = 1.0,
     ) -> None:
-        super().__init__()
-        self.facts = facts
+        super().__init__(facts)
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.gradient_clip = gradient_clip
-        self.timetable = RunContext(0, 1, 0.0, 1.0, in_seconds=False, log_every=50)
-        self.guard: NonFinitePolicy = StopOnNonFinite()
-        self.metrics: Mapping[str, Any] = self.STANDARD
-        self.courses: Mapping[str, ParameterSchedule] = {}
-        self.bootstrap = 0
-        self.sample_count = 0
-        self.samples: list[dict[str, str]] = []
-        self.rows: list[Row] = []
-        self.results: dict[str, Score] = {}
+        self.non_finite: NonFinitePolicy = StopOnNonFinite()
+        self.parameter_schedules: Mapping[str, ParameterSchedule] = {}
         self.last_logged: dict[str, float] = {}
-        self._group_courses: list[ParameterSchedule] = []
-        self._evaluated: list[Row] = []
-        self._evaluation = Sums()
+        self._group_schedules: list[ParameterSchedule] = []
         self._gradient_norm = torch.zeros(())
         self._progress = TrainingProgress()
+        self._updating = False  # the gradient of the step is complete
 
-    # What a task must say
+    # What a task must define
 
     @abstractmethod
     def loss(self, batch: Any) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
-        """Return the loss summed over the batch, and what it is summed over: a number of things, or their weight."""
+        """Return the loss summed over the batch, and the count (or the weight) that it is summed over."""
 
-    @abstractmethod
-    def judge(self, batch: Any, split: str) -> tuple[Float[Tensor, ""], Real[Tensor, ""], list[Row]]:
-        """Return loss and count as `loss` does, and a row for each example: its `id` (-1: a filler), and what `scores` needs."""
+    # What a task may define
 
-    @abstractmethod
-    def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return a row as texts that a person can read."""
-
-    # What a task may say
-
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return scores of all the rows of a split, by name: those of `statistics`, where a task has no others."""
-        return all_scored(self.statistics(rows, self.metrics, self.facts), self.bootstrap)
-
-    @classmethod
-    def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, Any], facts: Facts) -> dict[str, Statistics]:
-        """Return what scores of rows are computed from, by the names of the scores.
-
-        No model is asked, so that runs can be compared by the rows that their evaluations left.
-
-        Args:
-            rows: Of a split, as `concluded` returned them.
-            metrics: Those of the task, or some of them, by the names of their scores.
-            facts: What the task knew of the data.
-        """
-        return {}
+    def forward(self, batch: Any) -> Any:
+        """Return the model's logits for a batch; each task documents their shape."""
+        raise ConfigurationError(f"{type(self).__name__} defines no forward(batch) that returns the model's logits")
 
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Return one line of output for each text, whatever its neighbours are.
 
         Raises:
-            ConfigurationError: If the task reads no lines of text but records (see `AnswersRecords`).
+            ConfigurationError: If the task reads records, not lines of text (see `AnswersRecords`).
         """
         raise ConfigurationError(f"a {type(self).__name__} reads no lines of text; write format=jsonl (command line)")
 
-    def concluded(self, rows: list[Row], split: str) -> list[Row]:
-        """Return the rows that are scored and kept, of all that `judge` returned for a split, in the order of the data."""
-        return rows
-
     @property
     def text_limit(self) -> int | None:
-        """The most tokens of a text that `predict_texts` reads; None: all."""
+        """Largest number of tokens that `predict_texts` reads of a text; None: no limit."""
         return None
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
-        """Return the answers to each text, whatever its neighbours are, the one of `predict_texts` first."""
+        """Return the answers to each text, whatever its neighbours are; the first is the one of `predict_texts`."""
         limit = self.text_limit
         cut = [limit is not None and len(ids) > limit for ids in tokenizer.encode(texts)]
         answers = self.predict_texts(texts, tokenizer)
-        return [Prediction((Output(text),), short) for text, short in zip(answers, cut, strict=True)]
+        return [Prediction((Output(text),), is_cut) for text, is_cut in zip(answers, cut, strict=True)]
 
     def training_flops(
         self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the floating-point operations of training on each example once; None: not known.
+        """Return the floating-point operations of training on each example once; None: unknown.
 
         Args:
             lengths: Real tokens of each example; of a pair, of both sides.
-            counts: What each adds to the denominator of the loss.
+            counts: Share of each example in the denominator of the loss.
         """
         return None
-
-    def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
-        """Return what an evaluation tells of its rows besides scores, as plain values.
-
-        What the report and dashboards show of it: `calibration` (values by name), `confusion` (of what was right, counts
-        of what was made of it), `errors` (rows as `sample` returns them, the worst first).
-        """
-        return {}
 
     def join(self, others: Sequence[Task]) -> None:
         """Predict from now on as an ensemble with the models of other tasks.
@@ -192,50 +138,83 @@ class Task(lightning.LightningModule):
     # Training
 
     def adjust(self, finetune: Finetune) -> None:
-        """Let only those parameters train that a fine-tuning names, as it says; freeze the others.
+        """Let only the parameters train that a fine-tuning method selects, as it schedules them; freeze the others.
 
         Raises:
-            ConfigurationError: If the fine-tuning does not fit the task.
+            ConfigurationError: If the method does not fit the task.
         """
         finetune.prepare(self)
-        self.courses = finetune.courses(self)
+        self.parameter_schedules = finetune.parameter_schedules(self)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in self.courses)
+            parameter.requires_grad_(name in self.parameter_schedules)
 
     def training_step(self, batch: Batch, index: int) -> Float[Tensor, ""]:
         """Return the micro-batch's share of the step's loss.
 
         The gradient of a step is that of Σ loss / Σ count over the global batch. Lightning divides what is returned by the
-        micro-batches and DDP averages over ranks; both are undone here.
+        number of micro-batches and DDP averages over ranks; both are undone here.
         """
+        self._updating = False
         self.seed_randomness(self.current_epoch, index)
         total, count = self.loss(batch)
         self._progress.losses.add(total, count)
-        self.guard.saw_loss(self.global_step + 1, total)
-        return total * (self.timetable.micro_batches * self.trainer.world_size / batch.step_count)
+        self.non_finite.record_loss(self.global_step + 1, total)
+        return total * (self.micro_batches * self.trainer.world_size / batch.step_count)
+
+    @property
+    def micro_batches(self) -> int:
+        """Number of batches on this process that share a `step_count`.
+
+        A Trainer of one's own may accumulate more batches than these into an update, or fewer: its gradient is then the
+        mean over the steps of the data's plan that it spans.
+        """
+        if self.run_context is not None:
+            return self.run_context.micro_batches
+        return self.trainer.accumulate_grad_batches if self._data is None else self._data.micro_batches
 
     def seed_randomness(self, epoch: int, index: int) -> None:
-        """Seed torch for the micro-batch with this index in an epoch; where one process does the work of several, as they do."""
-        index, rank = divmod(index, self.timetable.ranks)
-        seed_micro_batch(self.timetable.seed, epoch, index, self.global_rank * self.timetable.ranks + rank)
+        """Seed torch for the micro-batch with this index in an epoch, as the process does whose micro-batch it is.
+
+        Outside of a run the generator is left to whoever seeded it.
+        """
+        if self.run_context is not None:
+            index, rank = divmod(index, self.run_context.ranks)
+            seed_micro_batch(self.run_context.seed, epoch, index, self.global_rank * self.run_context.ranks + rank)
 
     def step_ended(self, index: int) -> bool:
-        """Whether the micro-batch with this index in its epoch was the last one of a step."""
-        return (index + 1) % self.timetable.micro_batches == 0
+        """Return whether the micro-batch with this index in its epoch was the last one of a step."""
+        return (index + 1) % self.micro_batches == 0
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimizer over the parameters that train; its rate is set at each step, from the step alone.
 
         Raises:
-            ConfigurationError: If nothing trains, or the optimizer refuses one of its values.
+            ConfigurationError: If nothing trains, or the optimizer refuses one of its settings.
         """
-        decay = getattr(self.optimizer, "keywords", {}).get("weight_decay", 0.0)
-        groups = parameter_groups(self, decay, self.courses)
-        self._group_courses = courses_of(groups, self, self.courses)
+        optimizer = build_optimizer(self.optimizer, self, self.parameter_schedules)
+        self._group_schedules = schedules_of_groups(optimizer.param_groups, self, self.parameter_schedules)
+        return optimizer
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Compute the gradient and update the parameters.
+
+        Raises:
+            ConfigurationError: If the optimizer refuses one of its settings only now.
+        """
         try:
-            return self.optimizer(groups)
-        except ValueError as error:
-            raise ConfigurationError(f"optimizer: {error}") from error
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        except Exception:
+            if not self._updating:
+                raise
+            rate = max(group["lr"] for group in optimizer.param_groups)
+            with refused_settings(f", at a learning rate of {rate:g}"):
+                raise
 
     def configure_gradient_clipping(
         self,
@@ -243,110 +222,107 @@ class Task(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the whole gradient's norm, and remember it. A step that the guard leaves out loses its gradient."""
-        limit = self.gradient_clip if self.gradient_clip is not None else float("inf")
+        """Clip the norm of the whole gradient, and remember it. A step that is left out loses its gradient."""
+        limit = self.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        by_value = gradient_clip_val is not None and gradient_clip_algorithm == "value"
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        # With 16-mixed an overflow is no accident: the scaler leaves the step out and takes a smaller scale.
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(
+            parameters, math.inf if limit is None or by_value else limit
+        )
+        # With 16-mixed an overflow is expected: the scaler leaves the step out and lowers the scale.
         if not self._scaled:
-            self.guard.saw_norm(self.global_step + 1, self._gradient_norm)
-        if self.guard.leaves_out():
+            self.non_finite.record_norm(self.global_step + 1, self._gradient_norm)
+        if self.non_finite.skips_step():
             self._progress.losses.drop()
             for parameter in parameters:
-                parameter.grad = None  # an optimizer passes over such a parameter: no decay, no moments, no count
+                parameter.grad = None  # an optimizer skips such a parameter: no decay, no moments, no count
         else:
             self._progress.losses.settle()
+            if by_value:
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            if self.run_context is None:
+                self._log_step(optimizer)
+        self._updating = True
 
     @property
     def _scaled(self) -> bool:
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Set the learning rates of the step that follows, of which some parameters may not be a part yet."""
-        timetable = self.timetable
-        position = self.seconds() if timetable.in_seconds else self.global_step + 1
-        factor = self.scheduler.multiplier(position, timetable.warmup, timetable.total)
-        rate = optimizer.defaults["lr"] * factor
-        follow(optimizer, self._group_courses, rate, self.global_step, timetable.clock)
+        """Set the learning rates of the step that follows; parameters whose start is later take no part in it."""
+        budget, clock = self._length()
+        position = self.seconds() if budget.unit == "second" else self.global_step + 1
+        rate = optimizer.defaults["lr"] * self.scheduler.factor(position, budget, clock)
+        follow(optimizer, self._group_schedules, rate, self.global_step, clock)
+
+    def _length(self) -> tuple[Duration, Clock]:
+        """Return the length of the training, and the clock that converts durations to its steps."""
+        if self.run_context is not None:
+            return self.run_context.budget, self.run_context.clock
+        batches, accumulated = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        tokens = math.nan if self._data is None else self._data.clock.tokens_per_step * accumulated / self.micro_batches
+        clock = Clock(math.ceil(batches / accumulated), tokens)
+        return Duration(float(self.trainer.estimated_stepping_batches), "step"), clock
 
     def seconds(self) -> float:
-        """Return the seconds of training so far, over all the times that the run was continued."""
+        """Return the seconds of training so far, summed over interruptions."""
         return self._progress.seconds()
 
     def on_fit_start(self) -> None:
-        """Start the stopwatch, and tell the guard what it watches."""
+        """Start the stopwatch, and the watch for losses that are not finite."""
         self._progress.start()
-        self.guard.begin(self.device, self.texts.examples_of, self.timetable.run, scaled=self._scaled)
+        # A Trainer that accumulates other numbers of batches has other steps than the data's plan.
+        planned = self._data is not None and self.micro_batches == self.trainer.accumulate_grad_batches
+        examples_of = self.data.examples_of if planned else lambda step: []
+        folder = None if self.run_context is None else self.run_context.folder
+        self.non_finite.begin(self.device, examples_of, folder, scaled=self._scaled)
+
+    def on_train_end(self) -> None:
+        """Outside of a run, look for a step that was not finite since the last look."""
+        if self.run_context is None:
+            self.non_finite.check()
 
     def log_training(self, index: int) -> None:
         """Log, if the micro-batch with this index in its epoch ends an interval: called by `LogTraining`, before a save.
 
-        Between intervals nothing is read from the device.
+        Between intervals nothing is read from the device. Outside of a run, Lightning logs each step instead.
         """
-        if not self.step_ended(index) or self.global_step % self.timetable.log_every:
+        context = self.run_context
+        if context is None or not self.step_ended(index) or self.global_step % context.log_every:
             return
         norm, step = float(self._gradient_norm), self.global_step
-        self.guard.check()
+        self.non_finite.check()
         self.last_logged = {
-            **self._progress.line(self, step, self.texts.tokens_at(step), self.timetable.run),
+            **self._progress.line(self, step, self.data.tokens_at(step), context.folder),
             "train/gradient_norm": norm,
             "train/learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
-            **self.guard.values(),
+            **self.non_finite.values(),
         }
         for logger in self.trainer.loggers:
             logger.log_metrics(self.last_logged, step)
 
-    @property
-    def texts(self) -> TaskData:
-        """The data module of the trainer."""
-        return cast(TaskData, self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    # Evaluation: the same for validation while training and for `etude evaluate`
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Judge a batch of the validation split."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, index: int) -> None:
-        """Judge a batch of the split that is evaluated."""
-        self._evaluate(batch, self.texts.evaluated)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation split."""
-        self._conclude("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Score the split that is evaluated."""
-        self._conclude(self.texts.evaluated)
-
-    def _evaluate(self, batch: Batch, split: str) -> None:
-        loss_sum, count, rows = self.judge(batch, split)
-        self._evaluation.add(loss_sum, count)
-        self._evaluated += [row for row in rows if row["id"] >= 0]
-
-    def _conclude(self, split: str) -> None:
-        """Bring the rows of all ranks together, in the order of the data, and score them on every rank alike."""
-        self.rows = self.concluded(sorted(gathered(self._evaluated), key=lambda row: row["id"]), split)
-        loss_sum, count = self._evaluation.total(self)
-        self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows)}
-        self._evaluated, self._evaluation = [], Sums()
-        self.samples = [self.sample(row, split) for row in self.rows[: self.sample_count]]
-        values = {f"{split}/{name}": score.value for name, score in self.results.items()}
-        # To the loggers directly: Lightning would log a validation one step too early.
-        self.log_dict(values, logger=False)
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, self.global_step)
+    def _log_step(self, optimizer: Optimizer) -> None:
+        """Log the step through Lightning, and stop at one that is not finite as often as Lightning writes its logs."""
+        self.log("train/loss", self._progress.losses.mean(self), prog_bar=True)
+        self.log("train/gradient_norm", self._gradient_norm)
+        self.log("train/learning_rate", max(group["lr"] for group in optimizer.param_groups))
+        self.log_dict(self.non_finite.values())
+        self._progress.losses = Sums()
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % max(1, interval) == 0:
+            self.non_finite.check()
 
     # What a checkpoint holds besides weights and optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is counted since the last line of the record, and the seconds. A broken state is never kept as a good one."""
-        self.guard.check()
-        self.guard.check_weights(self.global_step, self.parameters())
-        checkpoint["progress"] = {**self._progress.state_dict(self), "guard": self.guard.state_dict()}
+        """Add the seconds so far and the sums since the last line of the record; refuse to save a state that is not finite."""
+        self.non_finite.check()
+        self.non_finite.check_weights(self.global_step, self.parameters())
+        checkpoint["progress"] = {**self._progress.state_dict(self), "guard": self.non_finite.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back what `on_save_checkpoint` added."""
-        progress = checkpoint["progress"]
-        self._progress.load_state_dict(progress, self.global_rank)
-        self.guard.load_state_dict(progress["guard"])
+        """Restore what `on_save_checkpoint` added; a checkpoint of weights alone has none of it."""
+        progress = checkpoint.get("progress")
+        if progress is not None:
+            self._progress.load_state_dict(progress, self.global_rank)
+            self.non_finite.load_state_dict(progress["guard"])

@@ -1,6 +1,6 @@
 """Causal language modelling (Bengio et al. 2003; Radford et al. 2018): predict every token from those before it.
 
-Axes: B texts, N real tokens.
+Axes: B texts, L positions, N real tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
@@ -23,30 +23,32 @@ from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Search
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.models.model_flops import decoder_flops
+from etude.optim.schedules import Schedule
 from etude.seeding import mix
-from etude.tasks.attention_maps import Attention, own_attention, readable
-from etude.tasks.base import Schedule, Task
+from etude.tasks.attention_maps import Attention, encode_whole, own_attention
+from etude.tasks.base import Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, CausalLMBatch, Facts
 
 OPENING = 32
-"""Tokens of a validation text that a sample goes on from."""
+"""Number of tokens of a validation text that a sample continues."""
 
 
 class CausalLM(Task):
-    """Cross-entropy of every next token, that of the end of a text among them; texts that are continued.
+    """Cross-entropy of every next token, the end of a text included; predictions continue texts.
 
     Args:
         facts: Vocabulary and special ids.
         model: The decoder.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        decoding: How texts are continued.
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        decoding: Search for continuations.
         gradient_clip: Largest norm of the gradient; None: not clipped.
     """
 
+    MODEL: ClassVar[type[nn.Module]] = TextDecoder
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "CausalLMBatch"
     model: TextDecoder
@@ -63,8 +65,12 @@ class CausalLM(Task):
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
 
+    def forward(self, batch: CausalLMBatch) -> Float[Tensor, "B L V"]:
+        """Return logits of the token after each position; zeros at padding."""
+        return self.model(batch.tokens, batch.mask, batch.documents)
+
     def loss(self, batch: CausalLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the cross-entropy summed over the tokens that are to be predicted."""
+        """Return the cross-entropy summed over the tokens to be predicted."""
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents)
         return self._loss_of(hidden, batch.labels[batch.mask])
 
@@ -77,16 +83,18 @@ class CausalLM(Task):
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of training on each row once; None: they are not known."""
+        """Return the operations of training on each row once; None: unknown."""
         flops = decoder_flops(self.model, lengths)
         return None if flops is None else flops.total
 
     def judge(self, batch: CausalLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
-        """Take the loss of each text, and count its tokens and its bytes."""
+        """Return loss, tokens and bytes of each text."""
         sizes = batch.mask.sum(dim=1).tolist()
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents).split(sizes)
         labels = batch.labels[batch.mask].split(sizes)
-        losses = torch.stack([self._loss_of(states, wanted)[0] for states, wanted in zip(hidden, labels, strict=True)])
+        losses = torch.stack(
+            [self._loss_of(states, targets)[0] for states, targets in zip(hidden, labels, strict=True)]
+        )
         columns = (batch.ids, (batch.labels != IGNORED).sum(dim=1), losses.double(), batch.text_bytes)
         rows = [
             {"id": example, "tokens": tokens, "loss": loss, "bytes": text_bytes, "opening": ids[:OPENING].tolist()}
@@ -96,11 +104,25 @@ class CausalLM(Task):
         ]
         return losses.sum(), (batch.labels != IGNORED).sum(), rows
 
-    def scores(self, rows: list[Row]) -> dict[str, Score]:
-        """Return the perplexity of a token, and the bits for each byte of the texts as they were read.
+    def answers(self, batch: CausalLMBatch) -> list[Row]:
+        """Return the best continuation of each text: `text`, as it was read, `output`, its `score`, whether `finished`."""
+        special = (self.facts.bos, self.facts.eos)
+        prompts = [
+            [token for token in tokens[real].tolist() if token not in special]
+            for tokens, real in zip(batch.tokens, batch.mask, strict=True)
+        ]
+        rows = []
+        for example, prompt, (best, *_) in zip(batch.ids.tolist(), prompts, self.continuations(prompts), strict=True):
+            (text,), (output,) = self.data.decode([prompt]), _added(prompt, [best], self.data.decode)
+            row = {"id": example, "text": text, "output": output, "score": best.score, "finished": best.finished}
+            rows.append(row)
+        return rows
 
-        Texts of a trained tokenizer are compared by the latter. It takes what the tokenizer gives up of a text (line ends,
-        case, accents) for something that the model knew: for comparisons take one that gives up nothing, such as bytes.
+    def scores(self, rows: list[Row]) -> dict[str, Score]:
+        """Return the perplexity per token, and the bits per byte of the texts as they were read.
+
+        Models with different tokenizers compare by the latter. Whatever a tokenizer discards of a text (line ends, case,
+        accents) counts as predicted: for comparisons take a tokenizer that discards nothing, such as bytes.
         """
         loss, tokens, text_bytes = (sum(row[name] for row in rows) for name in ("loss", "tokens", "bytes"))
         return {
@@ -109,36 +131,36 @@ class CausalLM(Task):
         }
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return how a text begins, and how the model goes on."""
+        """Return the beginning of a text, and the model's continuation."""
         opening = [token for token in row["opening"] if token not in (self.facts.bos, self.facts.pad)]
-        found = self.continuations([opening])[0][0]
-        begun, whole = self.texts.decode([opening, found.tokens])
-        return {"text": begun, "continued": whole}
+        best = self.continuations([opening])[0][0]
+        beginning, whole = self.data.decode([opening, best.tokens])
+        return {"text": beginning, "continued": whole}
 
     @torch.no_grad()
     def continuations(self, prompts: Sequence[Sequence[int]], decoding: Search | None = None) -> list[list[Hypothesis]]:
-        """Return for each text its continuations, the one to take first; they begin with the text itself.
+        """Return the continuations of each text, the best first; they begin with the text itself.
 
-        `decoding.max_length` and `decoding.min_length` are those of what is added. A score is the model's for the text
-        and what it adds. Random numbers derive from the text itself: neither the texts beside it nor its place change
+        `decoding.max_length` and `decoding.min_length` count the new tokens. The score is that of the text and its
+        continuation. Random numbers derive from the text itself: neither its neighbours nor its place among them change
         its continuation.
 
         Args:
             prompts: Ids of each text, without special ones.
-            decoding: How they are continued; None: as the task's `decoding` does.
+            decoding: Search for continuations; None: the task's `decoding`.
         """
         decoding = self.decoding if decoding is None else decoding
         if not decoding.min_length:
             return self._search(prompts, decoding)
-        # A search counts a text as predicted, so the fewest tokens are one number for texts of one length only.
-        found: dict[int, list[Hypothesis]] = {}
+        # A search counts the text as predicted, so a smallest length applies only to texts of the same length.
+        hypotheses: dict[int, list[Hypothesis]] = {}
         for size in {len(prompt) for prompt in prompts}:
-            places = [place for place, prompt in enumerate(prompts) if len(prompt) == size]
-            found |= zip(places, self._search([prompts[place] for place in places], decoding), strict=True)
-        return [found[place] for place in range(len(prompts))]
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == size]
+            hypotheses |= zip(rows, self._search([prompts[row] for row in rows], decoding), strict=True)
+        return [hypotheses[row] for row in range(len(prompts))]
 
     def _search(self, prompts: Sequence[Sequence[int]], decoding: Search) -> list[list[Hypothesis]]:
-        """Continue texts, which are of one length if there is a `min_length`."""
+        """Continue texts, which have the same length if there is a `min_length`."""
         sizes = [len(prompt) for prompt in prompts]
         longest, shortest = max(sizes, default=0), min(sizes, default=0)
         search = dataclasses.replace(
@@ -159,31 +181,43 @@ class CausalLM(Task):
 
     @property
     def text_limit(self) -> int:
-        """One fewer than the model's positions: bos stands before a text. Of a longer one the end is read."""
+        """One fewer than the model's positions, since bos precedes a text. Of a longer text the end is read."""
         return self.model.max_length - 1
 
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Continue each text; what is returned does not repeat it."""
+        """Continue each text; the output does not repeat it."""
         return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
-        """Continue each text, an empty one from nothing; the answers do not repeat it."""
+        """Continue each text, which may be empty; the outputs do not repeat it."""
         prompts = tokenizer.encode(texts)
-        found = []
+        predictions = []
         for prompt, hypotheses in zip(prompts, self.continuations(prompts), strict=True):
-            begun, *wholes = tokenizer.decode([prompt, *(hypothesis.tokens for hypothesis in hypotheses)])
-            added = tokenizer.decode([hypothesis.tokens[len(prompt) :] for hypothesis in hypotheses])
             outputs = tuple(
-                # Of the whole, since a tokenizer may leave out the space before a first word.
-                Output(whole.removeprefix(begun) if whole.startswith(begun) else new, one.score, one.finished)
-                for whole, new, one in zip(wholes, added, hypotheses, strict=True)
+                Output(text, hypothesis.score, hypothesis.finished)
+                for text, hypothesis in zip(_added(prompt, hypotheses, tokenizer.decode), hypotheses, strict=True)
             )
-            found.append(Prediction(outputs, cut=len(prompt) > self.text_limit))
-        return found
+            predictions.append(Prediction(outputs, cut=len(prompt) > self.text_limit))
+        return predictions
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
-        """Return the attention of a text to itself; as `ShowsAttention` says."""
+        """Return the attention of a text to itself (see `ShowsAttention`)."""
         if target is not None:
             raise ConfigurationError(f"the target {target!r} is no text of its own here; write it behind the text")
-        ids = readable("text", text, tokenizer, self.model.max_length - 1)
+        ids = encode_whole("text", text, tokenizer, self.model.max_length - 1)
         return own_attention(self.model, [self.facts.bos, *ids])
+
+
+def _added(
+    prompt: Sequence[int], hypotheses: Sequence[Hypothesis], decode: Callable[[list[Sequence[int]]], list[str]]
+) -> list[str]:
+    """Return the text that each hypothesis adds to its prompt.
+
+    The whole is decoded, since a tokenizer may leave out the space before a first word.
+    """
+    beginning, *wholes = decode([prompt, *(hypothesis.tokens for hypothesis in hypotheses)])
+    alone = decode([hypothesis.tokens[len(prompt) :] for hypothesis in hypotheses])
+    return [
+        whole.removeprefix(beginning) if whole.startswith(beginning) else added
+        for whole, added in zip(wholes, alone, strict=True)
+    ]

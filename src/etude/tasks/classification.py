@@ -23,7 +23,7 @@ from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.models.losses.targets import weighted_cross_entropy
-from etude.tasks.base import Schedule
+from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
 from etude.tasks.running_sums import Row
@@ -32,32 +32,33 @@ from etude.types import IGNORED, ClassificationBatch, Facts
 STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": ClassF1()}
 
 DIGITS = 5
-"""Of logits in the rows of an evaluation: probabilities are then right to four."""
+"""Digits of logits in the rows of an evaluation: probabilities are then right to four."""
 
 
 class Classification(Pooled):
-    """Cross-entropy over classes; in training weighted, where the data weights its classes.
+    """Cross-entropy over classes; weighted in training, if the data weights its classes.
 
     Args:
-        facts: Vocabulary, special ids, classes, and how many texts an example has.
+        facts: Vocabulary, special ids, classes, and the number of texts of an example.
         model: The encoder.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        pooling: `mean` of the states of real tokens, the state of the `first` one, or that state through a `pooler`.
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        pooling: `mean` of the states of real tokens, the state of the `first`, or that state through a `pooler`.
         head_dropout: Dropout on the pooled state.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
-        metrics: How predicted classes are compared with the right ones, by the name of the score; None:
+        metrics: Metrics that compare predicted classes with the true ones, by the name of the score; None:
             `STANDARD_METRICS`.
 
     Attributes:
-        temperature: What logits are divided by for the calibrated probabilities; None before it is fitted.
+        temperature: Divisor of the logits for calibrated probabilities; None before it is fitted.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1")
-    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+    """Names with `STANDARD_METRICS`; other metrics replace all but the loss."""
 
     STANDARD: ClassVar[Mapping[str, ClassMetric]] = STANDARD_METRICS
+    METRIC: ClassVar[type | None] = ClassMetric
     BATCH: ClassVar[str] = "ClassificationBatch"
 
     def __init__(
@@ -77,7 +78,7 @@ class Classification(Pooled):
         outputs = len(facts.classes)
         super().__init__(facts, model, optimizer, scheduler, outputs, pooling, head_dropout, gradient_clip)
         self.label_smoothing = label_smoothing
-        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+        self.metrics = self.checked_metrics(metrics)
         self.temperature: float | None = None
         for metric in self.metrics.values():
             metric.check(facts.classes)
@@ -86,25 +87,25 @@ class Classification(Pooled):
         """Return the cross-entropy summed over examples, smoothed and weighted in training only."""
         smoothing = self.label_smoothing if self.training else 0.0
         if self.training and batch.weights is not None:
-            return weighted_cross_entropy(self.logits_of(batch), batch.labels, batch.weights, smoothing)
+            return weighted_cross_entropy(self.forward(batch), batch.labels, batch.weights, smoothing)
         pooled = self.pooled(batch.tokens, batch.mask, batch.segments)
         return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
 
     def judge(self, batch: ClassificationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Return label, predicted class, its probability and the logits for each example."""
-        logits = self.logits_of(batch)
+        logits = self.forward(batch)
         loss_sum = F.cross_entropy(logits, batch.labels, reduction="sum", ignore_index=IGNORED)
-        probability, guesses = logits.softmax(dim=1).max(dim=1)
-        columns = (batch.ids.tolist(), batch.labels.tolist(), guesses.tolist(), probability.tolist(), logits.tolist())
+        probability, classes = logits.softmax(dim=1).max(dim=1)
+        columns = (batch.ids.tolist(), batch.labels.tolist(), classes.tolist(), probability.tolist(), logits.tolist())
         rows = [
             {
                 "id": example,
                 "label": label,
-                "prediction": guess,
-                "probability": sure,
+                "prediction": prediction,
+                "probability": confidence,
                 "logits": [round(value, DIGITS) for value in row],
             }
-            for example, label, guess, sure, row in zip(*columns, strict=True)
+            for example, label, prediction, confidence, row in zip(*columns, strict=True)
         ]
         return loss_sum, (batch.labels != IGNORED).sum(), rows
 
@@ -129,7 +130,7 @@ class Classification(Pooled):
         self.temperature = fitted_temperature(*_logits_and_labels(rows))
 
     def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
-        """Return the calibration, how often each class was taken for each other, and the most confident errors."""
+        """Return the calibration, the confusion matrix, and the most confident errors."""
         classes = self.facts.classes
         pairs = Counter((row["label"], row["prediction"]) for row in rows)
         confusion: dict[str, dict[str, int]] = {}
@@ -155,12 +156,12 @@ class Classification(Pooled):
         """Return `label<tab>probability`, and the probabilities of all classes."""
         classes = self.facts.classes
         probabilities = outputs.softmax(dim=1)
-        found = []
-        for row, guess in zip(probabilities.tolist(), probabilities.argmax(dim=1).tolist(), strict=True):
-            each = {name: round(value, DIGITS) for name, value in zip(classes, row, strict=True)}
-            values = {"label": classes[guess], "probability": each[classes[guess]], "probabilities": each}
-            found.append((f"{classes[guess]}\t{row[guess]:.4f}", values))
-        return found
+        answers = []
+        for row, best in zip(probabilities.tolist(), probabilities.argmax(dim=1).tolist(), strict=True):
+            rounded = {name: round(value, DIGITS) for name, value in zip(classes, row, strict=True)}
+            values = {"label": classes[best], "probability": rounded[classes[best]], "probabilities": rounded}
+            answers.append((f"{classes[best]}\t{row[best]:.4f}", values))
+        return answers
 
 
 def _logits_and_labels(rows: Sequence[Row]) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:

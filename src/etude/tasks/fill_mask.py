@@ -1,6 +1,6 @@
-"""What a masked language model answers to a text: what its masks hide, or how likely it is. `conf/decoding/` chooses.
+"""Answers of a masked language model to a text: its masks filled, or its likelihood. `conf/decoding/` chooses.
 
-Axes: B rows, L positions, M chosen positions, V vocabulary.
+Axes: B rows, L positions, M masked positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from etude.tasks.prediction import Output
 from etude.tokenization.base import Tokenizer
 
 Guess = Callable[[Int[Tensor, "B L"], Bool[Tensor, "B L"], Bool[Tensor, "B L"]], Float[Tensor, "M V"]]
-"""Takes ids, which of them are real, and which positions are chosen; returns the log-probabilities there, row by row."""
+"""Takes ids, a mask of real ones and a mask of positions; returns the log-probabilities at these, row by row."""
 
 TOKENS = 8192
-"""The most tokens that a sentence and its copies are read in at a time."""
+"""Largest number of tokens, of a sentence and its copies, that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Filling(Output):
     """A text with its masks filled; its score is the probability.
 
     Attributes:
-        fillers: What stands at each mask.
+        fillers: Text at each mask.
     """
 
     fillers: tuple[str, ...] = ()
@@ -44,8 +44,8 @@ class Likelihood(Output):
     """The pseudo-log-likelihood of a text, in nats, as its score.
 
     Attributes:
-        tokens: What the vocabulary calls the tokens of the text.
-        log_probabilities: Of each token where it is masked and all others are not.
+        tokens: Names of the text's tokens in the vocabulary.
+        log_probabilities: Log-probability of each token with itself masked and all others not.
     """
 
     tokens: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Likelihood(Output):
 
 
 class MaskedAnswers(ABC):
-    """One kind of answer."""
+    """A kind of answer."""
 
     @abstractmethod
     def __call__(self, guess: Guess, rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[tuple[Output, ...]]:
@@ -62,10 +62,10 @@ class MaskedAnswers(ABC):
         Args:
             guess: The model.
             rows: Ids, from bos to eos; some may be the mask's.
-            tokenizer: What made them.
+            tokenizer: Tokenizer of the ids.
 
         Returns:
-            For each row its answers, at least one, the best first.
+            The answers to each row, at least one, the best first.
         """
 
 
@@ -73,14 +73,13 @@ class MaskedAnswers(ABC):
 class FillMasks(MaskedAnswers):
     """The likeliest tokens at the masks; only tokens that stand for text.
 
-    Of several masks in a text each is guessed without knowing the others' fillers, and a filling's probability is the
-    product.
+    Several masks in a text are filled independently of each other, and the probability of a filling is the product.
 
     Attributes:
-        fillers: How many answers each text gets; one that has no mask gets itself.
+        fillers: Number of answers to each text; a text without a mask is its own answer.
 
     Raises:
-        ConfigurationError: If there are none.
+        ConfigurationError: If the number is not positive.
     """
 
     fillers: int = 5
@@ -106,29 +105,31 @@ class FillMasks(MaskedAnswers):
 
     def _choices(self, best: Float[Tensor, "M n"], ids: Int[Tensor, "M n"]) -> list[tuple[float, tuple[int, ...]]]:
         """Return the likeliest fillers of all M masks of a text together, with their log-probabilities."""
-        found: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        choices: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for scores, fillers in zip(best.tolist(), ids.tolist(), strict=True):
             longer = [
                 (total + score, (*chosen, filler))
-                for total, chosen in found
+                for total, chosen in choices
                 for score, filler in zip(scores, fillers, strict=True)
             ]
-            found = heapq.nlargest(self.fillers, longer, key=itemgetter(0))
-        return found
+            choices = heapq.nlargest(self.fillers, longer, key=itemgetter(0))
+        return choices
 
 
 def _filled(row: Sequence[int], choice: Sequence[int], log_probability: float, tokenizer: Tokenizer) -> Filling:
-    left = iter(choice)
-    text, *fillers = tokenizer.decode([[next(left) if i == tokenizer.mask else i for i in row], *([i] for i in choice)])
+    remaining = iter(choice)
+    text, *fillers = tokenizer.decode(
+        [[next(remaining) if i == tokenizer.mask else i for i in row], *([i] for i in choice)]
+    )
     return Filling(text, round(math.exp(log_probability), 6), fillers=tuple(fillers))
 
 
 @dataclass(frozen=True)
 class PseudoLogLikelihood(MaskedAnswers):
-    """How likely a text is: the sum over its tokens of log P(token | all others) (Salazar et al. 2020, equation 1).
+    """Sum over the tokens of a text of log P(token | all others) (Salazar et al. 2020, equation 1).
 
-    A text of n tokens is read n times, each time with another token masked. Its copies are of one length and are read by
-    themselves, so a text has the same score, to the last bit, wherever it stands. Masks that the text has itself stay
+    A text of n tokens is read n times, each time with another token masked. Its copies have the same length and are read
+    without other texts, so the score of a text is the same, to the last bit, in any company. Masks in the text itself stay
     masks, and are not scored. The pseudo-perplexity of a corpus is exp(-Σ score / Σ tokens).
     """
 
@@ -137,14 +138,14 @@ class PseudoLogLikelihood(MaskedAnswers):
         return [(self._score(guess, torch.tensor(row), tokenizer),) for row in rows]
 
     def _score(self, guess: Guess, row: Int[Tensor, " L"], tokenizer: Tokenizer) -> Likelihood:
-        places = 1 + (row[1:-1] != tokenizer.mask).nonzero().squeeze(1)
-        found: list[float] = []
-        for some in places.split(max(1, TOKENS // len(row))):
-            where = some[:, None] == torch.arange(len(row))
+        positions = 1 + (row[1:-1] != tokenizer.mask).nonzero().squeeze(1)
+        scores: list[float] = []
+        for part in positions.split(max(1, TOKENS // len(row))):
+            where = part[:, None] == torch.arange(len(row))
             copies = row.expand_as(where).masked_fill(where, tokenizer.mask)
             log_probabilities = guess(copies, torch.ones_like(where), where)
-            wanted = row[some].to(log_probabilities.device)
-            found += log_probabilities.double().gather(1, wanted[:, None]).squeeze(1).tolist()
-        names = tokenizer.names(row[places].tolist())
-        total = sum(found)
-        return Likelihood(f"{total:.4f}", total, tokens=tuple(names), log_probabilities=tuple(found))
+            targets = row[part].to(log_probabilities.device)
+            scores += log_probabilities.double().gather(1, targets[:, None]).squeeze(1).tolist()
+        names = tokenizer.names(row[positions].tolist())
+        total = sum(scores)
+        return Likelihood(f"{total:.4f}", total, tokens=tuple(names), log_probabilities=tuple(scores))

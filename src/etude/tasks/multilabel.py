@@ -1,4 +1,4 @@
-"""Classification of texts, or of pairs of texts, into any number of classes at once.
+"""Multi-label classification: any number of classes for each text, or pair of texts.
 
 Axes: B examples, N rows, C classes.
 """
@@ -19,7 +19,7 @@ from etude.metrics.multilabel import LabelSetMatch, MultilabelF1, MultilabelMetr
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.targets import binary_cross_entropy
-from etude.tasks.base import Schedule
+from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
 from etude.tasks.pooling import PoolingName
 from etude.tasks.running_sums import Row
@@ -32,29 +32,30 @@ STANDARD_METRICS: Mapping[str, MultilabelMetric] = {
 }
 
 DIGITS = 5
-"""Of probabilities in the rows of an evaluation."""
+"""Digits of probabilities in the rows of an evaluation."""
 
 
 class Multilabel(Pooled):
-    """A decision for each class by itself: the mean over classes of their cross-entropies.
+    """An independent decision about each class; the loss is the mean over classes of their cross-entropies.
 
     Args:
-        facts: Vocabulary, special ids, classes, and how many texts an example has.
+        facts: Vocabulary, special ids, classes, and the number of texts of an example.
         model: The encoder.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        pooling: `mean` of the states of real tokens, the state of the `first` one, or that state through a `pooler`.
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        pooling: `mean` of the states of real tokens, the state of the `first`, or that state through a `pooler`.
         head_dropout: Dropout on the pooled state.
-        threshold: Probability from which on a class is predicted.
+        threshold: Probability from which a class is predicted.
         gradient_clip: Largest norm of the gradient; None: not clipped.
-        metrics: How predicted classes are compared with the right ones, by the name of the score; None:
+        metrics: Metrics that compare predicted sets of classes with the true ones, by the name of the score; None:
             `STANDARD_METRICS`.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/micro_f1", "val/macro_f1", "val/exact_match")
-    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+    """Names with `STANDARD_METRICS`; other metrics replace all but the loss."""
 
     STANDARD: ClassVar[Mapping[str, MultilabelMetric]] = STANDARD_METRICS
+    METRIC: ClassVar[type | None] = MultilabelMetric
     BATCH: ClassVar[str] = "MultilabelBatch"
 
     def __init__(
@@ -74,15 +75,15 @@ class Multilabel(Pooled):
         outputs = len(facts.classes)
         super().__init__(facts, model, optimizer, scheduler, outputs, pooling, head_dropout, gradient_clip)
         self.threshold = threshold
-        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+        self.metrics = self.checked_metrics(metrics)
 
     def loss(self, batch: MultilabelBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the mean of the classes' cross-entropies, summed over examples."""
-        return binary_cross_entropy(self.logits_of(batch), batch.labels, batch.ids >= 0)
+        """Return the mean cross-entropy of the classes, summed over examples."""
+        return binary_cross_entropy(self.forward(batch), batch.labels, batch.ids >= 0)
 
     def judge(self, batch: MultilabelBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
-        """Return the ids of the right classes and the probabilities of all classes for each example."""
-        logits = self.logits_of(batch)
+        """Return the ids of the true and of the predicted classes, and the probabilities of all classes, for each example."""
+        logits = self.forward(batch)
         loss_sum, count = binary_cross_entropy(logits, batch.labels, batch.ids >= 0)
         columns = (batch.ids.tolist(), batch.labels > 0, logits.sigmoid())
         rows = [
@@ -105,44 +106,43 @@ class Multilabel(Pooled):
         return {name: metric.statistics(predictions, labels) for name, metric in metrics.items()}
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return the texts, the right classes and the predicted ones."""
+        """Return the texts, the true classes and the predicted ones."""
         return {**self.texts_of(row, split), **{name: self._names(row[name]) for name in ("labels", "predictions")}}
 
     def _names(self, classes: Sequence[int]) -> str:
         return ", ".join(self.facts.classes[number] for number in classes)
 
     def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
-        """Return right and wrong decisions about each class, and the rows with the most confident wrong one."""
+        """Return right and wrong decisions about each class, and the rows with the most confident errors."""
         grids = (_grid(rows, name, len(self.facts.classes)) for name in ("predictions", "labels"))
         predictions, labels = map(torch.from_numpy, grids)
         counts = ((predictions & labels), (predictions & ~labels), (~predictions & labels))
-        found, wrong, missed = (count.sum(dim=0).tolist() for count in counts)
+        hits, false_alarms, misses = (count.sum(dim=0).tolist() for count in counts)
         decisions = {
-            name: {"found": found[number], "wrongly found": wrong[number], "missed": missed[number]}
+            name: {"found": hits[number], "wrongly found": false_alarms[number], "missed": misses[number]}
             for number, name in enumerate(self.facts.classes)
         }
-        doubt = torch.tensor([row["probabilities"] for row in rows], dtype=torch.float64) - labels.double()
-        surest = torch.where(predictions != labels, doubt.abs(), 0.0).amax(dim=1).tolist()
-        order = sorted((place for place, sure in enumerate(surest) if sure), key=lambda place: -surest[place])
+        difference = torch.tensor([row["probabilities"] for row in rows], dtype=torch.float64) - labels.double()
+        confidence = torch.where(predictions != labels, difference.abs(), 0.0).amax(dim=1).tolist()
+        order = sorted((row for row, value in enumerate(confidence) if value), key=lambda row: -confidence[row])
         errors = [
-            {**self.sample(rows[place], split), "probability": f"{surest[place]:.3f}"}
-            for place in order[:LARGEST_ERRORS]
+            {**self.sample(rows[row], split), "probability": f"{confidence[row]:.3f}"} for row in order[:LARGEST_ERRORS]
         ]
         return {"confusion": decisions, "errors": errors}
 
     def describe_outputs(self, outputs: Float[Tensor, "B C"]) -> list[tuple[str, dict[str, Any]]]:
         """Return `label, label<tab>probability, probability`, and the probabilities of all classes."""
-        found = []
+        answers = []
         for row in outputs.sigmoid().tolist():
-            each = {name: round(value, DIGITS) for name, value in zip(self.facts.classes, row, strict=True)}
+            rounded = {name: round(value, DIGITS) for name, value in zip(self.facts.classes, row, strict=True)}
             labels = [name for name, value in zip(self.facts.classes, row, strict=True) if value >= self.threshold]
-            line = ", ".join(labels) + "\t" + ", ".join(f"{each[name]:.4f}" for name in labels)
-            found.append((line, {"labels": labels, "probabilities": each}))
-        return found
+            line = ", ".join(labels) + "\t" + ", ".join(f"{rounded[name]:.4f}" for name in labels)
+            answers.append((line, {"labels": labels, "probabilities": rounded}))
+        return answers
 
 
 def _grid(rows: Sequence[Row], name: str, classes: int) -> Bool[np.ndarray, "N C"]:
-    """Return which classes each row names."""
+    """Return a grid that is True at the classes that each row names."""
     grid = np.zeros((len(rows), classes), bool)
     for line, row in zip(grid, rows, strict=True):
         line[row[name]] = True

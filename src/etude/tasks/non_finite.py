@@ -1,6 +1,6 @@
-"""The guard against losses and gradients that are not finite: the run stops there, or leaves the step out.
+"""Policies for losses and gradients that are not finite: stop the run, or leave the step out.
 
-Which of the two is a choice of the configuration: `non_finite=stop` or `non_finite=skip`.
+The configuration chooses: `non_finite=stop` or `non_finite=skip`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class NonFiniteEvent(NamedTuple):
     """A step whose loss or gradient is not finite.
 
     Attributes:
-        step: Its number, from 1.
-        loss_sum: The sum of its losses, over all ranks.
-        gradient_norm: The norm of its gradient; nan where it is not known.
+        step: Number of the step, from 1.
+        loss_sum: Sum of its losses, over all ranks.
+        gradient_norm: Norm of its gradient; nan if unknown.
     """
 
     step: int
@@ -41,51 +41,53 @@ class NonFiniteEvent(NamedTuple):
 
 
 class NonFinitePolicy:
-    """Remembers losses and gradient norms on the device until it is asked. All ranks ask together, and hear the same."""
+    """Remembers losses and gradient norms on the device until they are checked, by all ranks together."""
 
     def __init__(self) -> None:
         self._losses: list[tuple[int, Tensor]] = []
         self._norms: list[tuple[int, Tensor]] = []
         self._device = torch.device("cpu")
         self._examples_of: Callable[[int], list[int]] = lambda step: []
-        self._run = Path()
+        self._folder: Path | None = None
 
-    def begin(self, device: torch.device, examples_of: Callable[[int], list[int]], run: Path, *, scaled: bool) -> None:
-        """Tell the guard what it watches.
+    def begin(
+        self, device: torch.device, examples_of: Callable[[int], list[int]], folder: Path | None, *, scaled: bool
+    ) -> None:
+        """Begin a training.
 
         Args:
-            device: Of the losses.
-            examples_of: Returns the training examples of a step, from 1.
-            run: The run's folder.
+            device: Device of the losses.
+            examples_of: Returns the training examples of a step, counted from 1.
+            folder: Folder of the run, for messages; None: it is not a run.
             scaled: Whether a gradient scaler (`16-mixed`) leaves out steps by itself.
         """
-        self._device, self._examples_of, self._run = device, examples_of, run
+        self._device, self._examples_of, self._folder = device, examples_of, folder
 
-    def saw_loss(self, step: int, loss_sum: Float[Tensor, ""]) -> None:
+    def record_loss(self, step: int, loss_sum: Float[Tensor, ""]) -> None:
         """Remember the loss of a micro-batch."""
         self._losses.append((step, loss_sum.detach()))
 
-    def saw_norm(self, step: int, gradient_norm: Float[Tensor, ""]) -> None:
+    def record_norm(self, step: int, gradient_norm: Float[Tensor, ""]) -> None:
         """Remember the norm of a step's gradient."""
         self._norms.append((step, gradient_norm.detach()))
 
-    def leaves_out(self) -> bool:
-        """Whether the step that was seen last must not be taken. Asked once a step, before the optimizer's."""
+    def skips_step(self) -> bool:
+        """Return whether the last step must be left out; called once per step, before the optimizer's update."""
         return False
 
     def values(self) -> dict[str, float]:
-        """Return what a line of the record says of the guard."""
+        """Return what the policy adds to a line of the record."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
+        """Return the state that a checkpoint holds."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
-    def broken(self) -> NonFiniteEvent | None:
-        """Return the first broken step since this was asked before, on whichever rank. Waits for the device."""
+    def first_non_finite(self) -> NonFiniteEvent | None:
+        """Return the first non-finite step since the last call, on whichever rank. Waits for the device."""
         losses, norms = _read(self._losses), _read(self._norms)
         self._losses, self._norms = [], []
         first = min((step for step, value in [*losses, *norms] if not abs(value) < float("inf")), default=NEVER)
@@ -99,20 +101,20 @@ class NonFinitePolicy:
         )
 
     def check(self) -> None:
-        """Stop if a step since the last question was broken.
+        """Stop if a step since the last check was not finite.
 
         Raises:
             NonFiniteError: With the step, its examples and what to do.
         """
-        broken = self.broken()
-        if broken is not None:
-            self.stop(broken.step, str(broken))
+        event = self.first_non_finite()
+        if event is not None:
+            self.stop(event.step, str(event))
 
     def check_weights(self, step: int, weights: Iterable[Tensor]) -> None:
         """Stop if a step left weights that must not be saved.
 
         Raises:
-            NonFiniteError: If any number in them is not finite.
+            NonFiniteError: If any weight is not finite.
         """
         if not all_finite(weights):
             self.stop(step, "its update left weights that are not finite")
@@ -129,31 +131,35 @@ class NonFinitePolicy:
         )
 
     def _where(self, step: int) -> str:
-        """Return which examples a step was made of, and how to look at them."""
+        """Return the examples of a step, and the command that looks closer at them."""
         ids = self._examples_of(step)
         more = f" and {len(ids) - SHOWN_EXAMPLES} more" if len(ids) > SHOWN_EXAMPLES else ""
-        named = ", ".join(map(str, ids[:SHOWN_EXAMPLES])) + more
-        return f"its training examples: {named}; look closer with: etude replay {self._run} step={step}"
+        listed = (", ".join(map(str, ids[:SHOWN_EXAMPLES])) or "not known") + more
+        replay = "" if self._folder is None else f"; look closer with: etude replay {self._folder} step={step}"
+        return f"its training examples: {listed}{replay}"
 
 
 class StopOnNonFinite(NonFinitePolicy):
-    """Ends the run. Nothing is read from the device at a step: a broken one is found at the next line of the record or save."""
+    """Ends the run.
+
+    Nothing is read from the device at each step: a non-finite one is found at the next line of the record, or save.
+    """
 
 
 class SkipNonFinite(NonFinitePolicy):
-    """Leaves a broken step out: weights, optimizer state and the average of losses are as if it had not been tried.
+    """Leaves a non-finite step out: weights, optimizer state and mean loss are as if it had not been computed.
 
     It counts as a step: plan and schedule go on. Whether to take a step must be known before it is taken, so the host
-    waits for the device once a step, as it does not with `StopOnNonFinite`; several processes also exchange a number.
+    waits for the device once per step, unlike with `StopOnNonFinite`; several processes also exchange a number.
 
     Attributes:
-        skipped: Steps left out, over all the times that the run was continued.
+        skipped: Number of steps left out so far in the whole run, over interruptions.
 
     Args:
-        limit: Most steps to leave out in the whole run; one more stops it.
+        limit: Largest number of steps to leave out in the whole run; one more stops it.
 
     Raises:
-        ConfigurationError: If the limit is below 1; when a training starts, if a gradient scaler leaves out steps too.
+        ConfigurationError: If the limit is below 1; when training starts, if a gradient scaler leaves out steps too.
     """
 
     def __init__(self, limit: int = 10) -> None:
@@ -165,31 +171,31 @@ class SkipNonFinite(NonFinitePolicy):
         self.limit = limit
         self.skipped = 0
 
-    def begin(self, device: torch.device, examples_of: Callable[[int], list[int]], run: Path, *, scaled: bool) -> None:
-        """Tell the guard what it watches."""
+    def begin(
+        self, device: torch.device, examples_of: Callable[[int], list[int]], folder: Path | None, *, scaled: bool
+    ) -> None:
+        """Begin a training."""
         if scaled:
             raise ConfigurationError(
-                "non_finite=skip does not go with trainer.precision=16-mixed, whose gradient scaler leaves out steps "
-                "by its own count; write trainer.precision=bf16-mixed, or non_finite=stop"
+                "non_finite=skip does not go with precision=16-mixed, whose gradient scaler leaves out steps "
+                "by its own count; write precision=bf16-mixed, or non_finite=stop"
             )
-        super().begin(device, examples_of, run, scaled=scaled)
+        super().begin(device, examples_of, folder, scaled=scaled)
 
-    def leaves_out(self) -> bool:
-        """Whether the step that was seen last is broken; says so, once for all ranks.
+    def skips_step(self) -> bool:
+        """Return whether the last step is not finite, and warn of it, once for all ranks.
 
         Raises:
-            NonFiniteError: If it is one more than the limit.
+            NonFiniteError: If the limit is exceeded.
         """
-        broken = self.broken()
-        if broken is None:
+        event = self.first_non_finite()
+        if event is None:
             return False
         if self.skipped == self.limit:
-            self.stop(
-                broken.step, f"{broken}, after {self.skipped} steps were left out (non_finite.limit={self.limit})"
-            )
+            self.stop(event.step, f"{event}, after {self.skipped} steps were left out (non_finite.limit={self.limit})")
         self.skipped += 1
-        _say(
-            f"step {broken.step} is left out, {self.skipped} of at most {self.limit}: {broken}; {self._where(broken.step)}"
+        _warn(
+            f"step {event.step} is left out, {self.skipped} of at most {self.limit}: {event}; {self._where(event.step)}"
         )
         return True
 
@@ -202,17 +208,17 @@ class SkipNonFinite(NonFinitePolicy):
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; nothing, from a checkpoint of a run that had stopped instead."""
+        """Restore what `state_dict` returned; a checkpoint of a run with another policy has nothing."""
         self.skipped = state.get("skipped", 0)
 
 
 @rank_zero_only
-def _say(text: str) -> None:
+def _warn(text: str) -> None:
     _log.warning("%s", text)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every number in the tensors is finite."""
+    """Return whether every number in the tensors is finite."""
     return bool(torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all())
 
 

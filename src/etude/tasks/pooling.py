@@ -1,4 +1,4 @@
-"""Pooling: one state for each text, from the encoder's states at its tokens.
+"""Pooling of an encoder's states at the tokens of a text into one state.
 
 Axes: B texts, L positions, D model width or outputs.
 """
@@ -17,17 +17,17 @@ from torch import Tensor
 from etude.models.base import TextEncoder
 
 PoolingName = Literal["mean", "first", "pooler"]
-"""`pooler`: what the first token's state becomes in the encoder's pooler, as in BERT."""
+"""`pooler` is the state of the first token, transformed by the encoder's pooler, as in BERT."""
 
 
 class Pooling(ABC):
-    """How an encoder's states become one. All states are read, where a pooling says nothing else.
+    """A way to pool an encoder's states; by default it reads all of them.
 
     Attributes:
-        SAID: How a person says it.
+        DESCRIPTION: Description for people.
     """
 
-    SAID: ClassVar[str]
+    DESCRIPTION: ClassVar[str]
 
     @abstractmethod
     def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
@@ -40,18 +40,18 @@ class Pooling(ABC):
         mask: Bool[Tensor, "B L"],
         segments: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B D"]:
-        """Return the pooled states of texts, which are what an encoder takes."""
+        """Return the pooled states of texts, given an encoder's inputs."""
         return self.of(encoder(tokens, mask, segments), mask)
 
     def states_read(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"] | None:
-        """Return how many states of each text, of so many tokens, are read; None: the first of each."""
+        """Return the number of states read of texts of these lengths; None: only the first of each."""
         return lengths
 
 
 class Mean(Pooling):
     """The mean of the states of real tokens."""
 
-    SAID: ClassVar[str] = "mean over real tokens"
+    DESCRIPTION: ClassVar[str] = "mean over real tokens"
 
     def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         """Return the means."""
@@ -60,9 +60,9 @@ class Mean(Pooling):
 
 
 class First(Pooling):
-    """The state of the token that starts each text, as in BERT: the last layer is computed for that token only."""
+    """The state of the token that starts each text, as in BERT; the last layer is computed for that token only."""
 
-    SAID: ClassVar[str] = "first token"
+    DESCRIPTION: ClassVar[str] = "first token"
 
     def of(self, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         """Return the first states."""
@@ -76,7 +76,7 @@ class First(Pooling):
         segments: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B D"]:
         """Return the first states."""
-        return encoder.first(tokens, mask, segments)
+        return encoder.cls_states(tokens, mask, segments)
 
     def states_read(self, lengths: Int[np.ndarray, " N"]) -> None:
         """Return None."""

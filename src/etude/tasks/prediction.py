@@ -1,4 +1,4 @@
-"""What a task makes of a text that somebody types."""
+"""Predictions for texts and records that are not part of the data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Output:
 
     Attributes:
         text: The answer.
-        score: What answers are ranked by; None where there is only one.
-        finished: False: it was stopped at its length limit.
+        score: Score that answers are ranked by; None if there is only one.
+        finished: Whether it ended by itself, not at its length limit.
     """
 
     text: str
@@ -30,8 +30,8 @@ class Prediction:
     """The answers to one text.
 
     Attributes:
-        outputs: At least one, the one to take first.
-        cut: Whether the text had more tokens than the model reads, and lost a part of them.
+        outputs: At least one answer, the best first.
+        cut: Whether the text had more tokens than the model reads, and was truncated.
     """
 
     outputs: tuple[Output, ...]
@@ -43,9 +43,9 @@ class RecordAnswer:
     """The answer to one record.
 
     Attributes:
-        values: By name.
-        cut: Whether a text of the record had more tokens than the model reads, and lost its end.
-        refused: Whether the record cannot be answered; then `error` among the values says why.
+        values: Values of the answer by name.
+        cut: Whether a text of the record had more tokens than the model reads, and was truncated.
+        refused: Whether the record cannot be answered; `error` among the values is then the reason.
     """
 
     values: dict[str, Any]
@@ -60,11 +60,11 @@ class RecordAnswer:
 
 @runtime_checkable
 class AnswersRecords(Protocol):
-    """A task that answers records of texts by name with values by name."""
+    """A task that answers records (texts by name) with values by name."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The texts that a record must have."""
+        """Names of the texts that a record must have."""
         ...
 
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
@@ -74,11 +74,11 @@ class AnswersRecords(Protocol):
 
 @runtime_checkable
 class Calibrates(Protocol):
-    """A task whose probabilities are held against what happened."""
+    """A task whose probabilities can be calibrated."""
 
     def calibrate(self, rows: Sequence[Row]) -> None:
-        """Learn from the judged rows of the validation split how far probabilities can be believed.
+        """Fit the calibration on the judged rows of the validation split.
 
-        It changes what `Task.details` tells, and no prediction.
+        It changes what `Task.details` reports, and no prediction.
         """
         ...

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a passage the answer begins and ends, if it is there at all.
+"""Extractive question answering: the span of a passage that answers a question, if there is one.
 
 Axes: B windows, L positions, D model width.
 """
@@ -25,8 +25,9 @@ from etude.metrics.text_metrics import TextMetric, text_statistics
 from etude.models.base import TextEncoder
 from etude.models.generation.answer_spans import best_spans
 from etude.models.model_flops import encoder_flops
-from etude.tasks.answer_selection import answers_of, chosen, null_difference
-from etude.tasks.base import Schedule, Task
+from etude.optim.schedules import Schedule
+from etude.tasks.answer_selection import merge_windows, null_margin, select_answer
+from etude.tasks.base import Task
 from etude.tasks.prediction import RecordAnswer
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
@@ -34,7 +35,7 @@ from etude.tokenization.windows import Windows
 from etude.types import IGNORED, Facts, Question, QuestionBatch
 
 WINDOWS_AT_ONCE = 64
-"""Windows that are read together in predictions."""
+"""Number of windows that predictions read together."""
 
 STANDARD_METRICS: dict[str, TextMetric] = {"exact_match": AnswerExactMatch(), "f1": AnswerF1()}
 
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class QuestionTexts(Protocol):
-    """What the task asks of the data module of its trainer besides `Texts`."""
+    """What the task asks of the data module of its trainer besides `TaskData`."""
 
     def question(self, split: str, number: int) -> Question:
         """Return a question of a split."""
@@ -52,29 +53,30 @@ class QuestionTexts(Protocol):
 class QuestionAnswering(Task):
     """Two linear scores of each token, as the first and as the last of the answer (Devlin et al. 2019, sections 4.2, 4.3).
 
-    The token that starts a window stands for "not in this window". Scores are taken at it and at the passage's tokens;
-    padding and the question are no choices.
+    The token that starts a window stands for "not in this window"; its score is the null score. Scores are computed for
+    it and for the passage's tokens, not for padding and the question.
 
     Attributes:
-        null_threshold: How much higher than the best answer's the score of no answer must be for there to be none. It is
+        null_threshold: Smallest margin of the null score over the best answer's for a question to have no answer. It is
             stored with the weights.
 
     Args:
         facts: Vocabulary and special ids.
         model: The encoder.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        windows: How questions and passages become windows; those of the data.
-        metrics: By the name of their scores; None: `STANDARD_METRICS`.
-        null_threshold: See above; None: each time the val split is scored, the one with the best F1 there. It is never
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        windows: Division of questions and passages into windows; the data's.
+        metrics: Metrics by the name of their scores; None: `STANDARD_METRICS`.
+        null_threshold: See above; None: the one with the best F1 on val, each time that split is scored. It is never
             chosen on another split.
-        max_answer: Most tokens of an answer.
-        n_best: Answers that are kept of each question.
+        max_answer: Largest number of tokens of an answer.
+        n_best: Number of answers kept for each question.
         gradient_clip: Largest norm of the gradient; None: not clipped.
     """
 
+    MODEL: ClassVar[type[nn.Module]] = TextEncoder
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/exact_match", "val/f1")
-    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+    """Names with `STANDARD_METRICS`; other metrics replace all but the loss."""
 
     STANDARD: ClassVar[Mapping[str, TextMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "QuestionBatch"
@@ -97,49 +99,54 @@ class QuestionAnswering(Task):
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.windows = windows
-        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
-        self.given_threshold = null_threshold
+        self.metrics = self.checked_metrics(metrics)
+        self.fixed_threshold = null_threshold
         self.max_answer, self.n_best = max_answer, n_best
         self.head = nn.Linear(model.width, 2)
-        given = model.output_layer("span")
-        if given is not None:
-            _log.info("the head is that of %s", given.model)
-            self.head.load_state_dict({"weight": given.weight, "bias": given.bias})
+        pretrained = model.output_layer("span")
+        if pretrained is not None:
+            _log.info("the head is that of %s", pretrained.model)
+            self.head.load_state_dict({"weight": pretrained.weight, "bias": pretrained.bias})
         self.register_buffer("null_threshold", torch.tensor(0.0))
 
     @property
     def threshold(self) -> float:
-        """The threshold in use: that of the configuration, or the one that was chosen."""
-        return float(self.null_threshold) if self.given_threshold is None else self.given_threshold
+        """The threshold in use: the configuration's, or the one chosen on val."""
+        return float(self.null_threshold) if self.fixed_threshold is None else self.fixed_threshold
 
     def logits(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], fronts: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Return the scores of each position as the first and as the last of the answer, and where the passage is.
+        """Return the scores of each position as the first and as the last of the answer, and a mask of the passage.
 
-        Scores are -inf where no answer can be.
+        Scores are -inf at positions where no answer can be.
         """
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        behind = places >= fronts[:, None]
-        passage = behind & (places < mask.sum(dim=1, keepdim=True) - 1)
-        scores = self.head(self.model(tokens, mask, (behind & mask).long())).float()
-        open_ = passage | (places == 0)
-        starts, ends = scores.masked_fill(~open_[:, :, None], -torch.inf).unbind(dim=2)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        after_question = positions >= fronts[:, None]
+        passage = after_question & (positions < mask.sum(dim=1, keepdim=True) - 1)
+        scores = self.head(self.model(tokens, mask, (after_question & mask).long())).float()
+        candidates = passage | (positions == 0)
+        starts, ends = scores.masked_fill(~candidates[:, :, None], -torch.inf).unbind(dim=2)
         return starts, ends, passage
+
+    def forward(self, batch: QuestionBatch) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """Return the scores of each position as the first and as the last of the answer; -inf where none can be."""
+        starts, ends, _ = self.logits(batch.tokens, batch.mask, batch.fronts)
+        return starts, ends
 
     def loss(self, batch: QuestionBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the mean of the cross-entropies of first and last token, summed over windows."""
-        starts, ends, _ = self.logits(batch.tokens, batch.mask, batch.fronts)
+        starts, ends = self.forward(batch)
         return self._loss(starts, ends, batch)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of training on each window once; None: the encoder is another library's."""
+        """Return the operations of training on each window once; None: unknown, the encoder is another library's."""
         flops = encoder_flops(self.model, lengths, lengths)
         if flops is None:
             return None
-        flops.multiply(self.head.weight, lengths)
+        flops.add_product(self.head.weight, lengths)
         return flops.total
 
     @staticmethod
@@ -151,14 +158,31 @@ class QuestionAnswering(Task):
         return (first + last) / 2, (batch.starts != IGNORED).sum()
 
     def judge(self, batch: QuestionBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
-        """Return, for each window, whose it is, the score of no answer and the best spans of the passage's tokens."""
+        """Return the question's number, the null score and the best spans of the passage's tokens for each window."""
         starts, ends, passage = self.logits(batch.tokens, batch.mask, batch.fronts)
-        found = self._spans(starts, ends, passage, batch.origins - batch.fronts)
+        spans = self._spans(starts, ends, passage, batch.origins - batch.fronts)
         rows = [
             {"id": window, "number": number, **row}
-            for window, number, row in zip(batch.ids.tolist(), batch.questions.tolist(), found, strict=True)
+            for window, number, row in zip(batch.ids.tolist(), batch.questions.tolist(), spans, strict=True)
         ]
         return *self._loss(starts, ends, batch), rows
+
+    def answers(self, batch: QuestionBatch) -> list[Row]:
+        """Return the answer that each window alone gives to its question.
+
+        `number` of the question, `answer` (empty: none), its first and last characters in the passage (`start`, `end`), its
+        `score`, and `null_score` and `answers`, which `answer_selection.merge_windows` merges if a passage has several windows.
+        """
+        data, split = cast(QuestionTexts, self.data), self.evaluated_split
+        _, _, windows = self.judge(batch, split)
+        rows = []
+        for window in windows:
+            question = data.question(split, window["number"])
+            row = merge_windows(question, [window], self.n_best)
+            answer = select_answer(row, self.threshold)
+            values = {"answer": answer["text"], **{key: answer[key] for key in ("start", "end", "score")}, **row}
+            rows.append({"id": window["id"], "number": window["number"], **values})
+        return rows
 
     def _spans(
         self,
@@ -167,39 +191,40 @@ class QuestionAnswering(Task):
         passage: Bool[Tensor, "B L"],
         shifts: Int[Tensor, " B"],
     ) -> list[Row]:
-        """Return the score of no answer and the best spans of each window; `shifts` turns places into the passage's tokens."""
+        """Return null score and best spans of each window; `shifts` turns positions into indices of the passage's tokens."""
         spans = best_spans(starts, ends, passage, self.max_answer, self.n_best)
         nulls = (starts[:, 0] + ends[:, 0]).tolist()
         columns = (spans.first + shifts[:, None], spans.last + shifts[:, None], spans.scores)
-        found = zip(*(column.tolist() for column in columns), strict=True)
+        windows = zip(*(column.tolist() for column in columns), strict=True)
         return [
             {"null_score": null, "spans": [span for span in zip(*window, strict=True) if span[2] > -math.inf]}
-            for null, window in zip(nulls, found, strict=True)
+            for null, window in zip(nulls, windows, strict=True)
         ]
 
     def concluded(self, rows: list[Row], split: str) -> list[Row]:
         """Return a row for each question, with its answer; on val the threshold is chosen first."""
-        data = cast(QuestionTexts, self.texts)
-        found = []
+        data = cast(QuestionTexts, self.data)
+        questions = []
         for number, windows in groupby(rows, key=lambda row: row["number"]):
             question = data.question(split, number)
-            row = answers_of(question, list(windows), self.n_best)
+            row = merge_windows(question, list(windows), self.n_best)
             references = list(dict.fromkeys(question.answers)) or [""]
-            found.append(
+            questions.append(
                 {"id": number, "name": question.name, "question": question.text, "references": references, **row}
             )
-        if split == "val" and self.given_threshold is None:
-            self.null_threshold.fill_(_best_threshold(found))
-        answers = [chosen(row, self.threshold) for row in found]
+        if split == "val" and self.fixed_threshold is None:
+            self.null_threshold.fill_(_best_threshold(questions))
+        answers = [select_answer(row, self.threshold) for row in questions]
         return [
             {**row, "output": answer["text"], "start": answer["start"], "end": answer["end"]}
-            for row, answer in zip(found, answers, strict=True)
+            for row, answer in zip(questions, answers, strict=True)
         ]
 
     def scores(self, rows: list[Row]) -> dict[str, Score]:
         """Return the scores of the metrics over all questions, and the threshold, if there is one."""
-        found = super().scores(rows)
-        return found | ({"null_threshold": Score(self.threshold)} if math.isfinite(self.threshold) else {})
+        return super().scores(rows) | (
+            {"null_threshold": Score(self.threshold)} if math.isfinite(self.threshold) else {}
+        )
 
     @classmethod
     def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, TextMetric], facts: Facts) -> dict[str, Statistics]:
@@ -208,54 +233,54 @@ class QuestionAnswering(Task):
         return text_statistics(metrics, outputs, references)
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return question, wanted answers and answer."""
+        """Return question, reference answers and answer."""
         return {
             "question": row["question"],
             "wanted": " | ".join(text or "(no answer)" for text in row["references"]),
             "answer": row["output"] or "(no answer)",
         }
 
-    # Questions that somebody writes
+    # Predictions for questions that are not part of the data
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The texts that are asked with."""
+        """Names of the texts of a record."""
         return "question", "context"
 
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
-        """Return the answer to each question, an empty one if there is none, with its characters and all that are kept.
+        """Return the answer to each question (empty: none) with its characters, and the other answers kept.
 
-        A question or a passage of nothing but white space is refused.
+        A question or a passage of white space only is refused.
         """
         blank = [next((field for field in self.fields if not record[field].strip()), None) for record in records]
-        asked = [record for record, field in zip(records, blank, strict=True) if field is None]
-        answered = iter(self._answered(asked, tokenizer) if asked else ())
-        return [next(answered) if field is None else RecordAnswer.refusal(f"{field} is empty") for field in blank]
+        complete = [record for record, field in zip(records, blank, strict=True) if field is None]
+        answers = iter(self._answered(complete, tokenizer) if complete else ())
+        return [next(answers) if field is None else RecordAnswer.refusal(f"{field} is empty") for field in blank]
 
-    def _answered(self, asked: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
-        questions = [one["question"].strip() for one in asked]
+    def _answered(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
+        questions = [record["question"].strip() for record in records]
         ids = tokenizer.encode(questions)
-        passages = tokenizer.encode_with_offsets([one["context"] for one in asked])
-        found = self._read_windows(ids, [tokens for tokens, _ in passages])
+        passages = tokenizer.encode_with_offsets([record["context"] for record in records])
+        windows = self._read_windows(ids, [tokens for tokens, _ in passages])
         answers = []
-        for text, one, tokens, (_, pairs), rows in zip(questions, asked, ids, passages, found, strict=True):
+        for text, record, tokens, (_, pairs), rows in zip(questions, records, ids, passages, windows, strict=True):
             offsets = np.array(pairs, np.int64).reshape(-1, 2)
-            row = answers_of(Question("", text, one["context"], offsets), rows, self.n_best)
-            answer = chosen(row, self.threshold)
+            row = merge_windows(Question("", text, record["context"], offsets), rows, self.n_best)
+            answer = select_answer(row, self.threshold)
             values = {"answer": answer["text"], **{key: answer[key] for key in ("start", "end", "score")}, **row}
             answers.append(RecordAnswer(values, len(tokens) > self.windows.max_question))
         return answers
 
     @torch.no_grad()
     def _read_windows(self, questions: Sequence[list[int]], passages: Sequence[list[int]]) -> list[list[Row]]:
-        """Return what the windows of each question say, as `judge` does."""
+        """Return null score and best spans of the windows of each question, as `judge` does."""
         lengths = [np.array([len(ids) for ids in texts], np.int64) for texts in (questions, passages)]
         numbers = self.windows.numbers(*lengths)
-        places = [(row, k * self.windows.stride) for row, number in enumerate(numbers) for k in range(number)]
-        found: list[list[Row]] = [[] for _ in questions]
-        for begin in range(0, len(places), WINDOWS_AT_ONCE):
-            part = places[begin : begin + WINDOWS_AT_ONCE]
-            made = [
+        origins_of = [(row, k * self.windows.stride) for row, number in enumerate(numbers) for k in range(number)]
+        rows: list[list[Row]] = [[] for _ in questions]
+        for begin in range(0, len(origins_of), WINDOWS_AT_ONCE):
+            part = origins_of[begin : begin + WINDOWS_AT_ONCE]
+            windows = [
                 self.windows.window(
                     np.array(questions[row], np.int64),
                     np.array(passages[row], np.int64),
@@ -265,22 +290,22 @@ class QuestionAnswering(Task):
                 )
                 for row, origin in part
             ]
-            windows = [torch.from_numpy(ids) for ids, _ in made]
-            tokens = pad_sequence(windows, batch_first=True, padding_value=self.facts.pad).to(self.device)
-            mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in windows], batch_first=True)
-            fronts = torch.tensor([front for _, front in made], device=self.device)
+            texts = [torch.from_numpy(ids) for ids, _ in windows]
+            tokens = pad_sequence(texts, batch_first=True, padding_value=self.facts.pad).to(self.device)
+            mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in texts], batch_first=True)
+            fronts = torch.tensor([front for _, front in windows], device=self.device)
             origins = torch.tensor([origin for _, origin in part], device=self.device)
-            scored = self._spans(*self.logits(tokens, mask.to(self.device), fronts), origins - fronts)
-            for (row, _), window in zip(part, scored, strict=True):
-                found[row].append(window)
-        return found
+            spans = self._spans(*self.logits(tokens, mask.to(self.device), fronts), origins - fronts)
+            for (row, _), window in zip(part, spans, strict=True):
+                rows[row].append(window)
+        return rows
 
 
 def _best_threshold(rows: Sequence[Row]) -> float:
-    """Return the threshold with the best F1 over questions; inf where all have an answer, so that all get one."""
+    """Return the threshold with the best F1 over questions; inf if all have an answer, so that all get one."""
     if all(any(row["references"]) for row in rows):
         return math.inf
     metric = AnswerF1()
-    answered = [metric.value(chosen(row, math.inf)["text"], row["references"]) for row in rows]
-    silent = [metric.value("", row["references"]) for row in rows]
-    return best_null_threshold([null_difference(row) for row in rows], answered, silent)
+    with_answer = [metric.value(select_answer(row, math.inf)["text"], row["references"]) for row in rows]
+    without_answer = [metric.value("", row["references"]) for row in rows]
+    return best_null_threshold([null_margin(row) for row in rows], with_answer, without_answer)

@@ -1,4 +1,4 @@
-"""What a task must know of the run that it is trained in, and of its data."""
+"""What a task knows of the run that it is trained in, and what it asks of the data."""
 
 from __future__ import annotations
 
@@ -7,47 +7,62 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from etude.duration import Clock
+from etude.duration import Clock, Duration
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a task must know of the run it is trained in.
+    """What a task knows of the run that it is trained in.
 
     Attributes:
-        seed: The run's seed.
+        seed: Seed of the run.
         micro_batches: Slices of each step on each process.
-        warmup: Of the schedule, in the unit below.
-        total: The budget, in the unit below.
-        in_seconds: Whether warmup and total are seconds; otherwise they are steps.
+        budget: Length of the run.
         log_every: Steps between two lines of the record.
-        clock: Turns the durations after which parameters begin to train into steps.
-        run: The run's folder, for messages.
-        ranks: Processes whose slices and seeds this one takes over, each as a micro-batch of its own.
+        clock: Converts durations to steps.
+        folder: Folder of the run, for messages.
+        ranks: Number of processes whose work this one does: each of their slices is a micro-batch with that process's seed.
     """
 
     seed: int
     micro_batches: int
-    warmup: float
-    total: float
-    in_seconds: bool
+    budget: Duration
     log_every: int
     clock: Clock = field(default_factory=lambda: Clock(1, 1.0))
-    run: Path = Path()
+    folder: Path = Path()
     ranks: int = 1
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether the budget, and so the position in the run, is measured in seconds."""
+        return self.budget.unit == "second"
 
 
 class TaskData(Protocol):
-    """What a task asks of the data module of its trainer."""
+    """What a task asks of the data module of its trainer.
+
+    Attributes:
+        evaluated: Split that is evaluated and predicted.
+    """
 
     evaluated: str
+
+    @property
+    def micro_batches(self) -> int:
+        """Slices of each training step on each process: the batches that share a `step_count`."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Converts durations to steps."""
+        ...
 
     def text(self, split: str, field: str, example: int) -> str:
         """Return a field of an example as it was read."""
         ...
 
     def references(self, split: str, example: int) -> list[str]:
-        """Return the wanted outputs of an example, where there are any."""
+        """Return the reference outputs of an example; of data that has such."""
         ...
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
@@ -55,11 +70,11 @@ class TaskData(Protocol):
         ...
 
     def bytes_per_token(self, split: str) -> float:
-        """Return the bytes of text that a token of a split stands for in the mean, where texts are modelled."""
+        """Return the mean bytes of text per token of a split; of language modelling data."""
         ...
 
     def tokens_at(self, step: int) -> int:
-        """Return the real tokens of the first steps of a run."""
+        """Return the number of real tokens in the first steps of a run."""
         ...
 
     def examples_of(self, step: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Sums over batches and ranks, which become averages once."""
+"""Sums over batches and ranks, which become means once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 Row = dict[str, Any]
-"""What is known of one evaluated example: its id, the model's output, and what the metric needs."""
+"""One evaluated example: its `id`, the model's output, and what the metrics need."""
 
 
 class Sums:
-    """A running sum of losses and what it is summed over, kept on the device until it is asked for.
+    """Running sums of losses and counts, kept on the device until they are read.
 
     Args:
-        loss_sum: Where the sum of losses begins.
-        count: Where the count begins.
-        tokens: Tokens of the run when it began.
-        seconds: Seconds of the run when it began.
-        step: Steps of the run when it began.
+        loss_sum: Initial sum of losses.
+        count: Initial count.
+        tokens: Tokens of the run when the sums began.
+        seconds: Seconds of the run when they began.
+        step: Steps of the run when they began.
     """
 
     def __init__(
@@ -41,25 +41,33 @@ class Sums:
         self._count = self._count + count.double()
 
     def settle(self) -> None:
-        """Keep what was added so far."""
+        """Keep everything added so far."""
         self._settled = self._loss_sum, self._count
 
     def drop(self) -> None:
-        """Forget what was added since `settle`: the micro-batches of a step that is left out."""
+        """Discard everything added since `settle`: the micro-batches of a step that is left out."""
         self._loss_sum, self._count = self._settled
 
     def total(self, module: lightning.LightningModule) -> tuple[float, float]:
-        """Return sum and count over all ranks; the count as an int where it is whole."""
-        both = torch.stack(
+        """Return sum and count over all ranks; the count as an int if it is whole."""
+        loss_sum, count = self._over_ranks(module).tolist()
+        return loss_sum, int(count) if count.is_integer() else count
+
+    def mean(self, module: lightning.LightningModule) -> Float[Tensor, ""]:
+        """Return the sum divided by the count, over all ranks, without waiting for the device."""
+        loss_sum, count = self._over_ranks(module)
+        return loss_sum / count
+
+    def _over_ranks(self, module: lightning.LightningModule) -> Float[Tensor, " 2"]:
+        sums = torch.stack(
             [
                 torch.as_tensor(value, dtype=torch.float64, device=module.device)
                 for value in (self._loss_sum, self._count)
             ]
         )
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(both)
-        loss_sum, count = both.tolist()
-        return loss_sum, int(count) if count.is_integer() else count
+            torch.distributed.all_reduce(sums)
+        return sums
 
 
 def gathered(rows: list[Row]) -> list[Row]:

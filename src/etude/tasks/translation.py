@@ -1,6 +1,6 @@
-"""Sequence to sequence: translation, summarization, and whatever else turns one text into another.
+"""Sequence-to-sequence learning: translation, summarization, and other tasks that turn one text into another.
 
-Axes: B examples, S source positions.
+Axes: B examples, S source positions, T target positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from etude.models.generation.search import Search
 from etude.models.losses.consistency import Consistency
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.models.model_flops import seq2seq_flops
+from etude.optim.schedules import Schedule
 from etude.seeding import mix
-from etude.tasks.attention_maps import Attention, AttentionMap, readable, recorded, refuse_unseen
-from etude.tasks.base import Schedule, Task
+from etude.tasks.attention_maps import Attention, AttentionMap, encode_whole, recorded, require_maps
+from etude.tasks.base import Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
@@ -42,7 +43,7 @@ STANDARD_METRICS: Mapping[str, TextMetric] = {
     "chrf": ChrF(),
     "ter": TER(),
 }
-"""Those of translation as sacrebleu's command gives them, and BLEU without case, which some corpora are reported in."""
+"""Metrics of translation as sacrebleu's command computes them, and lowercased BLEU, which some corpora are reported in."""
 
 
 class Translation(Task):
@@ -51,18 +52,19 @@ class Translation(Task):
     Args:
         facts: Vocabulary and special ids.
         model: The encoder and decoder.
-        optimizer: Makes the optimizer of groups of parameters.
-        scheduler: The learning rate's course.
-        decoding: How outputs are searched for.
-        metrics: How outputs are compared with references, by the name of the score; None: `STANDARD_METRICS`.
+        optimizer: Makes the optimizer from groups of parameters.
+        scheduler: Learning rate schedule.
+        decoding: Search for outputs.
+        metrics: Metrics that compare outputs with references, by the name of the score; None: `STANDARD_METRICS`.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
-        consistency: A loss of two passes in the place of the cross-entropy, in training only: every batch goes through
-            the model twice, side by side. None: one pass.
+        consistency: Loss of two passes that replaces the cross-entropy, in training only: every batch goes through the
+            model twice, side by side. None: one pass.
     """
 
+    MODEL: ClassVar[type[nn.Module]] = EncoderDecoder
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/bleu", "val/bleu_lowercase", "val/chrf", "val/ter")
-    """With `STANDARD_METRICS`; others given take the place of all but the loss."""
+    """Names with `STANDARD_METRICS`; other metrics replace all but the loss."""
 
     STANDARD: ClassVar[Mapping[str, TextMetric]] = STANDARD_METRICS
     BATCH: ClassVar[str] = "TranslationBatch"
@@ -82,17 +84,21 @@ class Translation(Task):
     ) -> None:
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
-        self.metrics = dict(STANDARD_METRICS if metrics is None else metrics)
+        self.metrics = self.checked_metrics(metrics)
         self.label_smoothing = label_smoothing
         self.consistency = consistency
         if consistency is not None and model.output_bias is not None:
             raise ConfigurationError(
                 "task.consistency takes no model whose logits have a bias; write task.consistency=null"
             )
-        self.others = nn.ModuleList()  # what `join` adds, for as long as the task lives; in no checkpoint
+        self.others = nn.ModuleList()  # models that `join` adds, for as long as the task lives; in no checkpoint
+
+    def forward(self, batch: TranslationBatch) -> Float[Tensor, "B T V"]:
+        """Return logits of each target token, given those before it and the source; zeros at padding."""
+        return self.model(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
 
     def loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the loss summed over target tokens: in training as configured, else the plain cross-entropy."""
+        """Return the loss summed over target tokens: as configured in training, otherwise the plain cross-entropy."""
         if self.training and self.consistency is not None:
             return self._loss_of_two_passes(batch, self.consistency)
         hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
@@ -105,9 +111,9 @@ class Translation(Task):
     def training_flops(
         self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of training on each pair once: twice through the model with a consistency loss.
+        """Return the operations of training on each pair once, twice through the model with a consistency loss.
 
-        None: they are not known.
+        None: unknown.
         """
         source, target = lengths.T
         flops = seq2seq_flops(self.model, source, target)
@@ -117,7 +123,7 @@ class Translation(Task):
         """Translate from now on with the mean of the probabilities of several models.
 
         Raises:
-            ConfigurationError: If one of the others is no translation, or has another vocabulary.
+            ConfigurationError: If another task is not a translation, or has another vocabulary.
         """
         for other in others:
             if not isinstance(other, Translation) or other.facts != self.facts:
@@ -128,7 +134,7 @@ class Translation(Task):
 
     @property
     def models(self) -> list[EncoderDecoder]:
-        """The model, and those that joined it."""
+        """The model, and the models that joined it."""
         return [self.model, *(cast(EncoderDecoder, model) for model in self.others)]
 
     def _loss_of_two_passes(
@@ -146,10 +152,10 @@ class Translation(Task):
         source_mask: Bool[Tensor, "B S"],
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Return the translations of each source, the one to take first.
+        """Return the translations of each source, the best first.
 
-        One is cut at twice the source's tokens and ten, or where the models' positions end. Random numbers derive from
-        the source itself, so that one sentence is translated alike in an evaluation and wherever it is typed.
+        The limit of a translation is twice the source's tokens plus ten, or the number of the models' positions. Random
+        numbers derive from the source itself, so that a sentence is translated identically in an evaluation and alone.
 
         Args:
             source: Source ids, ending in eos.
@@ -172,21 +178,25 @@ class Translation(Task):
         return search(ensemble([model.step for model in self.models]), Caches(tuple(caches)))
 
     def judge(self, batch: TranslationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
-        """Translate a batch, as `etude predict` does, and take the loss at its references."""
-        found = [hypotheses[0] for hypotheses in self.translate(batch.source, batch.source_mask)]
-        decoded = self.texts.decode([hypothesis.tokens for hypothesis in found])
-        # A source of nothing but its end is an empty text, and `predict_texts` leaves that one empty.
+        """Translate a batch, as `etude predict` does, and compute the loss of its references."""
+        rows = self.answers(batch)
+        for row in rows:
+            row["references"] = self.data.references(split, max(row["id"], 0))
+        return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
+
+    def answers(self, batch: TranslationBatch) -> list[Row]:
+        """Return the best translation of each source: `output`, its `score`, and whether it is `finished`."""
+        best = [hypotheses[0] for hypotheses in self.translate(batch.source, batch.source_mask)]
+        decoded = self.data.decode([hypothesis.tokens for hypothesis in best])
+        # A source of nothing but its end is an empty text, which `predict_texts` leaves empty.
         outputs = [
             text if tokens > 1 else ""
             for text, tokens in zip(decoded, batch.source_mask.sum(dim=1).tolist(), strict=True)
         ]
-        rows = [
+        return [
             {"id": example, "output": output, "score": hypothesis.score, "finished": hypothesis.finished}
-            for example, output, hypothesis in zip(batch.ids.tolist(), outputs, found, strict=True)
+            for example, output, hypothesis in zip(batch.ids.tolist(), outputs, best, strict=True)
         ]
-        for row in rows:
-            row["references"] = self.texts.references(split, max(row["id"], 0))
-        return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
 
     def _ensemble_loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy of the mean of the models' probabilities, summed over target tokens."""
@@ -207,12 +217,12 @@ class Translation(Task):
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
         """Return source, reference and output."""
-        source = self.texts.text(split, "source", row["id"])
+        source = self.data.text(split, "source", row["id"])
         return {"source": source, "reference": row["references"][0], "output": row["output"]}
 
     @property
     def text_limit(self) -> int:
-        """One fewer than the models' positions: eos stands behind a text."""
+        """One fewer than the models' positions, since eos follows a text."""
         return min(model.max_length for model in self.models) - 1
 
     def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -222,7 +232,7 @@ class Translation(Task):
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Translate each text; an empty one has one translation, which is empty."""
         encoded = tokenizer.of("source").encode(texts)
-        found: list[tuple[Output, ...]] = [(Output("", 0.0),) for _ in texts]
+        outputs: list[tuple[Output, ...]] = [(Output("", 0.0),) for _ in texts]
         rows = [index for index, ids in enumerate(encoded) if ids]
         if rows:
             limit = self.text_limit
@@ -230,35 +240,35 @@ class Translation(Task):
             source = pad_sequence(tokens, batch_first=True, padding_value=self.facts.pad)
             mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in tokens], batch_first=True)
             for row, hypotheses in zip(rows, self.translate(source, mask), strict=True):
-                written = tokenizer.decode([hypothesis.tokens for hypothesis in hypotheses])
-                found[row] = tuple(
+                translations = tokenizer.decode([hypothesis.tokens for hypothesis in hypotheses])
+                outputs[row] = tuple(
                     Output(text, hypothesis.score, hypothesis.finished)
-                    for text, hypothesis in zip(written, hypotheses, strict=True)
+                    for text, hypothesis in zip(translations, hypotheses, strict=True)
                 )
-        return [Prediction(outputs, len(ids) > self.text_limit) for outputs, ids in zip(found, encoded, strict=True)]
+        return [Prediction(answers, len(ids) > self.text_limit) for answers, ids in zip(outputs, encoded, strict=True)]
 
     @torch.no_grad()
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
-        """Return every attention to a source and its target; as `ShowsAttention` says.
+        """Return every attention map of a source and its target (see `ShowsAttention`).
 
-        To itself, the row of a token is where the decoder reads it; to the source, where it predicts it.
+        In self-attention, the row of a token is the position that reads it; in cross-attention, the one that predicts it.
         """
         limit = self.model.max_length - 1
-        source = [*readable("text", text, tokenizer.of("source"), limit), self.facts.eos]
+        source = [*encode_whole("text", text, tokenizer.of("source"), limit), self.facts.eos]
         src = torch.tensor([source], device=self.device)
         src_mask = torch.ones_like(src, dtype=torch.bool)
         if target is None:
-            found = self.translate(src, src_mask)[0][0].tokens[:limit]
+            output = self.translate(src, src_mask)[0][0].tokens[:limit]
         else:
-            found = tuple(readable("target", target, tokenizer, limit))
-        inputs = [self.facts.bos, *found]
+            output = tuple(encode_whole("target", target, tokenizer, limit))
+        inputs = [self.facts.bos, *output]
         tgt = torch.tensor([inputs], device=self.device)
         with recorded(self.model) as maps:
             self.model(src, tgt, src_mask, torch.ones_like(tgt, dtype=torch.bool))
-        refuse_unseen(self.model, maps)
-        shown = []
+        require_maps(self.model, maps)
+        attention_maps = []
         for name, weights in maps.items():
             cross, own = name.endswith(".cross_attention"), inputs if name.startswith("decoder.") else source
-            rows, columns = ([*found, self.facts.eos], source) if cross else (own, own)
-            shown.append(AttentionMap(name, rows, columns, weights[0].cpu(), cross))
-        return Attention(source, inputs, shown)
+            rows, columns = ([*output, self.facts.eos], source) if cross else (own, own)
+            attention_maps.append(AttentionMap(name, rows, columns, weights[0].cpu(), cross))
+        return Attention(source, inputs, attention_maps)

@@ -1,1 +1,1 @@
-"""Text to ids and back: tokenizers trained on a corpus or taken from a pretrained model."""
+"""Tokenizers, trained on a corpus or taken from a pretrained model, and what is computed on their ids."""

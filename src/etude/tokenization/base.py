@@ -1,4 +1,4 @@
-"""What every tokenizer of etude is: ids without special tokens in, text as a person writes it out."""
+"""The tokenizer: from texts to ids without special tokens, and from ids to detokenized text."""
 
 from __future__ import annotations
 
@@ -11,24 +11,43 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import tokenizers
 
 from etude.errors import DataError
+from etude.untrusted import BrokenFileError, inside, read_json, read_text
+
+LONGEST_WORD = 1_000
+"""Characters; a longer word is cut where time grows with the square of a word's length."""
 
 SOURCE = "source"
-"""The folder of a source's own tokenizer, inside the target's."""
+"""Folder of the sources' own tokenizer, inside that of the targets'."""
+
+
+_ADVICE = "put the folder back from a copy of the run"
+_LARGEST = 256 << 20  # bytes of a tokenizer.json
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """The special tokens in `tokenizer_config.json`; what else transformers writes there is not read."""
+
+    pad_token: str
+    bos_token: str
+    eos_token: str
+    unk_token: str
+    mask_token: str | None
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The tokens that stand for no text.
+    """The tokens that do not represent text.
 
     Attributes:
-        pad: Fills a batch.
-        bos: Starts a sequence.
-        eos: Ends a sequence.
-        unknown: Stands for what the vocabulary cannot write.
-        mask: Hides a token; None where the tokenizer has none.
+        pad: Token of padding.
+        bos: Token that starts a sequence.
+        eos: Token that ends a sequence.
+        unknown: Token of text that is not in the vocabulary.
+        mask: Token that replaces a masked one; None if the tokenizer has none.
     """
 
     pad: str
@@ -41,14 +60,14 @@ class SpecialTokens:
 class Tokenizer:
     """A fixed mapping between texts and ids.
 
-    Text that looks like a special token (`<pad>`, `[MASK]`) is encoded as the ordinary characters it is made of, so
-    that no corpus and no user can put a special id into a sequence.
+    Text that looks like a special token (`<pad>`, `[MASK]`) is encoded as ordinary characters, so that neither a corpus
+    nor a user can put a special id into a sequence.
 
     Args:
-        backend: The tokenizer of the tokenizers library; changed in place: no padding, no truncation.
-        special: Its special tokens.
-        source: The tokenizer of sources, where they have a vocabulary of their own, with the same special ids; this one
-            is then the targets'. None: one for all.
+        backend: Tokenizer of the tokenizers library; its padding and truncation are switched off in place.
+        special: Special tokens of the backend.
+        source: Tokenizer of the sources, if they have a vocabulary of their own, with the same special ids; this one is
+            then that of the targets. None: one vocabulary for all texts.
 
     Attributes:
         special: The special tokens as text.
@@ -56,12 +75,12 @@ class Tokenizer:
         pad: Id of padding.
         bos: Id that starts a sequence.
         eos: Id that ends a sequence.
-        unknown: Id of what cannot be written.
-        mask: Id of a masked token, or -1.
-        fingerprint: Sha256 of the backend's JSON and the special tokens, and of the source's tokenizer.
+        unknown: Id of text that is not in the vocabulary.
+        mask: Id of the mask token; -1 if there is none.
+        fingerprint: Sha256 of the backend's JSON, the special tokens, and the sources' tokenizer.
 
     Raises:
-        DataError: If a special token is not in the vocabulary, or has another id in the source's.
+        DataError: If a special token is not in the vocabulary, or has another id in that of the sources.
     """
 
     fingerprint: str
@@ -92,7 +111,10 @@ class Tokenizer:
         return number
 
     def _check_special(self, source: Tokenizer) -> None:
-        own, others = ((one.pad, one.bos, one.eos, one.unknown, one.mask) for one in (self, source))
+        own, others = (
+            (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.unknown, tokenizer.mask)
+            for tokenizer in (self, source)
+        )
         if own != others:
             raise DataError(
                 f"the vocabularies of source and target have other special ids: {list(others)} and {list(own)}; "
@@ -100,19 +122,19 @@ class Tokenizer:
             )
 
     def of(self, field: str) -> Tokenizer:
-        """Return the tokenizer of a field of the data: the source's own, where `source` has one, else this one."""
+        """Return the tokenizer of a field of the data: for `source`, that of the sources if they have their own."""
         return self._source if self._source is not None and field == "source" else self
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text; no special ids are added."""
+        """Return the ids of each text, without special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_masked(self, text: str) -> list[int]:
-        """Return the ids of a text in which `<mask>`, `[MASK]` or the tokenizer's own mask token hides a token.
+        """Return the ids of a text in which `<mask>`, `[MASK]` or the tokenizer's own mask token stands for a masked token.
 
-        A mask token that swallows the space before it, as RoBERTa's does, does so here. Nothing is hidden where the
-        tokenizer has no mask token.
+        A mask token that absorbs the space before it, as RoBERTa's does, does so here. Without a mask token, the text is
+        encoded as it is.
         """
         if self.special.mask is None:
             return self.encode([text])[0]
@@ -128,46 +150,46 @@ class Tokenizer:
         return ids
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Return the ids of each text as `encode` does, and for each id the characters of the text that it stands for.
+        """Return the ids of each text as `encode` does, and for each id the characters of the text that it represents.
 
-        They are from the first one up to before the second one: without white space at their ends, and with the marks
-        that follow a letter and that a normalizer may have taken off it, so that no answer ends inside a character.
+        Characters are a range [start, end) without white space at its ends, extended by the combining marks after it, which
+        a normalizer may have removed, so that no range ends inside a character.
         """
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [
-            (encoding.ids, [_whole(text, start, end) for start, end in encoding.offsets])
+            (encoding.ids, [_whole_characters(text, start, end) for start, end in encoding.offsets])
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     def words(self, text: str) -> list[str]:
-        """Return the parts of a text that the tokenizer's model encodes one at a time, normalized."""
+        """Return the normalized words of a text, each of which the tokenizer's model encodes independently."""
         normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
         normal = text if normalizer is None else normalizer.normalize_str(text)
         return [normal] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(normal)]
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
-        """Return each sequence as text; special ids are left out."""
+        """Return the text of each sequence, without special tokens."""
         plain = [[int(token) for token in sequence if int(token) not in self._silent] for sequence in ids]
         return [text.strip() for text in self.backend.decode_batch(plain, skip_special_tokens=True)]
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """Return what the vocabulary calls each id, such as `▁files`, `##ing` or `</s>`."""
+        """Return the token of each id, such as `▁files`, `##ing` or `</s>`."""
         return [self.backend.id_to_token(number) or str(number) for number in ids]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return what each id adds to the text of those before it; nothing for a special id or a part of a character."""
-        found, plain, before = [], list[int](), ""
+        """Return what each id adds to the text of those before it: nothing for a special id or an incomplete character."""
+        pieces, plain, before = [], list[int](), ""
         for number in ids:
             if number not in self._silent:
                 plain.append(number)
             text = self.backend.decode(plain, skip_special_tokens=True).rstrip("\ufffd")
             same = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
-            found.append(text[sum(1 for _ in same) :])
+            pieces.append(text[sum(1 for _ in same) :])
             before = text
-        return found
+        return pieces
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads as well; the source's in `source/`."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too; the sources' into `source/`."""
         folder.mkdir(parents=True, exist_ok=True)
         if self._source is not None:
             self._source.save(folder / SOURCE)
@@ -179,25 +201,46 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read what `save` wrote.
+        """Read a tokenizer that `save` wrote.
 
         Raises:
             DataError: If a file is missing or broken.
         """
         try:
-            backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_bytes())
-            names = ("pad", "bos", "eos", "unk", "mask")
-            source = cls.load(folder / SOURCE) if (folder / SOURCE).is_dir() else None
-            return cls(backend, SpecialTokens(*(config[f"{name}_token"] for name in names)), source)
-        except DataError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exceptions
+            file, config_file, source = (
+                inside(folder, name, folder / name, _ADVICE)
+                for name in ("tokenizer.json", "tokenizer_config.json", SOURCE)
+            )
+            named = read_json(config_file, _Config, _ADVICE)
+            backend = parsed(read_text(file, _ADVICE, _LARGEST))
+        except BrokenFileError as error:
             raise DataError(f"no tokenizer in {folder}: {error}") from error
+        except ValueError as error:
+            raise DataError(f"no tokenizer in {folder}: tokenizer.json: {error}; {_ADVICE}") from error
+        special = SpecialTokens(named.pad_token, named.bos_token, named.eos_token, named.unk_token, named.mask_token)
+        return cls(backend, special, cls.load(source) if source.is_dir() else None)
 
 
-def _whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return a range of characters without white space at its ends, with the combining marks behind it."""
+def parsed(text: str) -> tokenizers.Tokenizer:
+    """Return the tokenizer that a tokenizer.json describes.
+
+    Raises:
+        ValueError: If it describes none, or an empty one; in one line.
+    """
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+        if backend.get_vocab_size(with_added_tokens=True) == 0:
+            raise ValueError("its vocabulary is empty")
+        return backend
+    # The library raises bare Exceptions; and where it panics, something that is none, so that nobody swallows it.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a range of characters without white space at its ends, with the combining marks after it."""
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():
@@ -208,7 +251,7 @@ def _whole(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 class TrainingTexts(Protocol):
-    """The training texts: those of all fields, row after row, or of one."""
+    """The training texts: those of all fields, row after row, or of a single field."""
 
     def __iter__(self) -> Iterator[str]:
         """Return the texts of all fields."""
@@ -220,15 +263,15 @@ class TrainingTexts(Protocol):
 
 
 class TokenizerRecipe(Protocol):
-    """How to get a tokenizer: trained on texts, or read from a pretrained model."""
+    """The recipe of a tokenizer: trained on texts, or read from a pretrained model."""
 
     @property
     def key(self) -> str:
-        """All settings as stable text: equal keys and equal texts give equal tokenizers."""
+        """All settings as text: equal keys and equal texts give equal tokenizers."""
 
     def build(self, texts: TrainingTexts) -> Tokenizer:
         """Return the tokenizer.
 
         Args:
-            texts: The training texts; a recipe that needs none does not read them.
+            texts: The training texts, which not every recipe reads.
         """

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import tokenizers
-
 from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
-from etude.tokenization.base import SpecialTokens, Tokenizer
+from etude.tokenization.base import SpecialTokens, Tokenizer, parsed
+from etude.untrusted import decode_json
 
 
 @dataclass(frozen=True)
 class PretrainedTokenizer:
-    """Reads the `tokenizer.json` of a pretrained model; its padding and truncation are switched off.
+    """The `tokenizer.json` of a pretrained model, without its padding and truncation.
 
-    Where config.json says which token a decoder starts from, that is the tokenizer's bos; where the tokenizer names no
-    token that starts a text, it is the bos of config.json. The two sentencepiece models of MarianMT's own folders are not
-    read; what `etude export to=huggingface` writes is.
+    The tokenizer's bos is the token that a decoder starts from, if config.json names one, or else the bos of config.json if
+    the tokenizer names none. The two sentencepiece models of MarianMT's own folders are not read; the tokenizer.json that
+    `etude export to=huggingface` writes is.
 
     Attributes:
-        name: A folder, a pinned package, or a repository of the Hugging Face hub.
+        name: Folder, pinned package, or repository of the Hugging Face hub.
     """
 
     name: str
@@ -42,19 +40,17 @@ class PretrainedTokenizer:
         """Return the tokenizer; the texts are not read.
 
         Raises:
-            DataError: If the model or its tokenizer is not there, is broken, or names no special tokens.
+            DataError: If the model or its tokenizer is missing or broken, or names no special tokens.
         """
         files = open_pretrained(self.name)
         try:
-            backend = tokenizers.Tokenizer.from_str(_tokenizer_json(files).decode())
-        except DataError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exceptions
+            backend = parsed(_tokenizer_json(files).decode())
+        except ValueError as error:
             raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
         special = _special_tokens(files)
         start = _start(files)
         if start is not None:
-            token = backend.id_to_token(start)
+            token = backend.id_to_token(start) if 0 <= start < 1 << 32 else None
             if token is None:
                 raise DataError(
                     f"config.json of {self.name} starts decoding from id {start}, which its tokenizer has not"
@@ -78,7 +74,7 @@ def _tokenizer_json(files: PretrainedFiles) -> bytes:
 
 
 def _start(files: PretrainedFiles) -> int | None:
-    """Return the id that config.json lets a decoder start from, or a text, where the tokenizer does not name its start."""
+    """Return the id in config.json that a decoder starts from, or a text if the tokenizer names no token for that."""
     if not files.has("config.json"):
         return None
     config = _object(files, "config.json")
@@ -89,7 +85,7 @@ def _start(files: PretrainedFiles) -> int | None:
 
 
 def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
-    """Find the special tokens; BERT's [CLS] and [SEP] start and end a sequence where nothing else does."""
+    """Return the special tokens; BERT's [CLS] and [SEP] start and end a sequence if no bos and eos do."""
     named = _named(files)
     bos = named.get("bos_token") or named.get("cls_token") or named.get("eos_token") or named.get("pad_token")
     eos = named.get("eos_token") or named.get("sep_token")
@@ -117,15 +113,11 @@ def _named(files: PretrainedFiles) -> dict[str, str]:
 
 
 def _object(files: PretrainedFiles, file: str) -> dict[str, Any]:
-    try:
-        content = json.loads(files.read(file))
-    except ValueError as error:
-        raise DataError(f"the {file} of {files.name} is no JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return decode_json(files.read(file), dict[str, Any], f"the {file} of {files.name}", "fetch it again")
 
 
 def _token_texts(config: dict[str, Any]) -> dict[str, str]:
-    """Keep the entries `…_token`, which are texts or objects with a `content`."""
+    """Return the texts of the entries `…_token`, which are texts or objects with a `content`."""
     tokens = {key: value for key, value in config.items() if key.endswith("_token")}
     texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in tokens.items()}
     return {key: text for key, text in texts.items() if isinstance(text, str)}

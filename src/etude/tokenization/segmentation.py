@@ -1,7 +1,7 @@
-"""Other ways to write a text in the pieces of a vocabulary, drawn at random: for training only.
+"""Random segmentations of text into the pieces of a vocabulary, for training.
 
-A segmenter works on words as the tokenizer's own model gets them, one at a time, so that a word seen before costs a
-look-up. It draws its random numbers from the iterator that it is given and from nowhere else.
+A segmenter works on the same words as the tokenizer's model, one at a time, so that a word that was seen before is only
+looked up. Its only source of randomness is the iterator of random numbers that it is called with.
 """
 
 from __future__ import annotations
@@ -17,50 +17,49 @@ from etude.errors import ConfigurationError
 from etude.tokenization.base import Tokenizer
 
 REMEMBERED = 1_000_000
-"""Symbols of states, or edges of lattices, that a segmenter keeps: some ten megabytes. What comes later is made anew."""
+"""Symbols of states, or edges of lattices, that a segmenter remembers, some ten megabytes; others are computed anew."""
 
 
 class Segmenter(Protocol):
-    """Writes words in pieces, at random."""
+    """A distribution over the segmentations of words."""
 
     def sample(self, words: Sequence[str], uniforms: Iterator[float]) -> list[int]:
-        """Return the ids of words (`Tokenizer.words`) in a segmentation that is drawn.
+        """Return the ids of words in a sampled segmentation.
 
         Args:
-            words: Of one text, in order.
-            uniforms: Numbers between 0 and 1, without end.
+            words: Words of one text, as `Tokenizer.words` returns them.
+            uniforms: Endless random numbers between 0 and 1.
         """
         ...
 
 
 class _State:
-    """A word that is partly merged: what may be merged next, and what becomes of it if nothing is dropped any more."""
+    """A partly merged word: its possible merges, and its ids if no further merge is dropped."""
 
     __slots__ = ("after", "merges", "plain", "positions", "symbols")
 
     def __init__(self, symbols: tuple[str, ...], positions: list[int]) -> None:
         self.symbols = symbols
-        self.positions = positions  # where a pair can be merged, the first learnt first
-        self.after: list[_State | None] = [None] * len(positions)
-        self.merges = 0  # how many merges follow if none is dropped
-        self.plain: list[int] = []  # the ids after those
+        self.positions = positions  # of the pairs that can be merged, in the order in which their merges were learnt
+        self.after: list[_State | None] = [None] * len(positions)  # the state after each of those merges
+        self.merges = 0  # number of merges that follow if none is dropped
+        self.plain: list[int] = []  # the ids after those merges
 
 
 class BPESegmenter:
     """BPE-dropout (Provilkov et al. 2020, algorithm 1): before each merge, every merge that is possible may be dropped.
 
-    A word is written as BPE writes it, but each time a merge is looked for, each candidate is left out with a given
-    probability, and of those that stay the one learnt first is made; without any left, the word is done. As in the
-    tokenizers library, a candidate is one occurrence of a pair. The number of candidates that stay until the next one is
-    dropped is drawn at once, so that a word in which nothing is dropped is not looked at. A word of n characters
-    without a space costs n² the first time.
+    At each step, each candidate merge is dropped with the given probability; of the others, the one learnt first is made;
+    if there are none, the word is finished. As in the tokenizers library, a candidate is a single occurrence of a pair. The
+    number of candidates until the next one is dropped is sampled at once, so that a word without a dropped merge is only
+    looked up. A word of n characters costs n² the first time.
 
     Args:
-        tokenizer: Its model must be BPE with merges.
-        probability: Of a candidate to be dropped, between 0 and 1.
+        tokenizer: Tokenizer whose model is BPE with merges.
+        probability: Probability that a candidate is dropped, between 0 and 1.
 
     Raises:
-        ConfigurationError: If the tokenizer's model is not such.
+        ConfigurationError: If the tokenizer's model is of another kind.
     """
 
     def __init__(self, tokenizer: Tokenizer, probability: float) -> None:
@@ -76,11 +75,11 @@ class BPESegmenter:
         self._held = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is made of, not what it remembers."""
+        """Pickle the arguments, not what is remembered."""
         return (BPESegmenter, self._arguments)
 
     def sample(self, words: Sequence[str], uniforms: Iterator[float]) -> list[int]:
-        """Return the ids of words in a segmentation that is drawn."""
+        """Return the ids of words in a sampled segmentation."""
         ids: list[int] = []
         kept = self._kept(uniforms)
         for word in words:
@@ -100,7 +99,7 @@ class BPESegmenter:
         return ids
 
     def _kept(self, uniforms: Iterator[float]) -> int:
-        """Draw how many candidates stay before one is dropped: a geometric variable, by inversion."""
+        """Return the number of candidates before the next dropped one: a geometric variable, by inversion."""
         return int(math.log(next(uniforms)) / self._log_kept)
 
     def _begin(self, word: str) -> _State:
@@ -118,7 +117,7 @@ class BPESegmenter:
         return after
 
     def _state(self, symbols: tuple[str, ...]) -> _State:
-        """Return the state of these symbols, with all that follow it where nothing is dropped."""
+        """Return the state of some symbols, linked to all states that follow it if no merge is dropped."""
         chain = [self._states.get(symbols) or self._new(symbols)]
         while chain[-1].positions and chain[-1].after[0] is None:
             symbols = _merge(chain[-1].symbols, chain[-1].positions[0])
@@ -130,9 +129,8 @@ class BPESegmenter:
 
     def _new(self, symbols: tuple[str, ...]) -> _State:
         ranks = [self._ranks.get(pair) for pair in itertools.pairwise(symbols)]
-        state = _State(
-            symbols, [place for _, place in sorted((rank, i) for i, rank in enumerate(ranks) if rank is not None)]
-        )
+        ranked = sorted((rank, position) for position, rank in enumerate(ranks) if rank is not None)
+        state = _State(symbols, [position for _, position in ranked])
         if not state.positions:
             state.plain = self._ids(symbols)
         if self._held < REMEMBERED:
@@ -141,35 +139,35 @@ class BPESegmenter:
         return state
 
     def _ids(self, symbols: tuple[str, ...]) -> list[int]:
-        found = (self._vocabulary.get(symbol, self._unknown) for symbol in symbols)
-        return [i for i in found if i is not None]
+        ids = (self._vocabulary.get(symbol, self._unknown) for symbol in symbols)
+        return [i for i in ids if i is not None]
 
 
-def _merge(symbols: tuple[str, ...], place: int) -> tuple[str, ...]:
-    return (*symbols[:place], symbols[place] + symbols[place + 1], *symbols[place + 2 :])
+def _merge(symbols: tuple[str, ...], position: int) -> tuple[str, ...]:
+    return (*symbols[:position], symbols[position] + symbols[position + 1], *symbols[position + 2 :])
 
 
 class _Edges(NamedTuple):
-    """The pieces that may end at one place of a word."""
+    """The pieces that may end at a position of a word."""
 
     starts: list[int]
     ids: list[int]
-    cumulative: list[float]  # probabilities, given that the path comes to this place; without the last, which is 1
+    cumulative: list[float]  # probabilities, given a path to this position; without the last one, which is 1
 
 
 class UnigramSegmenter:
-    """Subword regularization (Kudo 2018, section 3.2): a segmentation x is drawn with a probability ~ P(x)^α.
+    """Subword regularization (Kudo 2018, section 3.2): the probability of a segmentation x is ~ P(x)^α.
 
-    Over all segmentations of a word (the l of the paper is infinite), by forward filtering and backward sampling. The
-    words of a text are independent under the model. As in the tokenizers library, a character that is no piece is
-    unknown, ten nats less likely than the least likely piece, and unknown characters side by side are one token.
+    All segmentations of a word are possible (the paper's l is infinite): they are sampled by forward filtering and backward
+    sampling. The words of a text are independent under the model. As in the tokenizers library, a character that is not a
+    piece is unknown, ten nats less likely than the least likely piece, and adjacent unknown characters are one token.
 
     Args:
-        tokenizer: Its model must be Unigram.
-        alpha: α, above 0: near 0 every segmentation is as likely as any other; large, the most likely one is drawn.
+        tokenizer: Tokenizer whose model is Unigram.
+        alpha: α, above 0: near 0, all segmentations are equally likely; large, only the most likely one is sampled.
 
     Raises:
-        ConfigurationError: If the tokenizer's model is not such.
+        ConfigurationError: If the tokenizer's model is of another kind.
     """
 
     def __init__(self, tokenizer: Tokenizer, alpha: float) -> None:
@@ -186,27 +184,27 @@ class UnigramSegmenter:
         self._held = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is made of, not what it remembers."""
+        """Pickle the arguments, not what is remembered."""
         return (UnigramSegmenter, self._arguments)
 
     def sample(self, words: Sequence[str], uniforms: Iterator[float]) -> list[int]:
-        """Return the ids of words in a segmentation that is drawn."""
+        """Return the ids of words in a sampled segmentation."""
         ids: list[int] = []
         for word in words:
             lattice = self._lattices.get(word) or self._build(word)
             drawn: list[int] = []
-            place = len(word)
-            while place:
-                starts, pieces, cumulative = lattice[place]
+            position = len(word)
+            while position:
+                starts, pieces, cumulative = lattice[position]
                 edge = bisect_left(cumulative, next(uniforms)) if cumulative else 0
-                place = starts[edge]
+                position = starts[edge]
                 if pieces[edge] != self._unknown or drawn[-1:] != [self._unknown]:
                     drawn.append(pieces[edge])
             ids += reversed(drawn)
         return ids
 
     def _build(self, word: str) -> list[_Edges]:
-        """Return the edges that end at each place of a word, from 0."""
+        """Return the edges that end at each position of a word, from 0."""
         lattice, forward = [_Edges([], [], [])], [0.0]
         for end in range(1, len(word) + 1):
             edges = [
@@ -233,15 +231,15 @@ def _model(tokenizer: Tokenizer, kind: str, choice: str) -> dict[str, Any]:
     """Return the model of a tokenizer as plain values.
 
     Raises:
-        ConfigurationError: If it is of another kind, or has a setting that would have to be known here.
+        ConfigurationError: If it is of another kind, or has a setting that segmenters do not implement.
     """
     model: dict[str, Any] = json.loads(tokenizer.backend.to_str())["model"]
     settings = ("continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges")
-    found = [model["type"], *(name for name in settings if model.get(name))]
-    if found != [kind] or model.get("merges") == []:
-        what = "BPE without merges" if model.get("merges") == [] else " with ".join(found)
+    features = [model["type"], *(name for name in settings if model.get(name))]
+    if features != [kind] or model.get("merges") == []:
+        actual = "BPE without merges" if model.get("merges") == [] else " with ".join(features)
         raise ConfigurationError(
-            f"data.sampling draws segmentations of a {kind} model, but the tokenizer is {what}; "
+            f"data.sampling draws segmentations of a {kind} model, but the tokenizer is {actual}; "
             f"write {choice}, or data.sampling=null"
         )
     return model

@@ -1,4 +1,4 @@
-"""A vocabulary for sources and another for targets, as where two languages share no script."""
+"""Separate vocabularies of sources and targets, for languages that share no script."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from etude.tokenization.base import Tokenizer, TokenizerRecipe, TrainingTexts
 
 @dataclass(frozen=True)
 class SeparateVocabularies:
-    """Trains a tokenizer on the sources and another on the targets.
+    """One tokenizer trained on the sources and another on the targets.
 
-    Models then have a matrix for each: `model/embeddings=tied_output` or `separate`.
+    A model then has an embedding matrix for each: `model/embeddings=tied_output` or `separate`.
 
     Attributes:
-        kind: Makes the recipe of either side, given `vocabulary`.
+        kind: Constructor of the recipe of either side, given `vocabulary`.
         vocabulary: Number of ids of the targets.
-        source_vocabulary: Number of ids of the sources; None: as many.
+        source_vocabulary: Number of ids of the sources; None: as many as of the targets.
     """
 
     kind: Callable[..., TokenizerRecipe]
@@ -26,12 +26,12 @@ class SeparateVocabularies:
 
     @property
     def source(self) -> TokenizerRecipe:
-        """How the sources' tokenizer is made."""
+        """Recipe of the sources' tokenizer."""
         return self.kind(vocabulary=self.vocabulary if self.source_vocabulary is None else self.source_vocabulary)
 
     @property
     def target(self) -> TokenizerRecipe:
-        """How the targets' tokenizer is made."""
+        """Recipe of the targets' tokenizer."""
         return self.kind(vocabulary=self.vocabulary)
 
     @property
@@ -40,7 +40,7 @@ class SeparateVocabularies:
         return f"separate 1 ({self.source.key}) ({self.target.key})"
 
     def build(self, texts: TrainingTexts) -> Tokenizer:
-        """Train each on the texts of its side.
+        """Train a tokenizer on the texts of each side.
 
         Raises:
             ConfigurationError: If the data has no sources and targets, or a vocabulary cannot hold their characters.
@@ -55,7 +55,7 @@ class SeparateVocabularies:
 
 @dataclass(frozen=True)
 class _OneField:
-    """The texts of one field, as if there were no others."""
+    """The texts of a single field."""
 
     texts: TrainingTexts
     field: str

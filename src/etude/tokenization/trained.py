@@ -1,7 +1,7 @@
-"""Tokenizers trained on a corpus. Equal texts and settings give the equal tokenizer, in every process.
+"""Tokenizers trained on a corpus. Equal texts and settings give equal tokenizers, in every process.
 
-Pieces of BPE and Unigram carry a `▁` where a space was, so that decoding restores the text; punctuation never shares
-a piece with letters or digits, so that a word is the same word before a comma. Ids 0 to 4 are the special tokens.
+Pieces of BPE and Unigram have a `▁` in place of a space, so that decoding restores the text; punctuation never shares a
+piece with letters or digits, so that a word is the same before a comma. Ids 0 to 4 are the special tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from etude.errors import ConfigurationError, DataError
-from etude.tokenization.base import SpecialTokens, Tokenizer
+from etude.signals import in_thread
+from etude.tokenization.base import LONGEST_WORD, SpecialTokens, Tokenizer
 from etude.tokenization.training_sample import sample
 
 SPECIAL = SpecialTokens(pad="<pad>", bos="<s>", eos="</s>", unknown="<unk>", mask="<mask>")
 NAMES = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 SPACE = "▁"
 RESTORE_SPACES = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+CUT_WORDS = pre_tokenizers.Split(Regex(rf"\G(?m:.){{{LONGEST_WORD}}}"), "isolated")
 PUNCTUATION = Regex(rf"{SPACE}?[^\p{{L}}\p{{N}}\p{{M}}{SPACE}]+")
 SENTENCEPIECE: dict[str, Any] = {
     "model_type": "unigram",
@@ -39,7 +41,7 @@ SENTENCEPIECE: dict[str, Any] = {
     "num_threads": 1,
     "minloglevel": 2,
 }
-"""Its trainer takes the words as they are and all of them; more threads would add floating-point numbers in any order."""
+"""Settings of its trainer: all words, unchanged; in one thread, since more would add floats in varying order."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class BPE:
     """Byte-pair encoding over characters (Sennrich et al. 2016): the most frequent pairs become pieces.
 
     Attributes:
-        vocabulary: Number of ids, special tokens included; less where the texts have fewer pairs.
-        lowercase: Whether case is given up.
+        vocabulary: Number of ids, special tokens included; less if the texts have fewer pairs.
+        lowercase: Whether texts are lowercased.
     """
 
     vocabulary: int = 8000
@@ -67,10 +69,10 @@ class BPE:
             DataError: If there is no text.
         """
         backend = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL.unknown))
-        backend.normalizer, backend.pre_tokenizer = _keeping_spaces(self.lowercase)
+        backend.normalizer, splitter = _keeping_spaces(self.lowercase)
         backend.decoder = RESTORE_SPACES
-        trainer = trainers.BpeTrainer(vocab_size=self.vocabulary, special_tokens=NAMES, show_progress=False)
-        backend.train_from_iterator(_training_texts(texts), trainer)
+        _train_bpe(backend, splitter, texts, self.vocabulary)
+        backend.pre_tokenizer = splitter
         return _finished(backend, self.vocabulary)
 
 
@@ -81,8 +83,8 @@ class Unigram:
     U+0000 and U+2585, which sentencepiece reserves, are unknown.
 
     Attributes:
-        vocabulary: Number of ids, special tokens included; less where the texts have fewer pieces.
-        lowercase: Whether case is given up.
+        vocabulary: Number of ids, special tokens included; less if the texts have fewer pieces.
+        lowercase: Whether texts are lowercased.
     """
 
     vocabulary: int = 8000
@@ -96,18 +98,17 @@ class Unigram:
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train on a sample of the texts.
 
-        The library's own trainer depends on the order of a randomly seeded hash map: two runs of it differ. So
-        sentencepiece, with one thread, finds the pieces in what the normaliser and the pre-tokenizer leave.
+        The tokenizers library's own trainer depends on the order of a randomly seeded hash map: two runs of it differ. So
+        the pieces are trained by sentencepiece, in one thread, on the normalized and pre-tokenized words.
 
         Raises:
             ConfigurationError: If the vocabulary cannot hold the characters of the texts.
             DataError: If there is no text, or none that sentencepiece can train on.
         """
         normalizer, splitter = _keeping_spaces(self.lowercase)
+        words = pre_tokenizers.Sequence([splitter, CUT_WORDS])
         normal = (normalizer.normalize_str(text) for text in _training_texts(texts))
-        pieces = _unigram_pieces(
-            [word for text in normal for word, _ in splitter.pre_tokenize_str(text)], self.vocabulary
-        )
+        pieces = _unigram_pieces([word for text in normal for word, _ in words.pre_tokenize_str(text)], self.vocabulary)
         backend = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=NAMES.index(SPECIAL.unknown)))
         backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizer, splitter, RESTORE_SPACES
         return _finished(backend, self.vocabulary)
@@ -115,11 +116,11 @@ class Unigram:
 
 @dataclass(frozen=True)
 class WordPiece:
-    """BERT's tokenizer (Devlin et al. 2019): the longest piece that fits, `##` inside a word; spacing is not kept.
+    """BERT's tokenizer (Devlin et al. 2019): the longest piece that fits, `##` inside a word; spacing is lost.
 
     Attributes:
-        vocabulary: Number of ids, special tokens included; less where the texts have fewer pieces.
-        lowercase: Whether case and accents are given up.
+        vocabulary: Number of ids, special tokens included; less if the texts have fewer pieces.
+        lowercase: Whether case and accents are removed.
     """
 
     vocabulary: int = 8000
@@ -133,8 +134,8 @@ class WordPiece:
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train on a sample of the texts.
 
-        The library's own trainer breaks ties by the order of a randomly seeded hash map. So pieces are found by its BPE
-        trainer, which does not, over words that start with `▁`: pieces with the mark start a word, others get `##`.
+        The tokenizers library's own trainer breaks ties by the order of a randomly seeded hash map. So the pieces are
+        trained by its BPE trainer, which does not, on words that start with `▁`: pieces without that mark get `##`.
 
         Raises:
             ConfigurationError: If the vocabulary cannot hold the characters of the texts.
@@ -145,11 +146,9 @@ class WordPiece:
         finder = tokenizers.Tokenizer(models.BPE())
         finder.normalizer = normalizers.Sequence([normalizers.Replace(SPACE, " "), normalizer])
         marked = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=False)
-        finder.pre_tokenizer = pre_tokenizers.Sequence([words, marked])
-        trainer = trainers.BpeTrainer(vocab_size=self.vocabulary + 1, special_tokens=NAMES, show_progress=False)
-        finder.train_from_iterator(_training_texts(texts), trainer)
-        found = sorted(finder.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
-        pieces = [piece for piece, _ in found if piece not in NAMES and piece != SPACE]
+        _train_bpe(finder, pre_tokenizers.Sequence([words, marked]), texts, self.vocabulary + 1)
+        vocabulary = sorted(finder.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        pieces = [piece for piece, _ in vocabulary if piece not in NAMES and piece != SPACE]
         names = _wordpieces(pieces)[: max(self.vocabulary, _characters(pieces))]
         backend = tokenizers.Tokenizer(
             models.WordPiece({name: number for number, name in enumerate(names)}, unk_token=SPECIAL.unknown)
@@ -161,7 +160,7 @@ class WordPiece:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Every byte of the UTF-8 text is an id: nothing is unknown and nothing is learnt."""
+    """The bytes of a text in UTF-8 as ids: nothing is unknown, and nothing is trained."""
 
     @property
     def key(self) -> str:
@@ -170,11 +169,11 @@ class Bytes:
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Return the tokenizer; the texts are not read."""
-        # Byte-level models write a byte as a printable character: itself where it is one, else the next from U+0100 on.
+        # Byte-level models represent a byte by a printable character: itself if printable, else the next from U+0100 on.
         printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
         others = [byte for byte in range(256) if byte not in printable]
-        written = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-        vocabulary = {name: number for number, name in enumerate([*NAMES, *(written[byte] for byte in range(256))])}
+        names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+        vocabulary = {name: number for number, name in enumerate([*NAMES, *(names[byte] for byte in range(256))])}
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
@@ -182,7 +181,7 @@ class Bytes:
 
 
 def _keeping_spaces(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
-    """Keep spaces as `▁` (one that the text itself has reads as a space) and hold punctuation apart from words."""
+    """Return what turns spaces into `▁` (a `▁` of the text counts as a space) and separates punctuation from words."""
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(rf"[\s{SPACE}]+"), " "), normalizers.Strip()]
     spaces = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     splitter = pre_tokenizers.Sequence([spaces, pre_tokenizers.Split(PUNCTUATION, "isolated")])
@@ -190,28 +189,40 @@ def _keeping_spaces(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokeni
 
 
 def _training_texts(texts: Iterable[str]) -> list[str]:
-    """Return the stripped sample to train on."""
-    chosen = [text for text in (text.strip() for text in sample(texts)) if text]
-    if not chosen:
+    """Return the stripped texts of the sample to train on."""
+    stripped = [text for text in (text.strip() for text in sample(texts)) if text]
+    if not stripped:
         raise DataError("there is no text to train a tokenizer on: the train split has no usable row")
-    return chosen
+    return stripped
+
+
+def _train_bpe(
+    backend: tokenizers.Tokenizer, splitter: pre_tokenizers.PreTokenizer, texts: Iterable[str], vocabulary: int
+) -> None:
+    """Train a BPE model on words of bounded length: the time grows with the square of a word's length."""
+    backend.pre_tokenizer = pre_tokenizers.Sequence([splitter, CUT_WORDS])
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=NAMES, show_progress=False)
+    sampled = _training_texts(texts)
+    in_thread(lambda: backend.train_from_iterator(sampled, trainer))
 
 
 def _unigram_pieces(words: Sequence[str], vocabulary: int) -> list[tuple[str, float]]:
     """Train sentencepiece's unigram model.
 
     Args:
-        words: What the pre-tokenizer makes of the texts, in their order.
-        vocabulary: Most pieces, special tokens included; all characters are kept in any case.
+        words: Pre-tokenized words of the texts, in their order.
+        vocabulary: Most pieces, special tokens included; but all characters are pieces in any case.
 
     Returns:
-        Pieces with natural log probabilities in the order of their ids, the special tokens first.
+        Pieces with natural log probabilities, in the order of their ids, special tokens first.
     """
     size = max(vocabulary, len(NAMES) + len(set().union(*words)))
     model = BytesIO()
     try:
-        SentencePieceTrainer.train(
-            sentence_iterator=_sentences(words), model_writer=model, vocab_size=size, **SENTENCEPIECE
+        in_thread(
+            lambda: SentencePieceTrainer.train(
+                sentence_iterator=_sentences(words), model_writer=model, vocab_size=size, **SENTENCEPIECE
+            )
         )
     except RuntimeError as error:
         reason = str(error).strip()
@@ -220,16 +231,16 @@ def _unigram_pieces(words: Sequence[str], vocabulary: int) -> list[tuple[str, fl
         ) from error
     trained = SentencePieceProcessor(model_proto=model.getvalue())
     ids = list(range(trained.get_piece_size()))
-    # With so few digits a score is the same number after it was written as JSON and read.
+    # Rounded, so that a score survives being written as JSON and read again.
     scores = (round(score, 6) for score in trained.get_score(ids))
     return list(zip(trained.id_to_piece(ids), scores, strict=True))
 
 
 def _sentences(words: Iterable[str]) -> Iterator[str]:
-    """Join words to sentences of which sentencepiece makes the same words: it parts them at `▁`.
+    """Yield sentences that sentencepiece, which splits at `▁`, divides into the same words.
 
-    Its training starts from the substrings that different characters follow. A word that the same one always follows,
-    be it `▁` or the end of the sentence, would never become a piece; so a sentence ends at every fifth word as well.
+    Its training starts from substrings that are followed by different characters. A word that is always followed by the
+    same one, be it `▁` or the end of the sentence, would never become a piece; so sentences also end at every fifth word.
     """
     sentence = ""
     for number, word in enumerate(words):
@@ -241,7 +252,7 @@ def _sentences(words: Iterable[str]) -> Iterator[str]:
 
 
 def _wordpieces(pieces: list[str]) -> list[str]:
-    """Turn `▁`-marked pieces into WordPiece's: special tokens, all characters in both forms, then the pieces."""
+    """Return WordPiece's vocabulary for `▁`-marked pieces: special tokens, all characters in both forms, the pieces."""
     characters = sorted({character for piece in pieces for character in piece if character != SPACE})
     both = [form for character in characters for form in (character, f"##{character}")]
     longer = (piece[1:] if piece.startswith(SPACE) else f"##{piece}" for piece in pieces)
@@ -249,14 +260,14 @@ def _wordpieces(pieces: list[str]) -> list[str]:
 
 
 def _characters(pieces: list[str]) -> int:
-    """Ids that special tokens and single characters take: a vocabulary cannot be smaller."""
+    """Return the number of ids of special tokens and single characters: the smallest possible vocabulary."""
     return len(NAMES) + 2 * len({character for piece in pieces for character in piece if character != SPACE})
 
 
 def _finished(backend: tokenizers.Tokenizer, vocabulary: int) -> Tokenizer:
-    """Register the special tokens and check the size."""
+    """Return the tokenizer of a backend with the special tokens added, after checking its size."""
     backend.add_special_tokens(NAMES)
-    # For readers of the file other than etude, which adds the special ids itself.
+    # For other readers of the file: etude adds the special ids itself.
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )

@@ -1,4 +1,4 @@
-"""How one text or two become the row that an encoder reads, and share the room that it has."""
+"""The row of ids that an encoder reads of one text or two, and their truncation to its length."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 
 def lengths_within(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return how many tokens of each text of a pair are kept, so that both fit: the longer one loses its end.
+    """Return the lengths to which both texts of a pair are truncated.
 
-    They are those that are left where one token after the other is taken from whichever text is longer, from the second
-    where both are equally long. A text of at most half the room is kept whole.
+    They are what is left if tokens are removed one by one from the longer text, from the second if both are equally long. A
+    text of at most half the room stays whole.
 
     Args:
         first: Tokens of the first text.
         second: Tokens of the second text.
-        room: The most tokens of both together.
+        room: Most tokens of both together.
     """
     if first + second <= room:
         return first, second
@@ -27,14 +27,14 @@ def lengths_within(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def cut_within(texts: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
-    """Return the beginnings of one text or two that fit: as many tokens of each as `lengths_within` says."""
+    """Return one text or two, truncated to the room; two texts to the lengths of `lengths_within`."""
     if len(texts) == 1:
         return [texts[0][:room]]
     first, second = texts
-    kept = lengths_within(len(first), len(second), room)
-    return [first[: kept[0]], second[: kept[1]]]
+    lengths = lengths_within(len(first), len(second), room)
+    return [first[: lengths[0]], second[: lengths[1]]]
 
 
 def joined(texts: Sequence[Sequence[int]], bos: int, eos: int) -> list[int]:
-    """Return texts as one row: bos before the first, eos behind each."""
+    """Return texts as one row: bos before the first, eos after each."""
     return [bos, *(token for text in texts for token in (*text, eos))]

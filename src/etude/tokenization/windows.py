@@ -1,4 +1,4 @@
-"""A question beside each part of a passage that is longer than a model reads: windows that overlap.
+"""Overlapping windows of a passage, each with the question, for passages that are longer than a model's input.
 
 Axes: N questions.
 """
@@ -13,20 +13,20 @@ from jaxtyping import Int
 from etude.errors import ConfigurationError
 
 SPECIAL = 3
-"""Tokens of a window besides question and passage: one before the question, one behind each."""
+"""Tokens of a window besides question and passage: bos before the question, eos after each."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How a question and a passage become windows: bos question eos part-of-the-passage eos (Devlin et al. 2019, section 4.2).
+    """The windows of a question and a passage: bos question eos part-of-the-passage eos (Devlin et al. 2019, section 4.2).
 
     Attributes:
         max_length: Most tokens of a window.
-        stride: How many tokens of the passage each window starts behind the one before.
-        max_question: Most tokens of a question; a longer one loses its end.
+        stride: Tokens of the passage from the start of one window to that of the next.
+        max_question: Most tokens of a question; a longer one is truncated.
 
     Raises:
-        ConfigurationError: If tokens of a passage would be in no window, or windows never moved on.
+        ConfigurationError: If tokens of a passage would be in no window, or the stride is not positive.
     """
 
     max_length: int
@@ -46,13 +46,13 @@ class Windows:
             )
 
     def rooms(self, questions: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return the tokens of the passage that a window beside each question has, given the questions' lengths."""
+        """Return the tokens that a window has room for besides each question, given the questions' lengths."""
         return self.max_length - SPECIAL - np.minimum(questions, self.max_question)
 
     def numbers(self, questions: Int[np.ndarray, " N"], passages: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Return how many windows there are of each passage, given the lengths: as few as have all of its tokens.
+        """Return the number of windows of each passage, given the lengths: as few as include all of its tokens.
 
-        Window k starts at token k · stride. A passage without tokens has one.
+        Window k starts at token k · stride. A passage without tokens has one window.
         """
         rest = np.maximum(passages - self.rooms(questions), 0)
         return 1 + -(-rest // self.stride)
@@ -60,8 +60,8 @@ class Windows:
     def holding(
         self, questions: Int[np.ndarray, " N"], passages: Int[np.ndarray, " N"], spans: Int[np.ndarray, "N 2"]
     ) -> Int[np.ndarray, " N"]:
-        """Return the number of a window that has the whole of each span, given by its first and last token; -1: none has."""
-        # Of the windows that start before the span, the last one reaches farthest.
+        """Return a window that includes the whole of each span, given by its first and last token; -1: there is none."""
+        # Of the windows that start before the span, the last one ends last.
         window = np.minimum(spans[:, 0] // self.stride, self.numbers(questions, passages) - 1)
         end = window * self.stride + self.rooms(questions)
         return np.where((spans[:, 0] >= 0) & (spans[:, 1] < end), window, -1)
@@ -69,8 +69,8 @@ class Windows:
     def window(
         self, question: Int[np.ndarray, " q"], passage: Int[np.ndarray, " p"], start: int, bos: int, eos: int
     ) -> tuple[Int[np.ndarray, " n"], int]:
-        """Return the ids of the window that starts at a token of the passage, and at which place of the window that is."""
-        asked = question[: self.max_question]
+        """Return the ids of the window that starts at a token of the passage, and that token's position in the window."""
+        truncated = question[: self.max_question]
         part = passage[start : start + int(self.rooms(np.array(len(question))))]
-        ids = np.concatenate(([bos], asked, [eos], part, [eos])).astype(np.int64)
-        return ids, len(asked) + 2
+        ids = np.concatenate(([bos], truncated, [eos], part, [eos])).astype(np.int64)
+        return ids, len(truncated) + 2

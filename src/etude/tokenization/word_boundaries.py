@@ -1,4 +1,4 @@
-"""Where words begin among the ids of a text, by what the pieces of a vocabulary say of themselves.
+"""Word boundaries among the ids of a text, read from the pieces of a vocabulary.
 
 Axes: V vocabulary, n tokens of one text.
 """
@@ -19,17 +19,17 @@ from etude.tokenization.base import Tokenizer
 
 SPACE = "▁"
 BYTE_SPACES = ("Ġ", "Ċ", "ĉ", "č")
-"""How byte-level vocabularies write a space, a line feed, a tab and a carriage return."""
+"""A space, a line feed, a tab and a carriage return in byte-level vocabularies."""
 
 
 @dataclass(frozen=True)
 class WordBoundaries:
-    """Parts ids into words: runs of letters and digits, and runs of punctuation, each with the space before it.
+    """Boundaries of words: runs of letters and digits, or of punctuation, each with the space before it.
 
     Attributes:
-        marked: [V] whether the piece says that a word begins with it.
-        kinds: [V] 1 for letters and digits, -1 for punctuation, 0 for what goes with either. A word also begins where
-            one of the first two follows the other.
+        marked: [V] whether the piece is marked as the beginning of a word.
+        kinds: [V] 1 for letters and digits, -1 for punctuation, 0 for pieces of neither kind. A word also begins where the
+            kind changes from 1 to -1 or back.
     """
 
     marked: Bool[np.ndarray, " V"]
@@ -37,16 +37,16 @@ class WordBoundaries:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> WordBoundaries:
-        """Read the vocabulary: `##` continues a word in WordPiece's; `▁` and byte-level `Ġ` begin one in others.
+        """Read a vocabulary: in WordPiece's `##` continues a word; in others `▁` or byte-level `Ġ` begins one.
 
         Raises:
-            ConfigurationError: If the tokenizer marks neither.
+            ConfigurationError: If the tokenizer has no such marks.
         """
         parts = json.loads(tokenizer.backend.to_str())
         names = tokenizer.names(range(tokenizer.vocabulary))
         kinds = set(_types(parts["pre_tokenizer"])) | set(_types(parts["decoder"]))
         if parts["model"]["type"] == "WordPiece":
-            # Punctuation is a word of its own by the pre-tokenizer: no piece of it ever continues a word.
+            # The pre-tokenizer makes punctuation a word of its own, so no piece of it continues a word.
             prefix = parts["model"]["continuing_subword_prefix"]
             return cls(np.array([not name.startswith(prefix) for name in names]), np.zeros(len(names), np.int8))
         if "ByteLevel" in kinds:
@@ -59,7 +59,7 @@ class WordBoundaries:
         )
 
     def starts(self, ids: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Return where words begin; the first token begins one, though its word may have begun in another window."""
+        """Return whether each token begins a word. The first one does, though its word may have begun in another window."""
         kinds = self.kinds[ids]
         starts = self.marked[ids]
         starts[1:] |= kinds[1:] * kinds[:-1] == -1
@@ -76,21 +76,21 @@ def _marked_by(
 
 
 def _kind(piece: str) -> int:
-    """Tell punctuation from letters, digits and their marks."""
+    """Return 1 for a piece with letters, digits or marks, -1 for punctuation alone, 0 for an empty piece."""
     if not piece:
         return 0
     return 1 if any(unicodedata.category(character)[0] in "LNM" for character in piece) else -1
 
 
 def _kind_of_bytes(piece: str) -> int:
-    """Tell them apart by ASCII alone: any other byte is taken for a part of a letter, however it is written."""
+    """Return the kind of a byte-level piece, in which every byte that is not ASCII counts as part of a letter."""
     return _kind("".join(character if character.isascii() else "x" for character in piece))
 
 
 def _types(part: Any) -> Iterator[str]:
-    """Yield the types of a part of a tokenizer and of those that it is made of."""
+    """Yield the types of a component of a tokenizer and of all its parts."""
     if isinstance(part, dict):
         yield str(part.get("type", ""))
         for inner in part.values():
-            for one in inner if isinstance(inner, list) else ():
-                yield from _types(one)
+            for component in inner if isinstance(inner, list) else ():
+                yield from _types(component)

@@ -1,1 +1,1 @@
-"""Training: from a configuration to objects, from the first step to the last, and what a run concludes with."""
+"""Training: experiments from configurations, the training loop, ranks, continuation, evaluation and cost."""

@@ -1,4 +1,4 @@
-"""Averages of the weights of several checkpoints of a run: which there are, which is best, and its own checkpoint."""
+"""Checkpoint averaging: averages of a run's weights are scored, and the best is kept if it beats the best checkpoint."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from etude.checkpoints.checkpoint import read_weights, snapshot, write
 from etude.checkpoints.integrity import CheckpointBrokenError, checkpoint_folder
 from etude.checkpoints.retention import Retention, Saved, newest_scored, saved_checkpoints
 from etude.config.schema import CheckpointAverages
+from etude.runs.saved_run import SavedRun
 from etude.training import launch
 from etude.training.build import Experiment
-from etude.training.evaluation import score
+from etude.training.checkpoint_evaluation import score
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An average that is tried.
+    """A candidate average.
 
     Attributes:
-        name: Of its checkpoint, such as `step-00012000-mean-last-5`.
-        steps: Whose weights it is the mean of.
+        name: Name of its checkpoint, such as `step-00012000-mean-last-5`.
+        steps: Steps of the checkpoints that are averaged, in ascending order.
     """
 
     name: str
@@ -35,8 +36,8 @@ class Candidate:
 
 
 def candidates(average: CheckpointAverages, retention: Retention, saved: Sequence[Saved]) -> list[Candidate]:
-    """Return the averages that a run with these checkpoints can try; those of too few checkpoints are named in the log."""
-    found = []
+    """Return the candidate averages for these checkpoints; sizes that exceed their number are logged and left out."""
+    averages = []
     newest = max(newest_scored(saved), default=0)
     ordered = {"last": newest_scored(saved), "best": retention.ranked(saved)}
     for kind, sizes in (("last", average.last), ("best", average.best)):
@@ -46,15 +47,15 @@ def candidates(average: CheckpointAverages, retention: Retention, saved: Sequenc
                 _log.warning("average.%s=%d: not tried, there are %d validated checkpoints", kind, size, len(steps))
             else:
                 name = f"{checkpoint_folder(Path(), newest).name}-mean-{kind}-{size}"
-                found.append(Candidate(name, tuple(sorted(steps))))
-    return found
+                averages.append(Candidate(name, tuple(sorted(steps))))
+    return averages
 
 
 def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
-    """Return the mean of the checkpoints' weights, taken in float64; what is no real number is that of the last one.
+    """Return the mean of the checkpoints' weights, computed in float64; integer tensors are those of the last checkpoint.
 
     Raises:
-        CheckpointBrokenError: If one of them is not what was written.
+        CheckpointBrokenError: If a checkpoint is damaged.
     """
     sums = read_weights(folders[0])
     types = {name: tensor.dtype for name, tensor in sums.items()}
@@ -71,49 +72,49 @@ def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def keep_best_average(
-    run: Path, experiment: Experiment, retention: Retention, step: int, companions: Mapping[str, Path]
+    run: SavedRun, experiment: Experiment, retention: Retention, step: int, companions: Mapping[str, Path]
 ) -> dict[str, float]:
-    """Try the averages that the configuration lists; one that beats the best checkpoint gets a checkpoint and is `best`.
+    """Score the averages of the configuration; the best becomes a checkpoint and `best` if it beats all checkpoints.
 
-    Each is scored on the validation split by `validate.metric`, as the checkpoints were. A function of the checkpoints
-    alone: a run that is killed in it does it again, with the same result.
+    Each average is scored on the validation split by `validate.metric`, as the checkpoints were. The result is a function of
+    the checkpoints alone: a run that is killed here repeats it with the same result.
 
     Args:
-        run: The run's folder.
-        experiment: The run's experiment, trained; its task has other weights afterwards.
-        retention: Of the run: it knows which of two scores is better.
-        step: The last step of the run.
-        companions: Files and folders that go into the checkpoint, by their name there.
+        run: The run.
+        experiment: The run's experiment, after training; the weights of its task are replaced.
+        retention: The run's retention, which compares scores.
+        step: Last step of the run.
+        companions: Files and folders that are copied into the checkpoint, by their name there.
 
     Returns:
-        The score of the best checkpoint and of each average, by name; empty where no average is tried.
+        The score of the best checkpoint and of each average, by name; empty if there is no average to score.
     """
-    folder = run / "checkpoints"
+    folder = run.checkpoints
     saved = saved_checkpoints(folder, step)
-    tried = candidates(experiment.root.average, retention, saved)
+    averages = candidates(experiment.config.average, retention, saved)
     best = next(iter(retention.ranked(saved)), None)
-    if not tried or best is None:
+    if not averages or best is None:
         return {}
     chosen, scores = checkpoint_folder(folder, best).name, {}
     scores[chosen] = float(dict(saved)[best] or 0.0)
-    for candidate in tried:
+    for candidate in averages:
         value = _score(run, experiment, candidate)
         if value is None:
             continue
         scores[candidate.name] = value
         _log.info(
-            "%s: %s %.6g; %s: %.6g", candidate.name, experiment.root.validate.metric, value, chosen, scores[chosen]
+            "%s: %s %.6g; %s: %.6g", candidate.name, experiment.config.validate.metric, value, chosen, scores[chosen]
         )
         if retention.is_better(value, scores[chosen]):
             chosen = candidate.name
-    for candidate in tried:
+    for candidate in averages:
         if candidate.name == chosen:
             _keep(run, experiment, candidate, scores[chosen], companions)
     return scores
 
 
-def _score(run: Path, experiment: Experiment, candidate: Candidate) -> float | None:
-    """Return the score of an average on the validation split, or None where one of its checkpoints is broken."""
+def _score(run: SavedRun, experiment: Experiment, candidate: Candidate) -> float | None:
+    """Return the score of an average on the validation split; None if one of its checkpoints is broken."""
     try:
         weights = mean_weights(_folders(run, candidate))
     except CheckpointBrokenError as error:
@@ -122,20 +123,20 @@ def _score(run: Path, experiment: Experiment, candidate: Candidate) -> float | N
     task = experiment.task
     task.load_state_dict(weights)
     task.bootstrap = 0
-    score(run, experiment, "val")
-    return task.results[experiment.root.validate.metric.removeprefix("val/")].value
+    score(run.path, experiment, "val")
+    return task.results[experiment.config.validate.metric.removeprefix("val/")].value
 
 
 def _keep(
-    run: Path, experiment: Experiment, candidate: Candidate, value: float, companions: Mapping[str, Path]
+    run: SavedRun, experiment: Experiment, candidate: Candidate, value: float, companions: Mapping[str, Path]
 ) -> None:
-    """Write the checkpoint of an average and point `best` to it."""
+    """Write the checkpoint of an average and link `best` to it."""
     if launch.global_rank() > 0:
         return
-    folder, task = run / "checkpoints", experiment.task
+    folder, task = run.checkpoints, experiment.task
     task.load_state_dict(mean_weights(_folders(run, candidate)))
     content = {
-        "state_dict": task.state_dict(),  # of the task, since there tied weights are one
+        "state_dict": task.state_dict(),  # from the task, in which tied weights are one tensor
         "global_step": candidate.steps[-1],
         "etude": {"score": value, "mean_of": list(candidate.steps)},
     }
@@ -143,5 +144,5 @@ def _keep(
     replace_link(folder / "best", candidate.name)
 
 
-def _folders(run: Path, candidate: Candidate) -> list[Path]:
-    return [checkpoint_folder(run / "checkpoints", step) for step in candidate.steps]
+def _folders(run: SavedRun, candidate: Candidate) -> list[Path]:
+    return [checkpoint_folder(run.checkpoints, step) for step in candidate.steps]

@@ -1,61 +1,50 @@
-"""What a run may be continued with: another machine, a longer budget, and nothing else."""
+"""Continuation of a run with another configuration: the machine may change and the budget may grow, nothing else."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
-from omegaconf import OmegaConf
-
-from etude.atomic import storage_errors, sync_folder
-from etude.checkpoints.integrity import newest_valid, read_manifest
+from etude.atomic import storage_errors, sync_folder, write_text
+from etude.checkpoints.integrity import read_manifest
+from etude.config.schema import Config
+from etude.config.values import is_machine
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.report.page import REPORT
-from etude.runs.folder import (
-    CHECKPOINTS,
-    CONFIGURATION,
-    FINISHED,
-    changes,
-    is_machine,
-    state,
-    without_secrets,
-    write_configuration,
-    write_text,
-)
+from etude.runs.folder import FINISHED
+from etude.runs.saved_run import SavedRun
 
 CHANGES = "changes.jsonl"
-"""One line for each time that a run was continued with other values: {"step": 6, "changed": {KEY: "1 -> 2"}}."""
+"""File with a line for each continuation under other values: {"step": 6, "changed": {KEY: "1 -> 2"}}."""
 
 BUDGET = "budget"
 _log = logging.getLogger(__name__)
 
 
-def asked_changes(run: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a configuration would change of a run that was begun, by key.
+def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
+    """Return how a configuration differs from that of a run: `1 -> 2` by key.
 
     Args:
-        run: The run's folder.
-        values: The configuration that it shall be continued with.
+        run: The run.
+        config: The configuration to continue it with.
 
     Raises:
         ConfigurationError: If that would be another experiment, or the same one with a shorter budget.
     """
-    stored = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / CONFIGURATION)))
-    asked = changes(stored, without_secrets(values))
-    science = {key: change for key, change in asked.items() if not is_machine(key)}
+    requested = run.config.changes_to(config)
+    science = {key: change for key, change in requested.items() if not is_machine(key)}
     if not science.keys() <= {BUDGET}:
-        shown = "; ".join(f"{key}: {change}" for key, change in science.items())
+        differences = "; ".join(f"{key}: {change}" for key, change in science.items())
         raise ConfigurationError(
-            f"{run} was begun with another configuration ({shown}); "
+            f"{run.path} was begun with another configuration ({differences}); "
             "give this one a name of its own: run.name=NAME, or write what was begun"
         )
     if science:
-        _refuse_shorter(run, str(stored[BUDGET]), str(values[BUDGET]))
-    return asked
+        _refuse_shorter(run.path, str(run.config.values[BUDGET]), str(config.values[BUDGET]))
+    return requested
 
 
 def _refuse_shorter(run: Path, old: str, new: str) -> None:
@@ -67,58 +56,60 @@ def _refuse_shorter(run: Path, old: str, new: str) -> None:
         )
 
 
-def nothing_left(run: Path, values: Mapping[str, Any]) -> bool:
+def is_complete(run: SavedRun, config: Config) -> bool:
     """Whether a run is finished and reported, and a configuration does not extend it. No file is touched.
 
     Raises:
-        ConfigurationError: As `asked_changes` does.
+        ConfigurationError: See `requested_changes`.
     """
-    concluded = state(run) == "finished" and (run / REPORT).exists()
-    return concluded and BUDGET not in asked_changes(run, values)
+    concluded = run.state == "finished" and (run.path / REPORT).exists()
+    return concluded and BUDGET not in requested_changes(run, config)
 
 
-def adopt(run: Path, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Have a run continued with a configuration; what that changes is said and noted in `changes.jsonl`.
+def continue_with(run: SavedRun, config: Config) -> SavedRun:
+    """Store the configuration that a run is continued with, and note the changes in `changes.jsonl`.
 
     Args:
-        run: The run's folder, begun and locked.
-        values: The configuration.
-        overrides: What was written on the command line.
+        run: The run, begun and locked.
+        config: The configuration.
+
+    Returns:
+        The run with that configuration.
 
     Raises:
-        ConfigurationError: As `asked_changes` does.
+        ConfigurationError: See `requested_changes`.
     """
-    asked = asked_changes(run, values)
-    if not asked:
-        return
-    note_changes(run, asked)
-    if BUDGET in asked:
+    changes = requested_changes(run, config)
+    if not changes:
+        return run
+    note_changes(run, changes)
+    if BUDGET in changes:
         _log.warning("the budget is longer now; a learning rate that depends on it follows the new one")
         # First: killed before the new budget is written, the run is an unfinished one, not a finished shorter one.
-        with storage_errors(run / FINISHED):
-            (run / FINISHED).unlink(missing_ok=True)
-            sync_folder(run)
-    write_configuration(run, values, overrides)
+        with storage_errors(run.path / FINISHED):
+            (run.path / FINISHED).unlink(missing_ok=True)
+            sync_folder(run.path)
+    return SavedRun.begin(run.path, config)
 
 
-def note_changes(run: Path, changed: Mapping[str, str]) -> None:
-    """Say what a run is continued with that it was not begun with, if anything, and note it in `changes.jsonl`.
+def note_changes(run: SavedRun, changes: Mapping[str, str]) -> None:
+    """Log what differs from the beginning of a run, if anything does, and note it in `changes.jsonl`.
 
     Args:
-        run: The run's folder.
-        changed: Such as `1 -> 2`, by key.
+        run: The run.
+        changes: Changes by key, such as `1 -> 2`.
     """
-    if not changed:
+    if not changes:
         return
-    checkpoint = newest_valid(run / CHECKPOINTS)
+    checkpoint = run.newest_checkpoint()
     step = read_manifest(checkpoint).step if checkpoint else 0
-    _note(run / CHANGES, json.dumps({"step": step, "changed": dict(changed)}, ensure_ascii=False))
-    for key, change in changed.items():
+    _append(run.path / CHANGES, json.dumps({"step": step, "changed": dict(changes)}, ensure_ascii=False))
+    for key, change in changes.items():
         _log.info("from step %d on: %s: %s", step, key, change)
 
 
-def _note(path: Path, line: str) -> None:
-    """Add a line, unless a process that was killed right after this has added it already."""
-    noted = path.read_text() if path.exists() else ""
-    if noted.splitlines()[-1:] != [line]:
-        write_text(path, f"{noted}{line}\n")
+def _append(path: Path, line: str) -> None:
+    """Append a line, unless it is the last one already: a process may have been killed right after it wrote it."""
+    text = path.read_text() if path.exists() else ""
+    if text.splitlines()[-1:] != [line]:
+        write_text(path, f"{text}{line}\n")

@@ -1,25 +1,26 @@
-"""What a run has cost: `cost.json`, beside what it has achieved."""
+"""Cost of a run: FLOPs, time, memory and energy, in `cost.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
+from etude.atomic import write_json
 from etude.data.base import PlannedData
-from etude.runs.folder import COST, write_json
+from etude.runs.folder import COST
 from etude.runs.manifest import parameters
 from etude.runs.record import WALL_CLOCK
+from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.running_sums import gathered
 from etude.training.build import Experiment
 from etude.training.callbacks.cost_meter import Meter, Spent
 from etude.training.loggers.tracking import RecordLogger
-from etude.training.peak_flops import PeakFlops, peak
+from etude.training.peak_flops import PeakFlops, peak_flops
 
 COUNTED = (
     "products of matrices at real tokens, forward and backward (of wrapped models as torch counts them); "
@@ -27,51 +28,55 @@ COUNTED = (
 )
 
 
-def conclude_cost(run: Path, experiment: Experiment, trainer: lightning.Trainer) -> None:
-    """Write what a training has cost into the run's folder, and tell it to dashboards. All ranks ask together.
+def write_cost(run: SavedRun, experiment: Experiment, trainer: lightning.Trainer) -> None:
+    """Write the cost of a training to `cost.json` and log it to trackers. Called by all ranks together.
 
-    The record has none of it: but for the clock, it follows from the configuration.
+    The record does not have it: except for the clock, it follows from the configuration.
 
     Args:
-        run: The run's folder.
-        experiment: What was trained.
-        trainer: The trainer that did it, after its last step.
+        run: The run.
+        experiment: The run's experiment.
+        trainer: The run's trainer, after its last step.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     spent = next(callback for callback in callbacks if isinstance(callback, Meter)).spent()
-    found = peak(trainer.strategy.root_device, experiment.machine.precision)
-    together = (
-        PeakFlops(sum(one["flops"] for one in gathered([{"flops": found.flops}])), found.source) if found else None
-    )
-    values = cost(experiment, trainer.global_step, spent, together)
+    peak = _summed(peak_flops(trainer.strategy.root_device, experiment.config.precision))
+    values = cost(experiment, trainer.global_step, spent, peak)
     if trainer.is_global_zero:
-        write_json(run / COST, values)
+        write_json(run.path / COST, values)
     for logger in trainer.loggers:
         if not isinstance(logger, RecordLogger):
             logger.log_metrics(summary(values), trainer.global_step)
 
 
-def cost(experiment: Experiment, step: int, spent: Spent, against: PeakFlops | None) -> dict[str, Any]:
-    """Return what the first steps of a run have cost, as plain values; what is None could not be measured.
+def _summed(peak: PeakFlops | None) -> PeakFlops | None:
+    """Return the peak FLOPs of all ranks together."""
+    if peak is None:
+        return None
+    return PeakFlops(sum(rank["flops"] for rank in gathered([{"flops": peak.flops}])), peak.source)
+
+
+def cost(experiment: Experiment, step: int, spent: Spent, peak: PeakFlops | None) -> dict[str, Any]:
+    """Return the cost of the first steps of a run as plain values; None could not be measured.
 
     Args:
-        experiment: What was trained.
-        step: How many steps.
-        spent: By clocks and meters.
-        against: The peak of all devices together.
+        experiment: The experiment.
+        step: Number of steps.
+        spent: Time, energy and memory, as measured.
+        peak: Peak FLOPs of all devices together.
     """
     flops = training_flops(experiment.task, experiment.data, step)
     training = spent.seconds - spent.validation_seconds
-    known = flops is not None and against is not None and training > 0
+    utilisation = flops / training / peak.flops if flops and peak and training > 0 else None
     return {
         "parameters": parameters(experiment.task),
         "steps": step,
         "tokens": experiment.data.tokens_at(step),
         "flops": flops,
         "flops_are": COUNTED if flops is not None else "not known for this task or model",
-        "model_flops_utilisation": flops / training / against.flops if known and flops and against else None,
-        "peak_flops": against.flops if against else None,
-        "peak_is": against.source if against else "not known for this device",
+        "model_flops_utilisation": utilisation,
+        "peak_flops": peak.flops if peak else None,
+        "peak_is": peak.source if peak else "not known for this device",
         "seconds": spent.seconds,
         "validation_seconds": spent.validation_seconds,
         "cpu_seconds": spent.cpu_seconds,
@@ -83,54 +88,55 @@ def cost(experiment: Experiment, step: int, spent: Spent, against: PeakFlops | N
 
 
 def training_flops(task: Task, data: PlannedData, step: int) -> int | None:
-    """Return the floating-point operations of the first steps of a run, exactly: a function of the plan and of what trains.
+    """Return the exact number of floating-point operations of the first steps of a run.
 
-    Segmentations that are drawn count as the plain ones, as tokens do.
+    It is a function of the plan and of the parameters that train. Sampled segmentations count as the deterministic ones, as
+    they do in the number of tokens.
 
     Returns:
-        None if the task does not say what an example costs.
+        None if the task does not know the cost of an example.
     """
     examples = data.splits["train"]
-    each = task.training_flops(examples.lengths, examples.counts)
-    if each is None:
+    example_flops = task.training_flops(examples.lengths, examples.counts)
+    if example_flops is None:
         return None
     epochs, steps = divmod(step, data.clock.steps_per_epoch)
-    done = epochs * _exact_sum(each)
+    flops = epochs * _exact_sum(example_flops)
     if steps:
         plan = data.plan(epochs)
-        done += _exact_sum(each[plan.order[: plan.starts[steps]]])
-    return done
+        flops += _exact_sum(example_flops[plan.order[: plan.starts[steps]]])
+    return flops
 
 
 def _exact_sum(values: np.ndarray) -> int:
-    """Return a sum that may be above 2⁶³."""
+    """Return a sum that may exceed 2⁶³."""
     return int(values.sum(dtype=object))
 
 
 def energy(spent: Spent, watts_per_core: float) -> dict[str, Any]:
-    """Return the joules of a training, and which of them are estimated.
+    """Return the energy of a training in joules, and which part of it is estimated.
 
     Args:
-        spent: By clocks and meters.
-        watts_per_core: Of a core that works: what CPU seconds are multiplied by where no counter could be read.
+        spent: Time and energy, as measured.
+        watts_per_core: Power of a busy core: the factor of CPU seconds for which no counter could be read.
     """
-    guessed = spent.unmetered_cpu_seconds * watts_per_core
+    estimated = spent.unmetered_cpu_seconds * watts_per_core
     sources = ["RAPL: processors and memory, also of other programs on the machine"] if spent.cpu_joules else []
     sources += ["NVML: the GPUs"] if spent.gpu_joules else []
-    if guessed:
+    if estimated:
         sources.append(f"estimated: {watts_per_core:g} W (trainer.watts_per_core) x CPU seconds without a counter")
     if spent.unmetered_gpu_seconds:
         sources.append(f"not measured: {spent.unmetered_gpu_seconds:.0f} GPU seconds (pip install nvidia-ml-py)")
     return {
-        "energy_joules": spent.cpu_joules + spent.gpu_joules + guessed,
-        "energy_estimated": guessed > 0,
-        "energy_estimated_joules": guessed,
+        "energy_joules": spent.cpu_joules + spent.gpu_joules + estimated,
+        "energy_estimated": estimated > 0,
+        "energy_estimated_joules": estimated,
         "energy_is": "; ".join(sources) or "nothing was spent",
     }
 
 
 def summary(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of `cost.json` by the names that dashboards know: what the clock decides begins with `speed/`."""
+    """Return the numbers of `cost.json` by metric name; values that depend on the clock begin with `speed/`."""
     exact = ("flops", "tokens", "steps")
     numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
     named = {f"{'cost/' if name in exact else WALL_CLOCK}{name}": float(value) for name, value in numbers.items()}

@@ -1,6 +1,6 @@
-"""Energy from the counters that a machine has: RAPL for processors, NVML for NVIDIA's GPUs.
+"""Energy counters of a machine: RAPL for processors, NVML for NVIDIA GPUs.
 
-Both count what a device as a whole has used, whoever used it: other programs on the same machine are in it.
+Both count the energy of a whole device: that of other programs on the same machine is included.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux has a folder for each zone of RAPL, such as `intel-rapl:0` (AMD's processors have the same names)."""
+"""Folder in which Linux has a folder for each RAPL zone, such as `intel-rapl:0` (under this name also on AMD processors)."""
 
 _ZONE = re.compile(r"intel-rapl:\d+(:\d+)?")
 _COUNTED = re.compile(r"package-\d+(-die-\d+)?|dram")
@@ -26,11 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 class Rapl:
-    """The energy of the processors' packages and of the memory beside them.
+    """Energy of the processor packages and of their memory.
 
-    A package holds its cores and its graphics; zones of those, and that of the whole board, would count twice. A counter
-    begins anew at the value that `max_energy_range_uj` says, on a busy server after half an hour or more: to be exact it
-    must be read more often than that.
+    A package includes its cores and its graphics; zones of those, and of the whole board, would count twice. A counter wraps
+    around at `max_energy_range_uj`, on a busy server after half an hour or more: it must be read more often than that.
 
     Args:
         zones: Folders of the zones that are summed.
@@ -43,16 +42,16 @@ class Rapl:
 
     @classmethod
     def find(cls, powercap: Path = POWERCAP) -> Rapl | None:
-        """Return a reader of all packages of a machine; None where there are none, or not all may be read."""
+        """Return a reader of all packages of the machine; None if it has none, or one cannot be read."""
         try:
             named = [zone for zone in sorted(powercap.iterdir()) if _ZONE.fullmatch(zone.name)]
             zones = [zone for zone in named if _COUNTED.fullmatch((zone / "name").read_text().strip())]
             return cls(zones) if zones else None
-        except (OSError, ValueError):  # since 2020 the counters are the administrator's alone on most systems
+        except (OSError, ValueError):  # since 2020 only root may read the counters on most systems
             return None
 
     def joules(self) -> float:
-        """Return the joules used since this reader was made. A counter that can no longer be read stands still."""
+        """Return the joules used since construction. A counter that can no longer be read keeps its last value."""
         for zone, size in self._zones.items():
             with suppress(OSError, ValueError):
                 now = _number(zone / "energy_uj")
@@ -63,11 +62,11 @@ class Rapl:
 
 
 class Nvml:
-    """The energy of a process's GPU, as NVML counts it since Volta.
+    """Energy of a process's GPU, which NVML counts since the Volta generation.
 
     Args:
         library: The module `pynvml`, initialised.
-        handle: NVML's of the GPU.
+        handle: NVML's handle of the GPU.
     """
 
     def __init__(self, library: Any, handle: Any) -> None:
@@ -76,20 +75,20 @@ class Nvml:
 
     @classmethod
     def find(cls, device: torch.device) -> Nvml | None:
-        """Return a reader for a device; None if it is no GPU of NVIDIA's, `pynvml` is not installed, or there is no counter."""
+        """Return a reader for a device; None if it is not an NVIDIA GPU, has no counter, or `pynvml` is not installed."""
         if device.type != "cuda":
             return None
         try:
-            library = importlib.import_module("pynvml")  # of the package nvidia-ml-py
+            library = importlib.import_module("pynvml")  # from the package nvidia-ml-py
             library.nvmlInit()
             name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
             return cls(library, library.nvmlDeviceGetHandleByUUID(name))
-        except Exception as error:  # whatever it is: an old GPU, no rights, no library; it is the training that counts
+        except Exception as error:  # an old GPU, no rights, no library: none of it may stop the training
             _log.info("the energy of the GPU is not measured: %s", " ".join(str(error).split()) or type(error).__name__)
             return None
 
     def joules(self) -> float:
-        """Return the joules used since this reader was made."""
+        """Return the joules used since construction."""
         return _MILLIJOULES * float(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._start)
 
 

@@ -1,12 +1,12 @@
-"""Processes that train together on one machine.
+"""Launch of the processes that train together on one machine.
 
-The command starts one process for each rank itself, with the variables of the rendezvous set for the child only. Each reads
-the run's configuration from its folder, so a sweep, a failure or another number of devices cannot mix two runs. Under
-torchrun, SLURM or another launcher nothing is started: its environment is respected.
+The command starts one process per rank, with the variables of the rendezvous set for the child only. Each reads the run's
+configuration from its folder, so a sweep, a failure or another number of devices cannot mix two runs. Under torchrun, SLURM
+or another launcher nothing is started: its environment is respected.
 
-A rank that cannot go on says why through a pipe, and the command says it once; one that another launcher started says it
-itself. The ranks form a process group of their own: a terminal's Ctrl-C comes to the command alone, which passes it on. If
-the command is killed, its ranks see that their parent is another one, and end.
+A rank that fails reports the reason through a pipe, and the command prints it once; a rank of another launcher prints it
+itself. The ranks form process groups of their own: a terminal's Ctrl-C reaches the command alone, which passes it on. If the
+command is killed, its ranks notice that their parent has changed, and exit.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from typing import NamedTuple, NoReturn
 
 import torch.distributed
 
+from etude.config.trust import VARIABLE, trusted
 from etude.errors import EtudeError
 from etude.runs.lock import RunLock
 from etude.signals import INTERRUPTED, PARENT, SIGNALS, TERMINATED, StoppedError, stop_on_signals
 
 STOP_SECONDS, FAILURE_SECONDS = 15.0, 3.0
-"""How long ranks may take to end by themselves when one was stopped by a signal, and when one has failed."""
+"""Seconds that ranks have to exit by themselves after a signal has stopped one of them, and after one has failed."""
 
 LOST = 69
-"""Exit code of a rank that ended because another one is gone: not the cause, so nobody needs to read of it."""
+"""Exit code of a rank that ended because another rank is gone: a consequence, so its message is not printed."""
 
 _REPORTS = "ETUDE_REPORTS"
-_LONGEST_REPORT = 3000  # bytes: with the rest of a line it stays below what a pipe takes in one piece
+_MAX_MESSAGE_LENGTH = 3000  # bytes: with the rest of its line it is short enough for one atomic write to a pipe
 
 
-class PeerLostError(EtudeError):
-    """Another rank of the same training is gone; what ended it is said by whoever knows."""
+class RankLostError(EtudeError):
+    """Another rank of the same training is gone; the process that knows the cause reports it."""
 
     exit_code = LOST
 
@@ -51,8 +52,8 @@ class Report(NamedTuple):
     """Why a rank ended before its work was done.
 
     Attributes:
-        code: Its exit code.
-        message: What a person should read.
+        code: Exit code of the rank.
+        message: Error message for the user.
     """
 
     code: int
@@ -66,7 +67,7 @@ def started_outside() -> bool:
 
 
 def global_rank() -> int:
-    """Return this process's rank as the launcher says it; 0 without one."""
+    """Return this process's global rank from the launcher's variables; 0 without a launcher."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if name in os.environ:
             return int(os.environ[name])
@@ -79,12 +80,12 @@ def global_rank() -> int:
 def launch(run: Path, devices: int, lock: RunLock) -> None:
     """Train a run in `devices` processes and wait for them.
 
-    A signal to this process is passed on to all. When one rank fails, the others are ended. The ranks hold the lock with
-    this process: should it be killed, nobody else enters the folder while they still write.
+    A signal to this process is passed on to all ranks. When one rank fails, the others are ended. The ranks share the lock
+    with this process: if it is killed, no other process enters the folder while they still write.
 
     Raises:
-        StoppedError: If the ranks saved and left, as a signal had asked.
-        EtudeError: What stopped the rank that failed first, with its exit code.
+        StoppedError: If the ranks saved and exited after a signal.
+        EtudeError: The error of the rank that failed first, with its exit code.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -93,11 +94,11 @@ def launch(run: Path, devices: int, lock: RunLock) -> None:
     def pass_on(number: int, frame: FrameType | None) -> None:
         _send(ranks, number)
 
-    # Until the handlers stand a signal waits; the ranks inherit that, and answer once they can (see `as_rank`).
+    # Signals are blocked until the handlers are installed; the ranks inherit that and unblock them in `as_rank`.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     previous = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
-        ranks.extend(_start(run, each, [lock.fileno(), writing]) for each in _environments(devices, writing))
+        ranks.extend(_start(run, variables, [lock.fileno(), writing]) for variables in _environments(devices, writing))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         failed = _wait(ranks)
         codes = _end(ranks, gently=failed in (INTERRUPTED, TERMINATED))
@@ -113,7 +114,7 @@ def launch(run: Path, devices: int, lock: RunLock) -> None:
 
 
 def _environments(devices: int, reports: int) -> Iterator[dict[str, str]]:
-    """Yield the variables of each rank."""
+    """Yield the environment variables of each rank."""
     shared = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -122,6 +123,7 @@ def _environments(devices: int, reports: int) -> Iterator[dict[str, str]]:
         "NODE_RANK": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
         PARENT: str(os.getpid()),
+        VARIABLE: ",".join(trusted()),
         _REPORTS: str(reports),
     }
     for rank in range(devices):
@@ -129,12 +131,13 @@ def _environments(devices: int, reports: int) -> Iterator[dict[str, str]]:
 
 
 def _start(run: Path, variables: dict[str, str], descriptors: list[int]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "etude.cli.worker", str(run)]
+    # -P: nothing is imported from the working directory but what trust names.
+    command = [sys.executable, "-P", "-m", "etude.cli.worker", str(run)]
     return subprocess.Popen(command, env=variables, pass_fds=descriptors, process_group=0)
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all ranks have ended well, or the first has not; return its exit code, or 0."""
+    """Wait until all ranks have ended with success, or one has failed; return its exit code, or 0."""
     while True:
         codes = [process.poll() for process in ranks]
         failed = next((code for code in codes if code), 0)
@@ -144,7 +147,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
 
 
 def _end(ranks: list[subprocess.Popen[bytes]], *, gently: bool) -> list[int | None]:
-    """Wait a little for the ranks that are left, then kill them. Gently: ask them first, and wait longer.
+    """Wait briefly for the remaining ranks, then kill them. Gently: send SIGTERM first, and wait longer.
 
     Returns:
         The exit code of each rank; None if it was killed here.
@@ -170,7 +173,7 @@ def _send(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _read_reports(descriptor: int) -> list[Report]:
-    """Return what the ranks have said, in the order of time."""
+    """Return the reports of the ranks in chronological order."""
     try:
         lines = os.read(descriptor, 1 << 16).splitlines()
     except BlockingIOError:
@@ -179,7 +182,7 @@ def _read_reports(descriptor: int) -> list[Report]:
 
 
 def _cause(run: Path, codes: list[int | None], reports: list[Report]) -> EtudeError | StoppedError:
-    """Return what a command with one process would have raised, or what ended a rank that could say nothing."""
+    """Return the error that a command with one process would have raised, or the way a rank ended that reported nothing."""
     report = next((report for report in reports if report.code != LOST), None)
     silent = [(rank, code) for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
     if report is not None:
@@ -187,7 +190,7 @@ def _cause(run: Path, codes: list[int | None], reports: list[Report]) -> EtudeEr
     elif INTERRUPTED in codes:
         code, message = INTERRUPTED, f"stopped at once by a second SIGINT; continue with: etude resume {run}"
     elif silent:
-        rank, code = min(silent, key=lambda found: found[1])  # killed, rather than crashed because another was killed
+        rank, code = min(silent, key=lambda item: item[1])  # a signal comes before the crash that it causes elsewhere
         code, message = (code, _fate(code)) if code > 0 else (128 - code, _fate(code))
         message = f"rank {rank} of {len(codes)} {message}; the others were ended; continue with: etude resume {run}"
     else:
@@ -218,10 +221,10 @@ def _free_port() -> int:
 
 @contextmanager
 def as_rank() -> Iterator[None]:
-    """Make this process a rank of its parent: answer signals, say why it cannot go on, end when the parent is gone.
+    """Make this process a rank of its parent: handle signals, report why it fails, exit when the parent is gone.
 
     Raises:
-        SystemExit: For whatever was reported to the parent, which prints it.
+        SystemExit: After an error was reported to the parent, which prints it.
     """
     _end_with(int(os.environ[PARENT]))
     try:
@@ -233,32 +236,32 @@ def as_rank() -> Iterator[None]:
 
 
 @contextmanager
-def noticing_lost_peers(run: Path) -> Iterator[None]:
-    """Have the loss of another rank, which a collective operation of torch finds, end the block in one line.
+def detecting_lost_ranks(run: Path) -> Iterator[None]:
+    """Turn the error of a collective operation whose other rank is gone into one line.
 
     Raises:
-        PeerLostError: If another rank is gone.
+        RankLostError: If another rank is gone.
     """
     try:
         yield
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        found = str(error).partition("\n")[0]
-        raise PeerLostError(
+        reason = str(error).partition("\n")[0]
+        raise RankLostError(
             f"rank {global_rank()} lost another rank, which was ended or has failed; see what that one says; "
-            f"continue with the same command ({run}; {found})"
+            f"continue with the same command ({run}; {reason})"
         ) from error
 
 
 def _report(report: Report) -> NoReturn:
-    text = report._replace(message=report.message[:_LONGEST_REPORT])._asdict()
+    text = report._replace(message=report.message[:_MAX_MESSAGE_LENGTH])._asdict()
     os.write(int(os.environ[_REPORTS]), json.dumps(text).encode() + b"\n")
     sys.exit(report.code)
 
 
 def _end_with(parent: int) -> None:
-    """End this process at once when its parent is not `parent` any more: as if it were killed together with it."""
+    """Exit this process at once when its parent is no longer `parent`, as if both were killed together."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,8 +1,9 @@
-"""The machine that a run is trained on. Nothing here changes the science."""
+"""The machine that trains a run: devices, processes and threads. Nothing here changes the science."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 
+from etude.config.schema import Precision
 from etude.errors import ConfigurationError
 
 AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 ProfilerName = Literal["simple", "advanced", "pytorch"]
 
 ACCELERATORS: dict[AcceleratorName, tuple[type[Accelerator], ...]] = {
@@ -28,7 +29,18 @@ ACCELERATORS: dict[AcceleratorName, tuple[type[Accelerator], ...]] = {
     "gpu": (CUDAAccelerator, MPSAccelerator),
     "mps": (MPSAccelerator,),
 }
-"""What each name stands for: the first of these that the machine has."""
+"""Accelerators by name; the first that the machine has is used."""
+
+MAX_PER_CORE, MAX_TOTAL = 16, 128
+"""Limit on workers, and on the threads of a process: the larger of these, per core and in all. A mistyped number would bring
+the machine to a stop."""
+
+_OVERSUBSCRIBE = "or trainer.oversubscribe=true if that is meant"
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -36,27 +48,27 @@ class Machine:
     """Arguments of Lightning's Trainer that belong to the machine.
 
     Attributes:
-        accelerator: `auto` is a GPU where there is one.
-        devices: Devices on each node: processes that train together.
-        nodes: Computers that train together.
-        strategy: `auto` is `ddp` for several processes; those on CPUs talk through gloo.
-        precision: Of the weights (`true`), or of the products alone (`mixed`).
-        micro_batches: Slices of a step's batch on each device, one after the other: less memory, same gradient.
-        workers: Processes that make batches, for each device.
-        threads: Threads that compute, in each process; None: `OMP_NUM_THREADS`, or what torch makes of the cores. Another
+        accelerator: Kind of device; `auto` is a GPU if the machine has one.
+        devices: Number of devices on each node, each with a process of its own.
+        nodes: Number of computers.
+        strategy: Lightning's strategy; `auto` is `ddp` for several processes, which communicate through gloo on CPUs.
+        micro_batches: Number of slices of a step's batch on each device, computed one after the other: less memory, same
+            gradient.
+        workers: Number of processes that make batches for each device.
+        threads: Number of threads that compute in each process; None: `OMP_NUM_THREADS`, else torch's default. Another
             number adds floating-point numbers in another order.
-        deterministic: Refuse operations whose result differs from run to run.
-        profiler: Lightning's, or null.
-        progress_bar: Show progress on stderr.
-        watts_per_core: Of a core that works, with its share of the processor: energy is estimated from it where none can be
-            measured. 12 W where nothing is known of the processor (Lannelongue et al. 2021).
+        deterministic: Whether operations whose result differs from run to run are refused.
+        profiler: Name of Lightning's profiler, or null.
+        progress_bar: Whether progress is shown on stderr.
+        watts_per_core: Power of a busy core with its share of the processor, in watts: energy is estimated from it where it
+            cannot be measured. 12 W for an unknown processor (Lannelongue et al. 2021).
+        oversubscribe: Whether to allow more processes than this machine has cores, and any number of workers and threads.
     """
 
     accelerator: AcceleratorName = "auto"
     devices: int = 1
     nodes: int = 1
     strategy: StrategyName = "auto"
-    precision: Precision = "32-true"
     micro_batches: int = 1
     workers: int = 0
     threads: int | None = None
@@ -64,10 +76,11 @@ class Machine:
     profiler: ProfilerName | None = None
     progress_bar: bool = True
     watts_per_core: float = 12.0
+    oversubscribe: bool = False
 
     @property
-    def world(self) -> int:
-        """Processes that train together."""
+    def world_size(self) -> int:
+        """Number of processes that train together."""
         return self.devices * self.nodes
 
     def __post_init__(self) -> None:
@@ -78,27 +91,53 @@ class Machine:
                 f"trainer.watts_per_core={self.watts_per_core}: write the watts of a core, such as 12"
             )
 
-    def settle(self) -> None:
-        """Tell torch how to compute in this process: before weights are drawn, so that all of a run is computed alike.
+    def configure_torch(self) -> None:
+        """Set torch's threads and determinism in this process, before weights are drawn: all of a run is computed alike.
 
         Raises:
-            ConfigurationError: If this machine has no such accelerator, or fewer devices.
+            ConfigurationError: If the machine does not have the accelerator, the devices or the cores.
         """
-        self._check_present()
+        self.check()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
         # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
+    def check(self) -> None:
+        """Check that this computer has the devices and cores of the configuration.
+
+        Raises:
+            ConfigurationError: If it does not have the accelerator, the devices or the cores.
+        """
+        self._check_present()
+        if not self.oversubscribe:
+            self._check_cores()
+
+    def _check_cores(self) -> None:
+        cores = usable_cores()
+        if self._kind() is CPUAccelerator and self.devices > cores:
+            raise ConfigurationError(
+                f"trainer.devices={self.devices}, but this machine has {cores} cores for as many processes; write "
+                f"trainer.devices={cores} or less, {_OVERSUBSCRIBE}"
+            )
+        for name, count in (("workers", self.devices * self.workers), ("threads", self.threads or 1)):
+            if count > max(MAX_TOTAL, MAX_PER_CORE * cores):
+                raise ConfigurationError(
+                    f"trainer.{name}={getattr(self, name)} makes {count} {name} on {cores} cores; write fewer, {_OVERSUBSCRIBE}"
+                )
+
+    def _kind(self) -> type[Accelerator] | None:
+        return next((kind for kind in ACCELERATORS[self.accelerator] if kind.is_available()), None)
+
     def _check_present(self) -> None:
-        kind = next((kind for kind in ACCELERATORS[self.accelerator] if kind.is_available()), None)
+        kind = self._kind()
         if kind is None:
             raise ConfigurationError(
                 f"trainer.accelerator={self.accelerator}, but torch {torch.__version__} finds none on this machine; write "
                 "trainer=cpu"
             )
-        if kind is CPUAccelerator:  # has as many devices as processes are started
+        if kind is CPUAccelerator:  # a CPU counts as any number of devices
             if self.strategy == "fsdp":
                 raise ConfigurationError("trainer.strategy=fsdp shards over GPUs, not CPUs; write trainer.strategy=ddp")
         elif self.devices > kind.auto_device_count():
@@ -110,26 +149,28 @@ class Machine:
         self,
         folder: Path,
         *,
+        precision: Precision,
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] = (),
         plugins: Sequence[CheckpointIO] = (),
         **arguments: Any,
     ) -> lightning.Trainer:
-        """Return a Trainer that works in a run's folder; it computes as `settle` was told to.
+        """Return a Trainer that works in a run's folder; `configure_torch` has been called before.
 
         Args:
             folder: The run's folder.
+            precision: Precision of the experiment.
             callbacks: Lightning callbacks.
             loggers: Lightning loggers.
-            plugins: How checkpoints are written.
-            arguments: More arguments of Lightning's Trainer.
+            plugins: Reader and writer of checkpoints.
+            arguments: Further arguments of Lightning's Trainer.
         """
         trainer = lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.nodes,
-            strategy="ddp" if self.strategy == "auto" and self.world > 1 else self.strategy,
-            precision=self.precision,
+            strategy="ddp" if self.strategy == "auto" and self.world_size > 1 else self.strategy,
+            precision=precision,
             accumulate_grad_batches=self.micro_batches,
             profiler=self.profiler,
             default_root_dir=folder,
@@ -142,7 +183,7 @@ class Machine:
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             **arguments,
         )
-        # Lightning's own handlers would talk to other ranks inside the handler, and wait there for good. The answer to
-        # signals is in etude.signals and etude.training.callbacks.stop_on_signal.
+        # Lightning's own signal handlers communicate with other ranks, and could wait there for ever. Signals are handled by
+        # etude.signals and etude.training.callbacks.stop_on_signal.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer

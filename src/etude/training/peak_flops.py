@@ -1,4 +1,4 @@
-"""The most that a machine gives: operations in a second, and the memory that a process has had."""
+"""Peak FLOP/s of a device, and peak memory of a process."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from lightning.fabric.utilities.throughput import get_available_flops
 
 @dataclass(frozen=True)
 class PeakFlops:
-    """What utilisation is measured against.
+    """Peak that utilisation is relative to.
 
     Attributes:
-        flops: Operations in a second.
-        source: Where the number is from.
+        flops: Floating-point operations per second.
+        source: Origin of the number.
     """
 
     flops: float
     source: str
 
 
-def peak(device: torch.device, precision: str) -> PeakFlops | None:
-    """Return the peak of a device in the type that its products are computed in; None for a device that is not known.
+def peak_flops(device: torch.device, precision: str) -> PeakFlops | None:
+    """Return the peak of a device for the type of its matrix products; None for an unknown device.
 
-    Of a GPU it is the manufacturer's, as Lightning's table has it; of a CPU, that of a matrix product, measured now.
+    For a GPU it is the manufacturer's value in Lightning's table; for a CPU, that of a matrix product, measured now.
 
     Args:
-        device: Where products are computed.
-        precision: As the trainer is told: `32-true`, `bf16-mixed`, ….
+        device: Device that computes the products.
+        precision: Lightning's precision: `32-true`, `bf16-mixed`, ….
     """
-    dtype = product_type(precision)
+    dtype = matrix_multiply_dtype(precision)
     name = str(dtype).removeprefix("torch.")
     if device.type == "cuda":
         published = get_available_flops(device, dtype)
@@ -47,21 +47,21 @@ def peak(device: torch.device, precision: str) -> PeakFlops | None:
     )
 
 
-def product_type(precision: str) -> torch.dtype:
+def matrix_multiply_dtype(precision: str) -> torch.dtype:
     """Return the type of the factors of matrix products under one of Lightning's precisions."""
-    known = {"64": torch.float64, "bf16": torch.bfloat16, "16": torch.float16}
-    return known.get(precision.partition("-")[0], torch.float32)
+    dtypes = {"64": torch.float64, "bf16": torch.bfloat16, "16": torch.float16}
+    return dtypes.get(precision.partition("-")[0], torch.float32)
 
 
 def matrix_multiply_flops(size: int = 1024, repeats: int = 10, dtype: torch.dtype = torch.float32) -> float:
-    """Return the FLOP/s of a matrix multiply of model-like shape on the CPU: what utilisation is measured against.
+    """Return the FLOP/s of a matrix multiply of model-like shape on the CPU.
 
     Args:
-        size: Of the square factor; the other has twice as many rows.
-        repeats: The fastest of so many counts.
-        dtype: Of the factors.
+        size: Rows and columns of the square factor; the other factor has twice as many rows.
+        repeats: Number of measurements; the fastest counts.
+        dtype: Type of the factors.
     """
-    # A generator of their own: the numbers of others stay what they are.
+    # A separate generator, so that no other random number changes.
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(rows, size, generator=generator).to(dtype) for rows in (2 * size, size))
     best = float("inf")
@@ -73,6 +73,6 @@ def matrix_multiply_flops(size: int = 1024, repeats: int = 10, dtype: torch.dtyp
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory that the process has had so far."""
+    """Return the peak resident memory of this process, in MiB."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024)

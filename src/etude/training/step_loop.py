@@ -1,8 +1,8 @@
-"""When a run validates and when it ends, told to Lightning in one place.
+"""Training loop that validates and ends a run at exact steps.
 
-Lightning counts validations in batches of an epoch; etude counts everything by one clock. `StepLoop` replaces the question
-that Lightning's loop asks after every batch; the answer is a function of the step (or, where a length is given in seconds,
-of the stopwatch, on which all ranks agree).
+Lightning counts the interval between validations in batches of an epoch; etude counts everything by one clock. `StepLoop`
+overrides the check that Lightning's loop makes after every batch: its result is a function of the step, or, for a length in
+seconds, of the run's stopwatch, on which all ranks agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etude.duration import Clock, Duration
 
 @dataclass(frozen=True)
 class Length:
-    """A duration in the unit that a run counts in: steps, or seconds; the other one is None."""
+    """A duration in steps or in seconds; the other attribute is None."""
 
     steps: int | None
     seconds: float | None
@@ -35,10 +35,10 @@ class Milestones:
     """Decides after each step whether to validate and whether the budget is spent.
 
     Args:
-        budget: How long the run is.
-        validate_every: From one validation to the next.
-        seconds: The run's stopwatch.
-        agreed: Makes rank 0's decision everyone's.
+        budget: Length of the run.
+        validate_every: Interval between two validations.
+        seconds: Stopwatch of the run: returns the seconds of training so far.
+        agreed: Replaces a rank's decision by that of rank 0.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Milestones:
         return self._agreed(self._seconds() >= (self.budget.seconds or 0.0))
 
     def validation_due(self, step: int) -> bool:
-        """Whether a validation follows this step; asked more than once, it answers the same."""
+        """Whether a validation follows this step; repeated calls for a step return the same."""
         if self._decided[0] != step:
             self._decided = (step, self._is_due(step))
         return self._decided[1]
@@ -82,7 +82,7 @@ class Milestones:
 
 
 class StepLoop(_TrainingEpochLoop):
-    """Lightning's loop over an epoch, with validation at milestones."""
+    """Lightning's loop over an epoch, with validation and end at milestones."""
 
     milestones: Milestones
 
@@ -94,7 +94,7 @@ class StepLoop(_TrainingEpochLoop):
         trainer.fit_loop.epoch_loop = loop
 
     def _broadcast_sigterm_tensor(self) -> None:
-        """Ask nothing of other ranks before a micro-batch: they agree on signals once a step (`StopOnSignal`)."""
+        """Skip the collective before each micro-batch: ranks agree on signals once per step (`StopOnSignal`)."""
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         if self._should_accumulate():

@@ -1,113 +1,112 @@
-"""A run that starts from another one: with its model, its weights and its tokenizer."""
+"""Warm start: a run that begins with the model, the weights and the tokenizer of another run (`start=RUN`)."""
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from etude.checkpoints.checkpoint import read_weights
 from etude.checkpoints.integrity import read_manifest
-from etude.checkpoints.saver import read_weights
-from etude.config.check import check
+from etude.config.check import checked
+from etude.config.schema import Config
 from etude.errors import ConfigurationError
 from etude.optim.finetune.lora import ADAPTERS
-from etude.runs.folder import MADE_OF, resolve
-from etude.runs.stored import stored_configuration
+from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
-from etude.training.build import Experiment
-from etude.training.restore import find_checkpoint
+from etude.training.build import Experiment, warm_start_run
 
 MODEL = "model."
-SECOND_TEXT = ".segments.weight"
-NEW = (*ADAPTERS, SECOND_TEXT)
-"""Ends of the names of what a model may have that it did not start with: adapters, and vectors for a second text."""
+SEGMENTS = ".segments.weight"
+NEW = (*ADAPTERS, SEGMENTS)
+"""Ends of the names of tensors that a model may have beyond those of its warm start: adapters and segment embeddings."""
 
 _log = logging.getLogger(__name__)
 
 
-def with_its_model(values: dict[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a configuration with model and tokenizer of the run that it starts from; as it is, where it names none.
+def with_warm_start(config: Config) -> Config:
+    """Return a configuration with the model and tokenizer of its warm start; unchanged without one.
 
-    Args:
-        values: The checked configuration as plain values.
-        overrides: What was written on the command line: `model.dropout=0.2` is said of the run's model.
+    Keys of the model on the command line, such as `model.dropout=0.2`, change the stored model.
 
     Raises:
-        ConfigurationError: If there is no such run, another model or tokenizer was asked for, or the rest does not fit.
+        ConfigurationError: If the run does not exist, the command line chooses another model or tokenizer, or the
+            configurations do not fit together.
     """
-    if values.get("start") is None:
-        return values
-    run = resolve(str(values["start"]), Path(values["paths"]["outputs"]).expanduser())
-    keys = [word.lstrip("+").partition("=")[0] for word in overrides]
+    run = warm_start_run(config)
+    if run is None:
+        return config
+    keys = [word.lstrip("+").partition("=")[0] for word in config.overrides]
     for key in keys:
         if key in ("model", "tokenizer") or key.startswith(("model/", "tokenizer.")):
-            raise ConfigurationError(f"start={values['start']} brings its own {key}; leave that out (command line)")
-    stored = stored_configuration(run)
-    changed = OmegaConf.create({"model": stored["model"]})
+            raise ConfigurationError(f"start={config.start} brings its own {key}; leave that out (command line)")
+    composed = OmegaConf.create(copy.deepcopy(dict(config.values)))
+    merged = cast(DictConfig, OmegaConf.merge(composed, {"start": str(run.path)}))
+    for name in ("model", "tokenizer"):
+        merged[name] = copy.deepcopy(dict(run.config.values[name]))
     for key in keys:
         if key.startswith(MODEL):
-            OmegaConf.update(changed, key, OmegaConf.select(OmegaConf.create(values), key), force_add=True)
-    model = cast(dict[str, Any], OmegaConf.to_container(changed))
-    found = {**values, **model, "tokenizer": stored["tokenizer"], "start": str(run)}
-    check(OmegaConf.create(found), overrides)
-    return found
+            OmegaConf.update(merged, key, OmegaConf.select(composed, key), force_add=True)
+    return checked(merged, config.overrides)
 
 
-def load_start(experiment: Experiment) -> None:
-    """Give the task the weights of the best checkpoint of the run that it starts from.
+def load_warm_start(experiment: Experiment) -> None:
+    """Load the weights of the best checkpoint of the warm start into the task; without a warm start, do nothing.
 
-    All of the model's are taken; the rest of the task's, its head, where that run had the same task and shapes. Vectors
-    for a second text that the run did not have are zero, so that a text alone is read as before.
+    All weights of the model are loaded, and those of the task's head where both tasks are the same and the shapes agree.
+    New segment embeddings are set to zero, so that a single text is encoded as before.
 
     Raises:
-        ConfigurationError: If there is no such checkpoint, or its model has other tensors.
+        ConfigurationError: If the run has no checkpoint, or its model has other tensors.
     """
-    run, task = _start(experiment), experiment.task
-    checkpoint = find_checkpoint(run, "best")
+    run, task = experiment.warm_start, experiment.task
+    if run is None:
+        return
+    checkpoint = run.checkpoint("best")
     weights = read_weights(checkpoint)
-    _check_same(run, task, weights)
-    same_task = stored_configuration(run)["task"]["_target_"] == f"{type(task).__module__}.{type(task).__qualname__}"
+    _check_tensors(run.path, task, weights)
+    same_task = run.config.task.target == experiment.config.task.target
     own = task.state_dict()
-    taken = {
+    loaded = {
         name: tensor
         for name, tensor in weights.items()
         if name.startswith(MODEL) or (same_task and name in own and own[name].shape == tensor.shape)
     }
-    task.load_state_dict(taken, strict=False)
-    new = sorted(own.keys() - taken.keys())
+    task.load_state_dict(loaded, strict=False)
+    new = sorted(own.keys() - loaded.keys())
     with torch.no_grad():
-        for name in (name for name in new if name.endswith(SECOND_TEXT)):
+        for name in (name for name in new if name.endswith(SEGMENTS)):
             own[name].zero_()
-    _log.info("starts from %s of %s; new: %s", checkpoint.name, run, ", ".join(new) or "nothing")
+    _log.info("starts from %s of %s; new: %s", checkpoint.name, run.path, ", ".join(new) or "nothing")
 
 
-def started_from(experiment: Experiment) -> dict[str, Any]:
-    """Return which run and weights a run starts from, and what that one started from, as the manifest says it."""
-    run = _start(experiment)
-    checkpoint = find_checkpoint(run, "best")
-    before = json.loads((run / MADE_OF).read_text())
+def describe_warm_start(run: SavedRun) -> dict[str, Any]:
+    """Return run, checkpoint and weights of a warm start for the manifest, and the warm start of that run in turn."""
+    checkpoint = run.checkpoint("best")
     weights = read_manifest(checkpoint).files["model.safetensors"].sha256
-    return {"run": str(run), "checkpoint": checkpoint.name, "weights": weights, "start": before.get("start")}
+    return {
+        "run": str(run.path),
+        "checkpoint": checkpoint.name,
+        "weights": weights,
+        "start": run.manifest.start.plain() if run.manifest.start else None,
+    }
 
 
-def _start(experiment: Experiment) -> Path:
-    return resolve(str(experiment.root.start), experiment.root.paths.outputs)
-
-
-def _check_same(run: Path, task: Task, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not those of the task's model: what is in `NEW` may be new."""
-    own = {name: tensor.shape for name, tensor in task.state_dict().items() if name.startswith(MODEL)}
-    theirs = {name: tensor.shape for name, tensor in weights.items() if name.startswith(MODEL)}
+def _check_tensors(run: Path, task: Task, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights whose names or shapes are not those of the task's model; tensors in `NEW` may be missing."""
+    expected = {name: tensor.shape for name, tensor in task.state_dict().items() if name.startswith(MODEL)}
+    stored = {name: tensor.shape for name, tensor in weights.items() if name.startswith(MODEL)}
     differing = {
-        name: f"{tuple(theirs[name]) if name in theirs else 'absent'}, not {tuple(own[name]) if name in own else 'there'}"
-        for name in own.keys() | theirs.keys()
-        if own.get(name) != theirs.get(name) and not (name not in theirs and name.endswith(NEW))
+        name: f"{tuple(stored[name]) if name in stored else 'absent'}, "
+        f"not {tuple(expected[name]) if name in expected else 'there'}"
+        for name in expected.keys() | stored.keys()
+        if expected.get(name) != stored.get(name) and not (name not in stored and name.endswith(NEW))
     }
     if differing:
         name = min(differing)

@@ -17,11 +17,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Con
 from etude.commands.export.huggingface_decoder import PROMPTS, HuggingFaceDecoder, causal_lm, same_continuations
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.errors import ConfigurationError
+from etude.models.base import TextDecoder
 from etude.models.decoder import Decoder
 from etude.models.generation.search import Greedy, Sample, Search
 from etude.models.layers.feed_forward import FeedForward
 from etude.models.layers.positions import Rotary
-from etude.models.pretrained.gpt2 import pretrained_gpt2
+from etude.models.pretrained.gpt2 import PretrainedGPT2
 from etude.optim.schedules import Constant
 from etude.tasks.causal_lm import CausalLM
 from etude.tokenization.base import SpecialTokens, Tokenizer
@@ -116,7 +117,7 @@ def test_what_was_exported_is_read_back_bit_for_bit(tokenizer: Tokenizer, texts:
     examples = given(tokenizer, texts)
     KIND.write(examples, tmp_path)
     own = causal_lm(examples).model.state_dict()
-    again = pretrained_gpt2(examples.task.facts, str(tmp_path)).state_dict()
+    again = PretrainedGPT2(str(tmp_path)).build(examples.task.facts, TextDecoder).state_dict()
     assert own.keys() == again.keys()
     for name, tensor in own.items():
         assert torch.equal(again[name], tensor), name
@@ -133,7 +134,7 @@ def test_a_gpt2_is_exported_with_the_tensors_that_it_came_with(
     config = GPT2Config(vocab_size=end_of_text.vocabulary, bos_token_id=0, eos_token_id=0, **sizes)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()
-    model = pretrained_gpt2(facts_of(end_of_text), str(tmp_path / "theirs"))
+    model = PretrainedGPT2(str(tmp_path / "theirs")).build(facts_of(end_of_text), TextDecoder)
     examples = examples_of(model, end_of_text, texts, Greedy(max_length=5))
     KIND.write(examples, tmp_path / "ours")
     assert KIND.prove(examples, tmp_path / "ours")["greedy"]["texts"] == PROMPTS

@@ -16,10 +16,13 @@ from etude.commands.export.huggingface_heads import framed, whole_rows
 from etude.commands.export.huggingface_wrapped import HuggingFaceWrapped
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.errors import ConfigurationError
+from etude.hub import open_pretrained
+from etude.models.base import TextEncoder
 from etude.models.encoder import Encoder
 from etude.models.layers.positions import Learned, Sinusoidal
 from etude.models.layers.residual import PostNorm, PreNorm
-from etude.models.pretrained.bert import pretrained_encoder
+from etude.models.pretrained.bert import PretrainedBert
+from etude.models.wrapped.huggingface import HuggingFace
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.schedules import Constant
 from etude.tasks.classification import Classification
@@ -54,7 +57,7 @@ def given(
         other = {"max_position_embeddings": 64, "embedding_size": 22, "num_labels": 5}
         config = transformers.ElectraConfig(vocab_size=tokenizer.vocabulary, **ids, **sizes, **other)
         transformers.ElectraModel(config).save_pretrained(residual)
-        encoder = WrappedEncoder(facts, str(residual))
+        encoder = WrappedEncoder(facts, open_pretrained(str(residual)))
     else:
         encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
     if kind is QuestionAnswering:
@@ -126,7 +129,8 @@ def test_what_is_written_is_read_again(
     folder.mkdir()
     (HuggingFaceWrapped() if wrapped else KIND).write(examples, folder)
     task = examples.task
-    encoder = (WrappedEncoder if wrapped else pretrained_encoder)(task.facts, str(folder))
+    made = HuggingFace(str(folder)) if wrapped else PretrainedBert(str(folder))
+    encoder = made.build(task.facts, TextEncoder)
     more = {"windows": task.windows} if kind is QuestionAnswering else {"pooling": rest["pooling"]}
     again = kind(task.facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **more).eval()
     batch = framed(task, whole_rows(examples)[:5])

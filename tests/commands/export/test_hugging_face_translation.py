@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from etude.commands.export.huggingface_translation import HuggingFaceTranslation
-from etude.commands.export.proof import MismatchError, ProofTexts, Sentences, native_translator, translation
+from etude.commands.export.proof import MismatchError, ProofPairs, ProofTexts, native_translator, translation
 from etude.errors import ConfigurationError
+from etude.models.base import EncoderDecoder
 from etude.models.layers.positions import Learned, Sinusoidal
 from etude.models.layers.residual import PostNorm, PreNorm
-from etude.models.pretrained.encoder_decoders import pretrained_seq2seq
+from etude.models.pretrained.bart import PretrainedBart
 
 KIND = HuggingFaceTranslation()
 
@@ -41,7 +42,7 @@ def test_transformers_computes_the_same(
     assert proof["beam"]["equal"] == count
     assert proof["logits"]["largest_difference"] < 1e-4
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-    assert len(set(Sentences.of(given).native(translation(given).model, 1)[0])) > 5  # not one answer to all
+    assert len(set(ProofPairs.of(given).native(translation(given).model, 1)[0])) > 5  # not one answer to all
 
 
 def test_transformers_own_table_of_positions_is_the_exported_one(
@@ -61,9 +62,9 @@ def test_what_was_exported_is_read_back(examples: Callable[..., ProofTexts], tmp
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     KIND.write(given, tmp_path / "first")
-    model = pretrained_seq2seq(given.task.facts, str(tmp_path / "first")).eval()
+    model = PretrainedBart(str(tmp_path / "first")).build(given.task.facts, EncoderDecoder).eval()
     own = translation(given).model
-    batch = Sentences.of(given).source([0, 1, 2])
+    batch = ProofPairs.of(given).source([0, 1, 2])
     with torch.no_grad():
         first, second = (kind(batch.tokens, batch.tokens, batch.mask, batch.mask) for kind in (own, model))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-4)

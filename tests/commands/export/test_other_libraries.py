@@ -12,7 +12,7 @@ import torch
 
 from etude.commands.export.ctranslate import CTranslate2
 from etude.commands.export.onnx_graphs import OnnxTranslation
-from etude.commands.export.proof import MismatchError, ProofTexts, Sentences, same_best, translation
+from etude.commands.export.proof import MismatchError, ProofPairs, ProofTexts, same_best, translation
 from etude.errors import ConfigurationError
 from etude.models.layers.positions import Learned, Sinusoidal
 from etude.models.layers.residual import PostNorm, PreNorm
@@ -82,7 +82,7 @@ def test_an_unknown_quantization_is_refused() -> None:
 
 def test_a_less_probable_translation_is_found(examples: Callable[..., ProofTexts]) -> None:
     given = examples()
-    model, sentences = translation(given).model, Sentences.of(given)
+    model, sentences = translation(given).model, ProofPairs.of(given)
     ours, _ = sentences.native(model, 3)
     assert same_best(model, sentences, ours, ours, "it", 3)["ties"] == 0
     with pytest.raises(MismatchError, match=r"it finds .* for sentence 5 with 3 beams, .* less probable"):

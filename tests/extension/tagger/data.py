@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etude.data.base import PlannedData
-from etude.data.loader import Slice, framed, pad, real
+from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.prepare import Prepared, Split, prepare
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts
@@ -28,12 +28,12 @@ class TaggingBatch(NamedTuple):
 class TaggedTexts:
     """The texts of a split as batches; the loss is taken once for each word."""
 
-    def __init__(self, split: Split, rows: int, facts: Facts, tokenizer: Tokenizer) -> None:
-        self._words = [split.texts["text"][row].split() for row in range(rows)]
-        self._tags = [split.texts["tags"][row].split() for row in range(rows)]
+    def __init__(self, split: Split, facts: Facts, tokenizer: Tokenizer) -> None:
+        self._words = [text.split() for text in split.texts["text"]]
+        self._tags = [text.split() for text in split.texts["tags"]]
         self._facts = facts
         self._tokenizer = tokenizer
-        self.lengths = split.tokens["text"].lengths[:rows] + 2
+        self.lengths = split.tokens["text"].lengths + 2
         self.counts = np.array([len(words) for words in self._words])
 
     def _row(self, example: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ class TaggedTexts:
         targets, ids = pad(labels, IGNORED), torch.from_numpy(part.examples.astype(np.int64))
         if part.filler:
             targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
-        return TaggingBatch(pad(tokens, self._facts.pad), real(tokens), targets, part.denominator, ids)
+        return TaggingBatch(pad(tokens, self._facts.pad), token_mask(tokens), targets, part.denominator, ids)
 
 
 class TaggingData(PlannedData):
@@ -59,15 +59,15 @@ class TaggingData(PlannedData):
     def read(self) -> Prepared:
         return prepare(
             self.corpus,
-            self._recipe,
+            self.settings.tokenizer,
             text_fields=("text", "tags"),
             max_length=self.max_length - 2,
             overflow="drop",
-            cache=self.cache,
+            cache=self.settings.cache,
         )
 
-    def examples(self, split: Split, rows: int, *, training: bool) -> TaggedTexts:
-        return TaggedTexts(split, rows, self.facts, self.tokenizer)
+    def examples(self, split: Split, *, training: bool) -> TaggedTexts:
+        return TaggedTexts(split, self.facts, self.tokenizer)
 
     @property
     def facts(self) -> Facts:

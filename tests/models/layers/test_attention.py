@@ -184,7 +184,7 @@ def test_recorded_weights_give_the_output() -> None:
     assert name == "only"
     assert weights.shape == (2, 2, 3, 3)
     values = layout.pad(attention.query_key_value(x)[:, 20:]).view(2, 3, 2, 5).transpose(1, 2)
-    mixed = layout.pack((weights @ values).transpose(1, 2).flatten(2))
+    mixed = layout.unpad((weights @ values).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention.output(mixed), out, rtol=1e-5, atol=1e-6)
 
 

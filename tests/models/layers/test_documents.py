@@ -37,7 +37,7 @@ def test_a_document_is_the_same_alone(causal: bool, relative: Relative) -> None:
     attention = SelfAttention(WIDTH, HEADS, causal=causal, relative=relative)
     states = torch.randn(*MASK.shape, WIDTH)
     layout = DocumentUnpadding.of(MASK, DOCUMENTS)
-    together = layout.pad(attention(layout.pack(states), layout))
+    together = layout.pad(attention(layout.unpad(states), layout))
     for (row, _), cells in PLACES.items():
         alone = states[row, cells]
         whole = torch.ones(1, len(cells), dtype=torch.bool)
@@ -54,7 +54,7 @@ def test_no_bit_of_a_document_depends_on_another(causal: bool) -> None:
 
     def outputs_and_gradients(states: Tensor, row: int, cells: list[int]) -> tuple[Tensor, Tensor]:
         layout, leaf = DocumentUnpadding.of(MASK, DOCUMENTS), states.clone().requires_grad_()
-        outputs = layout.pad(attention(layout.pack(leaf), layout))
+        outputs = layout.pad(attention(layout.unpad(leaf), layout))
         outputs[row, cells].square().sum().backward()
         assert leaf.grad is not None
         return outputs[row, cells].detach(), leaf.grad

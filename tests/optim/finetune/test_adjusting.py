@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
 from etude.models.encoder import Encoder
-from etude.models.pretrained.bart import FAMILIES, Bart
+from etude.models.pretrained.bart import Bart
+from etude.models.pretrained.encoder_decoder_families import ENCODER_DECODER_FAMILIES
 from etude.models.seq2seq import Seq2Seq
 from etude.optim.finetune.base import Finetune, from_the_top
 from etude.optim.finetune.by_depth import Gradual, LayerDecay
 from etude.optim.finetune.lora import LoRA
 from etude.optim.finetune.selection import BitFit, Full, Head, TopLayers
-from etude.optim.parameter_groups import courses_of, parameter_groups
+from etude.optim.parameter_groups import parameter_groups, schedules_of_groups
 from etude.optim.parameter_schedule import FROM_THE_START, ParameterSchedule, follow
 from etude.tasks.classification import Classification
 from etude.types import ClassificationBatch
@@ -47,13 +48,13 @@ def trained(task: nn.Module) -> set[str]:
 
 def train(task: Classification, batch: ClassificationBatch, steps: int) -> tuple[Optimizer, list[set[str]]]:
     """Train as a run does; return the optimizer and the names of what each step moved."""
-    groups = parameter_groups(task, 0.5, task.courses)
-    courses = courses_of(groups, task, task.courses)
+    groups = parameter_groups(task, 0.5, task.parameter_schedules)
+    schedules = schedules_of_groups(groups, task, task.parameter_schedules)
     optimizer, moved = torch.optim.AdamW(groups, lr=1e-2), []
     for step in range(steps):
         before = state(task)
         task.loss(batch)[0].backward()
-        follow(optimizer, courses, 1e-2, step, CLOCK)
+        follow(optimizer, schedules, 1e-2, step, CLOCK)
         optimizer.step()
         optimizer.zero_grad()
         moved.append({name for name, tensor in state(task).items() if not torch.equal(tensor, before[name])})
@@ -70,12 +71,16 @@ def state(task: nn.Module) -> dict[str, Tensor]:
 def test_each_trains_what_it_says(task: Classification) -> None:
     everything = trained(task)
     top = {name for name in everything if name.startswith("model.layers.2.")}
-    assert Full().courses(task) == dict.fromkeys(everything, FROM_THE_START)
-    assert Head().courses(task).keys() == HEAD
-    assert TopLayers(1).courses(task).keys() == HEAD | top
-    assert TopLayers(LAYERS).courses(task).keys() == {name for name in everything if "embedding" not in name}
-    assert BitFit().courses(task).keys() == {"head.weight"} | {name for name in everything if name.endswith("bias")}
-    assert LayerDecay().courses(task).keys() == Gradual().courses(task).keys() == everything
+    assert Full().parameter_schedules(task) == dict.fromkeys(everything, FROM_THE_START)
+    assert Head().parameter_schedules(task).keys() == HEAD
+    assert TopLayers(1).parameter_schedules(task).keys() == HEAD | top
+    assert TopLayers(LAYERS).parameter_schedules(task).keys() == {
+        name for name in everything if "embedding" not in name
+    }
+    assert BitFit().parameter_schedules(task).keys() == {"head.weight"} | {
+        name for name in everything if name.endswith("bias")
+    }
+    assert LayerDecay().parameter_schedules(task).keys() == Gradual().parameter_schedules(task).keys() == everything
 
 
 @pytest.mark.parametrize("made", EACH)
@@ -85,7 +90,7 @@ def test_what_is_frozen_keeps_every_bit(
     task.adjust(made())
     names = trained(task)
     optimizer, moved = train(task.train(), batch, steps=5)
-    assert set.union(*moved) == names == task.courses.keys()
+    assert set.union(*moved) == names == task.parameter_schedules.keys()
     frozen = [parameter for parameter in task.parameters() if not parameter.requires_grad]
     assert all(parameter.grad is None and parameter not in optimizer.state for parameter in frozen)
     assert len(optimizer.state) == len(names)
@@ -124,12 +129,12 @@ def test_what_is_kept_for_the_backward_pass_falls(task: Classification, batch: C
 
 
 def test_rates_fall_from_layer_to_layer(task: Classification) -> None:
-    courses = LayerDecay(0.5).courses(task)
-    assert {courses[name].factor for name in HEAD} == {1.0}
+    schedules = LayerDecay(0.5).parameter_schedules(task)
+    assert {schedules[name].factor for name in HEAD} == {1.0}
     for index in range(LAYERS):
-        found = {course.factor for name, course in courses.items() if name.startswith(f"model.layers.{index}.")}
+        found = {schedule.factor for name, schedule in schedules.items() if name.startswith(f"model.layers.{index}.")}
         assert found == {0.5 ** (LAYERS - index)}
-    assert courses["model.embedding.weight"] == ParameterSchedule(0.5 ** (LAYERS + 1))
+    assert schedules["model.embedding.weight"] == ParameterSchedule(0.5 ** (LAYERS + 1))
 
 
 def test_the_groups_get_their_rates(task: Classification, batch: ClassificationBatch) -> None:
@@ -143,7 +148,7 @@ def test_the_groups_get_their_rates(task: Classification, batch: ClassificationB
 def test_full_is_as_if_there_were_no_fine_tuning(task: Classification) -> None:
     before = parameter_groups(task, 0.1)
     task.adjust(Full())
-    after = parameter_groups(task, 0.1, task.courses)
+    after = parameter_groups(task, 0.1, task.parameter_schedules)
     assert [[id(p) for p in group["params"]] for group in after] == [
         [id(p) for p in group["params"]] for group in before
     ]
@@ -153,7 +158,7 @@ def test_gradual_unfreezing_goes_down(task: Classification, batch: Classificatio
     task.adjust(Gradual("2step"))
     optimizer, moved = train(task, batch, steps=2 * (LAYERS + 2))
     parts = [set(names) for names in from_the_top(task)]
-    assert parts[0] == HEAD and parts[1] == {name for name in task.courses if "layers.2" in name}
+    assert parts[0] == HEAD and parts[1] == {name for name in task.parameter_schedules if "layers.2" in name}
     for step, names in enumerate(moved):
         assert names == set.union(*parts[: step // 2 + 1]), step
     steps = {name: int(optimizer.state[parameter]["step"]) for name, parameter in task.named_parameters()}
@@ -168,17 +173,17 @@ def test_gradual_unfreezing_goes_down(task: Classification, batch: Classificatio
 )
 def test_a_start_is_a_function_of_the_step(depth: int, every: str, per_epoch: int) -> None:
     clock, one = Clock(per_epoch, 12.5), Duration.parse(every)
-    course = ParameterSchedule(start=Duration(depth * one.amount, one.unit))
-    first = course.first(clock)
+    schedule = ParameterSchedule(start=Duration(depth * one.amount, one.unit))
+    first = schedule.first(clock)
     units = {"step": 1.0, "epoch": per_epoch, "token": 1 / 12.5}
     assert first == (0 if not depth else max(1, round(depth * one.amount * units[one.unit])))
-    assert course.started(first, clock) and not course.started(first - 1, clock)
+    assert schedule.started(first, clock) and not schedule.started(first - 1, clock)
 
 
 # Models
 
 
-@pytest.mark.parametrize("family", [None, *FAMILIES.values()])
+@pytest.mark.parametrize("family", [None, *ENCODER_DECODER_FAMILIES.values()])
 def test_stages_of_an_encoder_decoder(task: Classification, family: Any) -> None:
     if family is None:
         task.model = Seq2Seq(FACTS, 8, 2, 2, 3, 12, 0.0, 9)  # type: ignore[assignment]

@@ -8,35 +8,21 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude.errors import ConfigurationError, StorageError
 from etude.training.callbacks.validation_samples import ValidationSamples
+from tests.training.callbacks.conftest import OneWeight
 
 
-class Task(pl.LightningModule):
-    """Keeps as many samples as it is asked to, when a validation ends, as etude's tasks do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.sample_count = 0
-        self.samples: list[dict[str, str]] = []
-
-    def training_step(self, batch: Tensor, index: int) -> Tensor:
-        return self.weight.square()
-
-    def validation_step(self, batch: Tensor, index: int) -> None:
-        pass
+class Sampled(OneWeight):
+    """Keeps as many samples as it is asked to, when a validation ends."""
 
     def on_validation_epoch_end(self) -> None:
         step = self.trainer.global_step
         rows = [{"source": f"Größe {row}\n", "output": f"size {row} at {step}"} for row in range(5)]
         self.samples = rows[: self.sample_count]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Tables(CSVLogger):
@@ -82,7 +68,7 @@ def loader(rows: int) -> DataLoader[tuple[Tensor, ...]]:
 def test_each_validation_is_written_once(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step-00000003.jsonl").write_text("of a run that was stopped\n")
-    trainer(tmp_path, ValidationSamples(count=2)).fit(Task(), loader(6), loader(1))
+    trainer(tmp_path, ValidationSamples(count=2)).fit(Sampled(), loader(6), loader(1))
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
         "step-00000003.jsonl",
         "step-00000006.jsonl",
@@ -96,18 +82,20 @@ def test_each_validation_is_written_once(tmp_path: Path) -> None:
 def test_loggers_that_show_tables_get_them_and_may_fail(tmp_path: Path) -> None:
     plain, broken, good = CSVLogger(tmp_path), Tables(tmp_path, fails=True), Tables(tmp_path)
     with pytest.warns(UserWarning, match="samples of step 3 were not sent to Tables: no route to host"):
-        trainer(tmp_path, ValidationSamples(count=1), loggers=[plain, broken, good]).fit(Task(), loader(6), loader(1))
+        trainer(tmp_path, ValidationSamples(count=1), loggers=[plain, broken, good]).fit(
+            Sampled(), loader(6), loader(1)
+        )
     assert good.tables == [
         ("samples", ["source", "output"], [["Größe 0\n", f"size 0 at {step}"]], step) for step in (3, 6)
     ]
 
 
 def test_nothing_is_written_outside_of_training_or_when_none_are_asked_for(tmp_path: Path) -> None:
-    task = Task()
+    task = Sampled()
     task.sample_count = 3
     trainer(tmp_path, ValidationSamples(count=3)).validate(task, loader(1), verbose=False)
     assert task.samples
-    trainer(tmp_path, ValidationSamples(count=0)).fit(Task(), loader(6), loader(1))
+    trainer(tmp_path, ValidationSamples(count=0)).fit(Sampled(), loader(6), loader(1))
     assert not (tmp_path / "samples").exists()
 
 
@@ -118,4 +106,4 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
         ValidationSamples().setup(trainer(tmp_path), pl.LightningModule(), "fit")
     (tmp_path / "samples").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match=r"step-00000003.jsonl cannot be written: .*exists"):
-        trainer(tmp_path, ValidationSamples(count=1)).fit(Task(), loader(6), loader(1))
+        trainer(tmp_path, ValidationSamples(count=1)).fit(Sampled(), loader(6), loader(1))

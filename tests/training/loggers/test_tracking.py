@@ -1,3 +1,5 @@
+"""Loggers: the record, the guard around a tracker, and Weights & Biases without a server, killed or hanging."""
+
 from __future__ import annotations
 
 import json
@@ -27,10 +29,10 @@ from etude.training.loggers.tracking import STEP, RecordLogger, WeightsAndBiases
 RUN_ID = "study-7"
 
 
-class Remembering(Logger):
-    """Remembers what it is given; `act` is done first."""
+class RecordingLogger(Logger):
+    """Records its calls; calls `act` first."""
 
-    name = "remembering"
+    name = "recording"
     version = 3
 
     def __init__(self, act: Callable[[], object] = lambda: None) -> None:
@@ -74,8 +76,8 @@ def test_a_record_that_cannot_be_written_stops_the_training(tmp_path: Path, monk
 # The guard
 
 
-def test_a_guarded_logger_gets_every_call_in_order() -> None:
-    inner = Remembering()
+def test_the_guard_forwards_every_call_in_order() -> None:
+    inner = RecordingLogger()
     logger = SafeLogger(inner, where=lambda: (5, 70, 1.1))
     metrics = {"loss": 2.0}
     logger.log_hyperparams({"lr": 3})
@@ -88,14 +90,14 @@ def test_a_guarded_logger_gets_every_call_in_order() -> None:
         ("table", "samples", ["source"], [["a"]], 5),
     ]
     assert metrics == {"loss": 2.0}
-    assert (logger.name, logger.version, logger.save_dir) == ("remembering", 3, None)
+    assert (logger.name, logger.version, logger.save_dir) == ("recording", 3, None)
 
 
-def test_a_failing_logger_is_told_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_logger_is_reported_once_and_turned_off(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise ValueError("no such\n  server")
 
-    inner = Remembering(fail)
+    inner = RecordingLogger(fail)
     logger = SafeLogger(inner)
     for step in range(7):
         logger.log_metrics({"loss": 1.0}, step)
@@ -104,13 +106,13 @@ def test_a_failing_logger_is_told_once_and_left_alone(caplog: pytest.LogCaptureF
     logger.finalize("success")
     assert inner.calls == []
     assert caplog.messages == [
-        "Remembering is off: no such server; training goes on, and metrics.jsonl has every value",
+        "RecordingLogger is off: no such server; training goes on, and metrics.jsonl has every value",
     ]
 
 
 def test_a_logger_that_hangs_costs_no_time(caplog: pytest.LogCaptureFixture) -> None:
     forever = threading.Event()
-    logger = SafeLogger(Remembering(lambda: forever.wait()), backlog=5, patience=0.2)
+    logger = SafeLogger(RecordingLogger(lambda: forever.wait()), backlog=5, patience=0.2)
     started = time.monotonic()
     for step in range(101):
         logger.log_metrics({"loss": 1.0}, step)
@@ -118,19 +120,19 @@ def test_a_logger_that_hangs_costs_no_time(caplog: pytest.LogCaptureFixture) -> 
     logger.finalize("success")
     assert time.monotonic() - started < 1.5
     assert caplog.messages == [
-        "Remembering is off: 5 calls behind; training goes on, and metrics.jsonl has every value",
+        "RecordingLogger is off: 5 calls behind; training goes on, and metrics.jsonl has every value",
     ]
 
 
-def test_the_end_is_waited_for_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_wait_for_the_end_is_limited(caplog: pytest.LogCaptureFixture) -> None:
     forever = threading.Event()
-    logger = SafeLogger(Remembering(lambda: forever.wait()), patience=0.2)
+    logger = SafeLogger(RecordingLogger(lambda: forever.wait()), patience=0.2)
     logger.log_metrics({"loss": 1.0}, 1)
     logger.finalize("success")
     assert "no answer in 0.2 s" in caplog.text
 
 
-def test_a_logger_without_tables_is_given_none(tmp_path: Path) -> None:
+def test_a_logger_without_tables_gets_none(tmp_path: Path) -> None:
     logger = SafeLogger(CSVLogger(tmp_path, name="csv"))
     logger.log_table("samples", ["source"], [["a"]])
     logger.log_metrics({"loss": 1.0}, 3)
@@ -139,7 +141,7 @@ def test_a_logger_without_tables_is_given_none(tmp_path: Path) -> None:
 
 
 class Study(BoringModel):
-    """Logs as a task does: training values to the loggers, a validation's through Lightning."""
+    """Logs as a task does: training metrics to the loggers, validation metrics through Lightning."""
 
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.trainer is not None
@@ -191,7 +193,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no-settings"))
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.getMessage() for entry in caplog.records if entry.name.startswith("etude.")]
 
 
@@ -200,7 +202,7 @@ def dashboard(folder: Path, **arguments: Any) -> WeightsAndBiases:
 
 
 def inspected(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of all local files of the run, in the order of time."""
+    """Return the records of all local files of the run in chronological order."""
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     answers = [subprocess.run([*command, str(file)], capture_output=True, text=True, check=True) for file in files]
@@ -220,7 +222,7 @@ def test_without_a_key_it_is_offline_and_says_so_once(
     logger.log_table("samples", ["source", "output"], [["a", "b"]])
     logger.log_page("attention", "<p>a page</p>")
     logger.close()
-    assert said(caplog) == [
+    assert messages(caplog) == [
         "W&B is offline: no key on this machine (WANDB_API_KEY, or `wandb login`); "
         f"upload later by `wandb sync {tmp_path}/wandb/offline-run-*`"
     ]
@@ -243,7 +245,7 @@ def test_without_a_key_it_is_offline_and_says_so_once(
 
 
 def train(folder: Path, first: int, last: int) -> SafeLogger:
-    """Log as a run does that continues after `first` steps, and stops after `last`."""
+    """Log as a run does that continues after `first` steps and stops after `last`."""
     position = (first, 0, 0.0)
     record = Record(folder / RECORD)
     lines = (folder / RECORD).read_bytes().splitlines(keepends=True)
@@ -259,7 +261,7 @@ def train(folder: Path, first: int, last: int) -> SafeLogger:
 
 
 def train_and_be_killed(folder: Path, last: int) -> int:
-    """Run `train` in a process of its own, and kill that and all it has started."""
+    """Run `train` in a separate process, and kill it and its children."""
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -268,7 +270,7 @@ from test_tracking import train
 train(Path({str(folder)!r}), 0, {last})
 os.killpg(0, signal.SIGKILL)
 """
-    # Without WANDB_SERVICE, by which a child would share the W&B process of this one, and that would outlive the kill.
+    # Without WANDB_SERVICE: the child would share this process's W&B service, which would survive the kill.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     command = [sys.executable, "-c", script]
     return subprocess.run(command, start_new_session=True, capture_output=True, env=environment).returncode
@@ -278,7 +280,7 @@ os.killpg(0, signal.SIGKILL)
 def test_a_killed_and_continued_run_has_every_step_once(tmp_path: Path) -> None:
     assert train_and_be_killed(tmp_path, 307) == -signal.SIGKILL
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    os.truncate(file, file.stat().st_size * 2 // 3)  # the kill loses the end of it, more or less; here surely more
+    os.truncate(file, file.stat().st_size * 2 // 3)  # a kill loses some of its end; this loses more
     assert len(history(tmp_path)) < 290
     train(tmp_path, 290, 331).close()
     rows = history(tmp_path)
@@ -289,7 +291,7 @@ def test_a_killed_and_continued_run_has_every_step_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """A server that takes connections and never answers."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -306,7 +308,7 @@ def test_a_server_that_does_not_answer_means_offline(
     logger.log_metrics({"train/loss": 2.5}, 3)
     assert time.monotonic() - started < 0.5
     logger.close()
-    (line,) = said(caplog)
+    (line,) = messages(caplog)
     assert line.startswith("W&B is offline: Failed to get resume status")
     assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
 
@@ -320,26 +322,26 @@ def test_a_server_that_is_not_there_means_offline(
     logger = SafeLogger(dashboard(tmp_path, mode="online"))
     logger.log_metrics({"train/loss": 2.5}, 3)
     logger.close()
-    (line,) = said(caplog)
+    (line,) = messages(caplog)
     assert line.startswith("W&B is offline: ")
     assert [row["train/loss"] for row in history(tmp_path)] == [2.5]
 
 
-# Weights & Biases' own process in trouble
+# The service process of Weights & Biases, killed or stopped
 
 
 def service() -> int:
-    """The process that W&B has started beside this one."""
+    """Return the id of W&B's service process."""
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
             if parent == os.getpid() and b"wandb-core" in (place / "cmdline").read_bytes():
                 return int(place.name)
-    raise AssertionError("W&B has no process")
+    raise AssertionError("W&B has no service process")
 
 
 def log_in_trouble(folder: Path, number: int | None, status: str) -> None:
-    """Log; send a signal to W&B's process, if one is given; log more; end; and say what that took and when it was over."""
+    """Log, send a signal to W&B's service, log more, and end; print the times of logging and ending, and the time of day."""
     logger = SafeLogger(dashboard(folder), where=lambda: (1, 0, 0.0), patience=4)
     logger.save()
     if number is not None:
@@ -357,18 +359,18 @@ def log_in_trouble(folder: Path, number: int | None, status: str) -> None:
     print(logged - started, time.monotonic() - logged, time.time())
 
 
-class Left(NamedTuple):
-    """What a process left: its exit code and what it wrote on standard error."""
+class Exit(NamedTuple):
+    """Exit code and standard error of a process."""
 
     code: int
     log: str
 
 
-def in_trouble(folder: Path, number: int | None, status: str, **variables: str) -> tuple[Left, list[float]]:
-    """Call `log_in_trouble` in a process of its own.
+def in_trouble(folder: Path, number: int | None, status: str, **variables: str) -> tuple[Exit, list[float]]:
+    """Call `log_in_trouble` in a separate process.
 
     Returns:
-        How it ended, and the seconds for logging, for ending, and from there to the end of the process.
+        Its exit, and the seconds for logging, for ending, and from there to the end of the process.
     """
     script = f"""
 import sys
@@ -378,19 +380,19 @@ from test_tracking import log_in_trouble
 log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
 """
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | variables
-    # Files, since W&B's process, which may live on, would hold a pipe open.
+    # Files, since W&B's service may outlive the process and keep a pipe open.
     with (folder / "out").open("w+") as out, (folder / "log").open("w+") as log:
         code = subprocess.call([sys.executable, "-c", script], stdout=out, stderr=log, env=environment, timeout=120)
         ended = time.time()
         out.seek(0), log.seek(0)
-        lines, left = out.read().splitlines(), Left(code, log.read())
-    assert lines, left
+        lines, exited = out.read().splitlines(), Exit(code, log.read())
+    assert lines, exited
     *started, times = lines
     for process in started:
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)
     logging, ending, over = (float(word) for word in times.split())
-    return left, [logging, ending, ended - over]
+    return exited, [logging, ending, ended - over]
 
 
 @pytest.mark.parametrize(
@@ -401,23 +403,23 @@ log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
         pytest.param(signal.SIGSTOP, "failed", marks=pytest.mark.slow),
     ],
 )
-def test_a_service_that_is_gone_or_hangs_holds_up_nothing(tmp_path: Path, number: int, status: str) -> None:
-    left, (logging, ending, leaving) = in_trouble(tmp_path, number, status)
-    assert left.code == 0, left.log
-    assert "Traceback" not in left.log
-    assert left.log.count("WeightsAndBiases is off: ") == (1 if status == "success" else 0)
+def test_a_service_that_is_gone_or_hangs_delays_nothing(tmp_path: Path, number: int, status: str) -> None:
+    exited, (logging, ending, leaving) = in_trouble(tmp_path, number, status)
+    assert exited.code == 0, exited.log
+    assert "Traceback" not in exited.log
+    assert exited.log.count("WeightsAndBiases is off: ") == (1 if status == "success" else 0)
     assert logging < 0.5
     assert ending < (6 if status == "success" else 5)
     assert leaving < 5
 
 
 @pytest.mark.slow
-def test_a_signal_is_not_held_up_by_a_server_that_does_not_answer(tmp_path: Path, silent_server: str) -> None:
-    left, (logging, ending, leaving) = in_trouble(
+def test_a_server_that_does_not_answer_does_not_delay_a_signal(tmp_path: Path, silent_server: str) -> None:
+    exited, (logging, ending, leaving) = in_trouble(
         tmp_path, None, "failed", WANDB_API_KEY="a" * 40, WANDB_BASE_URL=silent_server
     )
-    assert left.code == 0, left.log
-    assert "Traceback" not in left.log
+    assert exited.code == 0, exited.log
+    assert "Traceback" not in exited.log
     assert (logging < 0.5, ending < 5, leaving < 5) == (True, True, True), (logging, ending, leaving)
 
 

@@ -1,4 +1,8 @@
-"""Translation models for CTranslate2, in float32 or quantized."""
+"""Export of translation models to CTranslate2, in float32 or quantized.
+
+CTranslate2's converter of transformers models cannot be used: for Marian it drops the last row of the vocabulary and starts
+from a zero embedding, and for Pegasus it starts from padding and adds no eos to the source, none of which etude's models do.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,8 @@ from etude.commands.export.optional_packages import optional
 from etude.commands.export.proof import (
     Outputs,
     Padded,
+    ProofPairs,
     ProofTexts,
-    Sentences,
     native_translator,
     proven_beams,
     same_best,
@@ -28,19 +32,20 @@ from etude.errors import ConfigurationError
 from etude.metrics.text_metrics import text_scores
 from etude.metrics.translation import BLEU
 from etude.models.layers.residual import PreNorm
-from etude.models.pretrained.bart import BIAS, POSITIONS, SHARED, SIDES, Family, to_bart
+from etude.models.pretrained.bart import to_bart
+from etude.models.pretrained.encoder_decoder_families import BIAS, POSITIONS, SHARED, SIDES, EncoderDecoderFamily
 from etude.tokenization.base import Tokenizer
 
 QUANTIZATIONS = ("int8", "int8_float32", "int16")
 EXACT = "float32"
-"""Name of the folder, inside the export's while it is proved, of the same model without quantization."""
+"""Name of the temporary folder, inside the export, of the model without quantization."""
 
 
 class CTranslate2:
-    """model.bin, config.json, shared_vocabulary.json, and the tokenizer's files.
+    """Writes model.bin, config.json, shared_vocabulary.json, and the files of the tokenizer.
 
     Args:
-        quantization: Of the weights; None: float32.
+        quantization: Quantization of the weights; None: float32.
 
     Raises:
         ConfigurationError: If there is no such quantization, or CTranslate2 is not installed.
@@ -60,7 +65,7 @@ class CTranslate2:
         write_tokenizer(folder, examples.tokenizer, translation(examples).model.max_length, starts=False)
 
     def save(self, examples: ProofTexts, folder: Path, quantization: str | None) -> None:
-        """Write the model's own files."""
+        """Write the files of the model."""
         specification = self.specification(examples)
         specification.validate()
         specification.optimize(quantization=quantization)
@@ -68,7 +73,7 @@ class CTranslate2:
         specification.save(str(folder))
 
     def specification(self, examples: ProofTexts) -> Any:
-        """Return CTranslate2's description of the model, with its weights."""
+        """Return CTranslate2's specification of the model, with its weights."""
         task = translation(examples)
         model = native_translator(task)
         family, weights = to_bart(model)
@@ -91,39 +96,39 @@ class CTranslate2:
         return specification
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
-        """Compare translations at float32; measure BLEU and speed, of the quantized model too."""
-        task, sentences = translation(examples), Sentences.of(examples)
+        """Compare translations in float32, and measure BLEU and speed, also of the quantized model."""
+        task, sentences = translation(examples), ProofPairs.of(examples)
         beams = proven_beams(task)
         exact = folder
         if self.quantization is not None:
             exact = folder / EXACT
             self.save(examples, exact, None)
-        run = [sentences.native(task.model, count) for count in (1, beams)]
+        native = [sentences.native(task.model, count) for count in (1, beams)]
         peer = self._translations(exact, "float32", examples.tokenizer, sentences, beams)
         proof = {
-            "greedy": same_translations(task.model, sentences, run[0][0], peer[0][0], "CTranslate2"),
-            "beam": same_best(task.model, sentences, run[1][0], peer[1][0], "CTranslate2", beams),
-            "run": _measured(examples, sentences, run),
-            "float32": _measured(examples, sentences, peer),
+            "greedy": same_translations(task.model, sentences, native[0][0], peer[0][0], "CTranslate2"),
+            "beam": same_best(task.model, sentences, native[1][0], peer[1][0], "CTranslate2", beams),
+            "run": _measurements(examples, sentences, native),
+            "float32": _measurements(examples, sentences, peer),
         }
         if self.quantization is not None:
             for file in exact.iterdir():
                 file.unlink()
             exact.rmdir()
             quantized = self._translations(folder, self.quantization, examples.tokenizer, sentences, beams)
-            proof[self.quantization] = _measured(examples, sentences, quantized)
+            proof[self.quantization] = _measurements(examples, sentences, quantized)
         return proof
 
     def _translations(
-        self, folder: Path, compute: str, tokenizer: Tokenizer, sentences: Sentences, beams: int
+        self, folder: Path, compute: str, tokenizer: Tokenizer, sentences: ProofPairs, beams: int
     ) -> list[tuple[Outputs, float]]:
-        """Return CTranslate2's greedy and beam-searched translations with their seconds, on one thread."""
-        vocabulary = pieces_of(tokenizer)
+        """Return CTranslate2's translations by greedy and by beam search, each with its seconds."""
+        vocabulary = vocabulary_of(tokenizer)
         ids = {piece: index for index, piece in enumerate(vocabulary)}
         translator = self.library.Translator(
             str(folder), device="cpu", compute_type=compute, inter_threads=1, intra_threads=torch.get_num_threads()
         )
-        # By default an output has at least one token, and sources are cut at 1,024.
+        # By default an output has at least one token, and sources are truncated at 1,024.
         search = {
             "length_penalty": 0.0,
             "min_decoding_length": 0,
@@ -131,23 +136,23 @@ class CTranslate2:
             "max_input_length": 0,
         }
 
-        def one_batch(batch: Padded, beams: int) -> Outputs:
+        def translate_batch(batch: Padded, beams: int) -> Outputs:
             # The exported model adds eos itself.
             lengths = (batch.mask.sum(dim=1) - 1).tolist()
             rows = [row[:end] for row, end in zip(batch.tokens.tolist(), lengths, strict=True)]
             pieces = [[vocabulary[token] for token in row] for row in rows]
-            found = translator.translate_batch(pieces, beam_size=beams, **search)
-            return [tuple(ids[piece] for piece in best.hypotheses[0]) for best in found]
+            results = translator.translate_batch(pieces, beam_size=beams, **search)
+            return [tuple(ids[piece] for piece in result.hypotheses[0]) for result in results]
 
-        return [sentences.translate(partial(one_batch, beams=count)) for count in (1, beams)]
+        return [sentences.translate(partial(translate_batch, beams=count)) for count in (1, beams)]
 
 
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "swish": "SWISH", "silu": "SWISH"}
-"""CTranslate2's names of activations, by those of config.json."""
+"""CTranslate2's names of activations by their names in config.json."""
 
 
-def _measured(examples: ProofTexts, sentences: Sentences, found: list[tuple[Outputs, float]]) -> dict[str, Any]:
-    """Return BLEU and speed of greedy and beam search."""
+def _measurements(examples: ProofTexts, sentences: ProofPairs, searches: list[tuple[Outputs, float]]) -> dict[str, Any]:
+    """Return BLEU and speed of greedy search and of beam search."""
     decode = examples.tokenizer.decode
     references = [[reference] for reference in decode(sentences.targets)]
     return {
@@ -155,18 +160,18 @@ def _measured(examples: ProofTexts, sentences: Sentences, found: list[tuple[Outp
             "bleu": round(text_scores({"bleu": BLEU()}, decode(outputs), references)["bleu"].value, 2),
             "sentences_per_second": round(len(outputs) / seconds, 1),
         }
-        for name, (outputs, seconds) in zip(("greedy", "beam"), found, strict=True)
+        for name, (outputs, seconds) in zip(("greedy", "beam"), searches, strict=True)
     }
 
 
-def pieces_of(tokenizer: Tokenizer) -> list[str]:
-    """Return what CTranslate2 calls each id."""
+def vocabulary_of(tokenizer: Tokenizer) -> list[str]:
+    """Return the vocabulary in the order of ids; ids without a token get a name of their own."""
     return [tokenizer.backend.id_to_token(index) or f"<unused-{index}>" for index in range(tokenizer.vocabulary)]
 
 
 def _describe(specification: Any, tokenizer: Tokenizer) -> None:
     """Set the vocabulary and the special tokens."""
-    vocabulary = pieces_of(tokenizer)
+    vocabulary = vocabulary_of(tokenizer)
     specification.register_source_vocabulary(vocabulary)
     specification.register_target_vocabulary(vocabulary)
     special = tokenizer.special
@@ -177,7 +182,9 @@ def _describe(specification: Any, tokenizer: Tokenizer) -> None:
     specification.config.add_source_eos = True
 
 
-def _fill_stack(stack: Any, side: str, weights: Mapping[str, Tensor], family: Family, scale: float) -> None:
+def _fill_stack(
+    stack: Any, side: str, weights: Mapping[str, Tensor], family: EncoderDecoderFamily, scale: float
+) -> None:
     """Fill CTranslate2's encoder or decoder."""
     embeddings = stack.embeddings[0] if isinstance(stack.embeddings, list) else stack.embeddings
     embeddings.weight = weights[SHARED]
@@ -207,7 +214,7 @@ def _fill_attention(attention: Any, weights: Mapping[str, Tensor], fused: list[l
 
 
 def _fill_linear(linear: Any, weights: Mapping[str, Tensor], parts: list[str]) -> None:
-    """Set one product that does those of several linear layers."""
+    """Fill a linear layer with the concatenated weights of several."""
     linear.weight = torch.cat([weights[f"{part}.weight"] for part in parts])
     linear.bias = torch.cat([weights[f"{part}.bias"] for part in parts])
 

@@ -25,8 +25,8 @@ from etude.commands.export.proof import BATCH, Padded, ProofTexts, largest_diffe
 from etude.models.decoder import Decoder
 from etude.models.generation.search import Greedy
 from etude.models.pretrained.gpt2 import gpt2_config, to_gpt2
-from etude.models.wrapped.wrapped_files import quiet
-from etude.models.wrapped.wrapped_model import WrappedModel
+from etude.models.wrapped.base import WrappedModel
+from etude.models.wrapped.files import quiet
 from etude.tasks.causal_lm import CausalLM
 
 LOGITS = 2**26

@@ -62,7 +62,7 @@ class HuggingFaceEncoder:
             "logits": {"texts": len(rows), "largest_difference": largest},
         }
         if isinstance(task, Pooled) and task.pooler is None:
-            found["use"] = f"class logits = {task.pooling.SAID} of the token logits"
+            found["use"] = f"class logits = {task.pooling.DESCRIPTION} of the token logits"
         return found
 
 
@@ -70,7 +70,12 @@ def write_encoder_tokenizer(folder: Path, examples: ProofTexts) -> None:
     """Write the tokenizer as an encoder takes its ids."""
     encoder, pairs = encoder_of(examples.task), bool(examples.references)
     write_tokenizer(
-        folder, examples.tokenizer, encoder.max_length, starts=True, pairs=pairs, types=pairs and encoder.tells_apart
+        folder,
+        examples.tokenizer,
+        encoder.max_length,
+        starts=True,
+        pairs=pairs,
+        types=pairs and encoder.has_token_types,
     )
 
 
@@ -98,7 +103,7 @@ def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, An
     }
     return {
         **{family.sizes[ours]: value for ours, value in sizes.items()},
-        **({"type_vocab_size": facts.segments if encoder.tells_apart else 1} if family.segments else {}),
+        **({"type_vocab_size": facts.segments if encoder.has_token_types else 1} if family.token_types else {}),
         **({"layer_norm_eps": encoder.embedding_norm.eps} if family.norm_eps is None else {}),
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **head_config(task),

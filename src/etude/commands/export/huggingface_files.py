@@ -19,8 +19,8 @@ from etude.errors import ConfigurationError
 from etude.models.generation.length_penalty import GNMT, LengthNormalized
 from etude.models.generation.search import Beam, Sample, Search
 from etude.models.layers.feed_forward import Activation
-from etude.models.pretrained.bart import ACTIVATIONS
-from etude.models.wrapped.wrapped_files import quiet
+from etude.models.pretrained.encoder_decoder_families import ACTIVATIONS
+from etude.models.wrapped.files import quiet
 from etude.tokenization.base import SOURCE, Tokenizer
 from etude.types import Facts
 

@@ -125,7 +125,7 @@ def framed(task: Task, rows: Sequence[Sequence[Sequence[int]]]) -> Framed:
     batch = Padded([joined(texts, facts.bos, facts.eos) for texts in cut], facts.pad)
     fronts = torch.tensor([len(texts[0]) + 2 for texts in cut])
     behind = torch.arange(batch.tokens.shape[1]) >= fronts[:, None]
-    segments = (behind & batch.mask).long() if encoder.tells_apart else None
+    segments = (behind & batch.mask).long() if encoder.has_token_types else None
     return Framed(batch.tokens, batch.mask, segments, fronts)
 
 

@@ -26,8 +26,8 @@ from etude.commands.export.huggingface_files import (
 from etude.commands.export.proof import (
     Outputs,
     Padded,
+    ProofPairs,
     ProofTexts,
-    Sentences,
     largest_difference,
     native_translator,
     proven_beams,
@@ -40,7 +40,7 @@ from etude.models.base import EncoderDecoder
 from etude.models.layers.encoder_layer import EncoderLayer
 from etude.models.layers.positions import Sinusoidal
 from etude.models.pretrained.bart import Bart, to_bart
-from etude.models.wrapped.wrapped_model import WrappedModel
+from etude.models.wrapped.base import WrappedModel
 from etude.tasks.translation import Translation
 
 INPUTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight", "embed_positions.weight")
@@ -69,7 +69,7 @@ class HuggingFaceTranslation:
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
         """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
-        task, sentences = translation(examples), Sentences.of(examples)
+        task, sentences = translation(examples), ProofPairs.of(examples)
         peer = load_peer(folder, "AutoModelForSeq2SeqLM")
         beams = proven_beams(task)
         greedy, searched = (
@@ -136,7 +136,7 @@ def _reordered(name: str, tensor: Tensor, order: Int[Tensor, " D"]) -> Tensor:
     return tensor
 
 
-def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: Sentences) -> float:
+def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: ProofPairs) -> float:
     """Return the largest difference of logits at the references, batches padded."""
     largest = 0.0
     for rows in sentences.batches():
@@ -153,7 +153,7 @@ def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: S
     return largest
 
 
-def generate(peer: torch.nn.Module, sentences: Sentences, batch: Padded, beams: int) -> Outputs:
+def generate(peer: torch.nn.Module, sentences: ProofPairs, batch: Padded, beams: int) -> Outputs:
     """Return transformers' own translations of a batch, ranked by log-probability."""
     penalty = {"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}
     found = cast(Any, peer).generate(

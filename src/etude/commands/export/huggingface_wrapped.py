@@ -14,8 +14,8 @@ from etude.commands.export.huggingface_encoder import HuggingFaceEncoder, write_
 from etude.commands.export.huggingface_heads import class_ending, encoder_of, head_config, output_layer
 from etude.commands.export.proof import ProofTexts
 from etude.errors import ConfigurationError
+from etude.models.wrapped.files import quiet
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder, WrappedHead
-from etude.models.wrapped.wrapped_files import quiet
 from etude.tasks.base import Task
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.pooled import Pooled

@@ -22,19 +22,18 @@ from etude.commands.export.optional_packages import optional
 from etude.commands.export.proof import (
     Outputs,
     Padded,
+    ProofPairs,
     ProofTexts,
-    Sentences,
     largest_difference,
     native_translator,
     same_translations,
     translation,
 )
-from etude.models.decoder_memory import DecoderMemory
 from etude.models.layers.key_value_cache import KeyValueCache
 from etude.models.layers.positions import Absolute
 from etude.models.layers.unpad import Unpadding
 from etude.models.pretrained.bart import Bart, position_tables
-from etude.models.seq2seq import DecoderLayer, Seq2Seq
+from etude.models.seq2seq import DecoderLayer, DecoderMemory, Seq2Seq
 
 OPSET = 18
 ENCODER, DECODER = "encoder.onnx", "decoder_step.onnx"
@@ -173,7 +172,7 @@ class OnnxTranslation:
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
         """Compare logits at the references, position by position, and greedy translations."""
-        model, sentences = translation(examples).model, Sentences.of(examples)
+        model, sentences = translation(examples).model, ProofPairs.of(examples)
         sessions = Sessions.load(folder / ENCODER, folder / DECODER)
         largest, batches = 0.0, []
         for rows in _cuts(min(len(sentences.sources), PROVED)):

@@ -1,4 +1,4 @@
-"""What proves an export: the run's own validation sentences, and comparisons that name the first difference.
+"""Proofs of exports: comparisons with the run on its own validation texts that report the first difference.
 
 Axes: B sentences, S source positions, T target positions, V vocabulary.
 """
@@ -28,31 +28,31 @@ from etude.tokenization.base import Tokenizer
 from etude.types import Facts
 
 TOLERANCE = 1e-4
-"""Largest difference of logits that float32 in another order of sums explains."""
+"""Largest difference of logits that another order of float32 sums explains."""
 
 BATCH = 64
-"""Sentences that are proved together."""
+"""Number of texts in a batch of a proof."""
 
 Outputs = list[tuple[int, ...]]
-"""Token ids of each sentence's translation, or of what was added to each text, without bos and eos."""
+"""Token ids of the translation of each sentence, or of the continuation of each text, without bos and eos."""
 
-Next = Callable[[int, Sequence[int]], Float[Tensor, " V"]]
-"""Takes the number of an output and the tokens that it begins with; returns the run's logits of the token after them."""
+NextLogits = Callable[[int, Sequence[int]], Float[Tensor, " V"]]
+"""Returns the run's logits of the next token, given the index of an output and a prefix of it."""
 
 
 class MismatchError(EtudeError):
-    """An exported model does not give the outputs of the run."""
+    """An exported model does not reproduce the outputs of the run."""
 
 
 @dataclass(frozen=True)
 class ProofTexts:
-    """What an export is proved on.
+    """The task and the texts on which an export is proved.
 
     Attributes:
-        task: With the run's weights, in evaluation mode, on the CPU.
-        tokenizer: The run's.
-        texts: Sources of translations, or texts that are classified, filled in or continued.
-        references: The wanted translations; of tasks that read pairs, the second texts; else empty.
+        task: The task with the run's weights, in evaluation mode, on the CPU.
+        tokenizer: Tokenizer of the run.
+        texts: Sources of translations, or texts to classify, fill in or continue.
+        references: Reference translations; for tasks on pairs, the second texts; else empty.
     """
 
     task: Task
@@ -61,14 +61,14 @@ class ProofTexts:
     references: list[str]
 
 
-class Format(Protocol):
-    """A library's layout of models."""
+class ExportFormat(Protocol):
+    """Exports models to the format of a library."""
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
-        """Load what `write` wrote with the library itself and compare; returns what was measured.
+        """Load the written model with the library, compare it with the run, and return the measurements.
 
         Raises:
             MismatchError: If the outputs differ.
@@ -79,11 +79,11 @@ class Padded:
     """Sequences of ids as a padded batch.
 
     Args:
-        rows: The ids.
+        rows: Ids of each sequence.
         pad: Id of padding.
 
     Attributes:
-        tokens: The ids.
+        tokens: Padded ids.
         mask: True at real tokens.
     """
 
@@ -97,14 +97,14 @@ class Padded:
 
 
 @dataclass(frozen=True)
-class Sentences:
+class ProofPairs:
     """Tokenized sentence pairs.
 
     Attributes:
         facts: The special ids.
         sources: Ids of each source, without eos.
         targets: Ids of each reference, without bos and eos.
-        limit: The most tokens of a translation, eos included: the same for every library.
+        limit: Largest number of tokens of a translation, eos included, in the run and in the library.
     """
 
     facts: Facts
@@ -113,156 +113,159 @@ class Sentences:
     limit: int
 
     @classmethod
-    def of(cls, examples: ProofTexts) -> Sentences:
-        """Tokenize the examples of a translation; texts without a token are left out.
+    def of(cls, examples: ProofTexts) -> ProofPairs:
+        """Tokenize the examples of a translation task, leaving out texts without tokens.
 
         Raises:
             MismatchError: If no text is left.
         """
         task = translation(examples)
-        room = task.model.max_length - 1
+        longest = task.model.max_length - 1
         sources, targets = (
-            [ids[:room] for ids in examples.tokenizer.of(field).encode(texts)]
+            [ids[:longest] for ids in examples.tokenizer.of(field).encode(texts)]
             for field, texts in (("source", examples.texts), ("target", examples.references))
         )
-        kept = [index for index, source in enumerate(sources) if source]
-        if not kept:
+        nonempty = [index for index, source in enumerate(sources) if source]
+        if not nonempty:
             raise MismatchError("the validation split has no sentence to prove an export on")
         limit = min(task.decoding.max_length, task.model.max_length)
-        return cls(task.facts, [sources[index] for index in kept], [targets[index] for index in kept], limit)
+        return cls(task.facts, [sources[index] for index in nonempty], [targets[index] for index in nonempty], limit)
 
     def batches(self) -> Iterator[list[int]]:
-        """Yield the numbers of sentences of like length, at most `BATCH` at once."""
+        """Yield the indices of sentences of similar length, at most `BATCH` at once."""
         order = sorted(range(len(self.sources)), key=lambda index: len(self.sources[index]))
         for start in range(0, len(order), BATCH):
             yield order[start : start + BATCH]
 
     def source(self, rows: Sequence[int]) -> Padded:
-        """Return the sources of some sentences, each with its eos."""
+        """Return the sources of some sentences, each followed by eos."""
         return Padded([[*self.sources[row], self.facts.eos] for row in rows], self.facts.pad)
 
     def target(self, rows: Sequence[int]) -> Padded:
-        """Return the decoder's inputs of some sentences: bos, then the reference."""
+        """Return the decoder inputs of some sentences: bos, then the reference."""
         return Padded([[self.facts.bos, *self.targets[row]] for row in rows], self.facts.pad)
 
-    def translate(self, one_batch: Callable[[Padded], Outputs]) -> tuple[Outputs, float]:
-        """Return the translations of all sentences, and the seconds they took."""
+    def translate(self, translate_batch: Callable[[Padded], Outputs]) -> tuple[Outputs, float]:
+        """Return the translations of all sentences, and the seconds."""
         outputs: Outputs = [()] * len(self.sources)
         started = time.perf_counter()
         for rows in self.batches():
-            for row, output in zip(rows, one_batch(self.source(rows)), strict=True):
+            for row, output in zip(rows, translate_batch(self.source(rows)), strict=True):
                 outputs[row] = output
         return outputs, time.perf_counter() - started
 
     def searched(self, step: Step[Any], cache: Any, beams: int, rows: int) -> Outputs:
-        """Return the best translations by log-probability: that needs no length penalty, of which libraries differ."""
+        """Return the best translations by log-probability, without length penalty, since libraries define it differently."""
         search = Beam(beams=beams, length_penalty=0.0, max_length=self.limit)
-        found = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
-        return [hypotheses[0].tokens for hypotheses in found]
+        results = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
+        return [hypotheses[0].tokens for hypotheses in results]
 
     def native(self, model: EncoderDecoder, beams: int) -> tuple[Outputs, float]:
-        """Return the run's own translations, and the seconds they took."""
+        """Return the run's translations, and the seconds."""
 
-        def one_batch(batch: Padded) -> Outputs:
+        def translate_batch(batch: Padded) -> Outputs:
             with torch.no_grad():
                 cache = model.start(model.encode(batch.tokens, batch.mask))
             return self.searched(model.step, cache, beams, len(batch.tokens))
 
-        return self.translate(one_batch)
+        return self.translate(translate_batch)
 
 
 def translation(examples: ProofTexts) -> Translation:
-    """Return the task of the examples, which is known to translate."""
+    """Return the task of the examples, known to be a translation."""
     return cast(Translation, examples.task)
 
 
 def native_translator(task: Translation) -> Seq2Seq:
-    """Return the model of a translation, which is known to be etude's own."""
+    """Return the model of a translation, known to be etude's own."""
     return cast(Seq2Seq, task.model)
 
 
 def proven_beams(task: Translation) -> int:
-    """Return the beams that a proof compares beam search with: the run's own, and at least two."""
+    """Return the number of beams of a proof: the run's own, but at least two."""
     return max(task.decoding.beams, 2) if isinstance(task.decoding, Beam) else 2
 
 
 def until_eos(ids: Sequence[int], eos: int) -> tuple[int, ...]:
     """Return the ids before the first eos."""
-    found = list(ids)
-    return tuple(found[: found.index(eos)] if eos in found else found)
+    tokens = list(ids)
+    return tuple(tokens[: tokens.index(eos)] if eos in tokens else tokens)
 
 
 def largest_difference(
-    ours: Float[Tensor, "*shape"], theirs: Float[Tensor, "*shape"], what: str, tolerance: float = TOLERANCE
+    outputs: Float[Tensor, "*shape"], peer_outputs: Float[Tensor, "*shape"], what: str, tolerance: float = TOLERANCE
 ) -> float:
     """Return the largest absolute difference.
 
     Raises:
-        MismatchError: If it is above the tolerance, or not a number.
+        MismatchError: If it exceeds the tolerance or is nan.
     """
-    difference = float((ours - theirs).abs().max())
+    difference = float((outputs - peer_outputs).abs().max())
     if not difference <= tolerance:
         raise MismatchError(f"{what} differ by {difference:.2e}, more than {tolerance:.0e}; nothing was exported")
     return difference
 
 
 def same_translations(
-    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str
+    model: EncoderDecoder, sentences: ProofPairs, outputs: Outputs, peer_outputs: Outputs, library: str
 ) -> dict[str, int]:
-    """Count equal greedy translations, and those that part where two tokens are equally probable.
+    """Count equal greedy translations, and those that diverge where two tokens are equally probable.
 
     Raises:
-        MismatchError: If one parts elsewhere.
+        MismatchError: If one diverges elsewhere.
     """
 
-    def following(row: int, begun: Sequence[int]) -> Float[Tensor, " V"]:
+    def next_logits(row: int, prefix: Sequence[int]) -> Float[Tensor, " V"]:
         source = sentences.source([row])
-        target = Padded([[sentences.facts.bos, *begun]], sentences.facts.pad)
+        target = Padded([[sentences.facts.bos, *prefix]], sentences.facts.pad)
         with torch.no_grad():
             return cast(Tensor, model(source.tokens, target.tokens, source.mask, target.mask)[0, -1])
 
-    ends = sentences.facts.eos, sentences.limit
-    return {"sentences": len(ours), **same_greedy(ours, theirs, following, *ends, f"{library} translates sentence")}
+    message = f"{library} translates sentence"
+    counts = same_greedy(outputs, peer_outputs, next_logits, sentences.facts.eos, sentences.limit, message)
+    return {"sentences": len(outputs), **counts}
 
 
-def same_greedy(ours: Outputs, theirs: Outputs, following: Next, eos: int, limit: int, says: str) -> dict[str, int]:
-    """Count equal greedy outputs, and those that part where two tokens are equally probable.
+def same_greedy(
+    outputs: Outputs, peer_outputs: Outputs, next_logits: NextLogits, eos: int, limit: int, message: str
+) -> dict[str, int]:
+    """Count equal greedy outputs, and those that diverge where two tokens are equally probable.
 
     Args:
-        ours: The run's.
-        theirs: The library's.
-        following: The run's logits.
-        eos: The token that ends an output.
-        limit: The most tokens of an output, eos included.
-        says: How a message begins, up to the number of an output.
+        outputs: Outputs of the run.
+        peer_outputs: Outputs of the library.
+        next_logits: Logits of the run.
+        eos: Id of the token that ends an output.
+        limit: Largest number of tokens of an output, eos included.
+        message: Beginning of an error message, up to the number of the output.
 
     Raises:
-        MismatchError: If one parts elsewhere.
+        MismatchError: If one diverges elsewhere.
     """
     ties = 0
-    for row, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+    for row, (own, other) in enumerate(zip(outputs, peer_outputs, strict=True)):
         if own != other:
             first, second = ([*tokens, eos][:limit] for tokens in (own, other))
-            gap = _gap(partial(following, row), first, second)
+            gap = _logits_gap(partial(next_logits, row), first, second)
             if not gap <= 10 * TOLERANCE:
                 raise MismatchError(
-                    f"{says} {row + 1} otherwise: {list(other)[:12]}, not {list(own)[:12]} "
+                    f"{message} {row + 1} otherwise: {list(other)[:12]}, not {list(own)[:12]} "
                     f"(logits {gap:.2e} apart where they part); nothing was exported"
                 )
             ties += 1
-    return {"equal": len(ours) - ties, "ties": ties}
+    return {"equal": len(outputs) - ties, "ties": ties}
 
 
 def same_best(
-    model: EncoderDecoder, sentences: Sentences, ours: Outputs, theirs: Outputs, library: str, beams: int
+    model: EncoderDecoder, sentences: ProofPairs, outputs: Outputs, peer_outputs: Outputs, library: str, beams: int
 ) -> dict[str, Any]:
-    """Count equal beam-searched translations, and others that are as probable.
+    """Count equal translations of beam search, and different ones that are at least as probable.
 
     Raises:
-        MismatchError: If the library found a less probable one.
+        MismatchError: If the library's translation is less probable.
     """
     ties = 0
-    for row, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+    for row, (own, other) in enumerate(zip(outputs, peer_outputs, strict=True)):
         if own != other:
             lost = _log_probability(model, sentences, row, own) - _log_probability(model, sentences, row, other)
             if not lost <= 10 * TOLERANCE:
@@ -271,12 +274,12 @@ def same_best(
                     f"less probable than {list(own)[:12]}; nothing was exported"
                 )
             ties += 1
-    counts = {"sentences": len(ours), "equal": len(ours) - ties, "ties": ties}
+    counts = {"sentences": len(outputs), "equal": len(outputs) - ties, "ties": ties}
     return {"beams": beams, "length_penalty": 0.0, **counts}
 
 
-def _log_probability(model: EncoderDecoder, sentences: Sentences, row: int, tokens: Sequence[int]) -> float:
-    """Return the run's log-probability of a translation, and of eos after it unless it was cut."""
+def _log_probability(model: EncoderDecoder, sentences: ProofPairs, row: int, tokens: Sequence[int]) -> float:
+    """Return the run's log-probability of a translation, including its eos unless it reached the limit."""
     facts = sentences.facts
     labels = [*tokens, facts.eos][: sentences.limit]
     source, target = sentences.source([row]), Padded([[facts.bos, *labels[:-1]]], facts.pad)
@@ -285,10 +288,12 @@ def _log_probability(model: EncoderDecoder, sentences: Sentences, row: int, toke
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(labels)[:, None]).sum())
 
 
-def _gap(following: Callable[[Sequence[int]], Float[Tensor, " V"]], own: Sequence[int], other: Sequence[int]) -> float:
-    """Return how far apart the run's logits are of the first two tokens that differ; infinity where none do."""
-    for place, (first, second) in enumerate(zip(own, other, strict=False)):
+def _logits_gap(
+    next_logits: Callable[[Sequence[int]], Float[Tensor, " V"]], own: Sequence[int], other: Sequence[int]
+) -> float:
+    """Return the difference between the run's logits of the first two tokens that differ; infinity if none do."""
+    for index, (first, second) in enumerate(zip(own, other, strict=False)):
         if first != second:
-            logits = following(own[:place])
+            logits = next_logits(own[:index])
             return float((logits[first] - logits[second]).abs())
     return float("inf")

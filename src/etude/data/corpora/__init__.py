@@ -1,19 +1,22 @@
-"""Corpora: where the rows of each split come from, as `etude.data.prepare.Corpus` describes."""
+"""Corpora: the rows of each split, from a published data set or one's own files (see `etude.data.prepare.Corpus`)."""
 
-from etude.data.corpora.evaluation_files import EvaluatedFiles
+from etude.data.corpora.clinc150 import Clinc150
+from etude.data.corpora.evaluation_files import EvaluationFiles
 from etude.data.corpora.interface_texts import InterfaceTexts
+from etude.data.corpora.labelled_lines import LabelledLines
 from etude.data.corpora.multi30k import Multi30k
-from etude.data.corpora.own_files import ParallelFiles, Tables
-from etude.data.corpora.plain_texts import OneText, TextFiles
-from etude.data.corpora.published_labels import Clinc150, LabelledLines
+from etude.data.corpora.one_text import OneText
+from etude.data.corpora.parallel_files import ParallelFiles
 from etude.data.corpora.questions import QuestionFiles, Squad
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
+from etude.data.corpora.table_files import Tables
 from etude.data.corpora.tatoeba import Tatoeba
+from etude.data.corpora.text_files import TextFiles
 
 __all__ = [
     "Clinc150",
-    "EvaluatedFiles",
+    "EvaluationFiles",
     "InterfaceTexts",
     "LabelledLines",
     "Multi30k",

@@ -1,4 +1,4 @@
-"""Any files of lines to evaluate on: every line is kept, so that the score is that of the files."""
+"""Files to evaluate on in place of a split: no line is left out, so that the score is that of the whole files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from etude.errors import DataError
 REPLACED = "had bytes that are no UTF-8 text; broken ones were replaced by U+FFFD"
 
 
-class EvaluatedFiles:
-    """A file of sources and one or several of references; line n of each belongs to line n of the others.
+class EvaluationFiles:
+    """A file of sources and one or more files of references; line n of each belongs to line n of the others.
 
     Args:
-        source: The file of sources, `.gz` or not.
-        references: The files of wanted outputs.
+        source: File of sources, `.gz` or not.
+        references: Files of reference outputs.
 
     Attributes:
-        dropped: Lines that were changed, by reason; none is ever left out.
+        dropped: Lines that were changed, by reason.
     """
 
     FIELDS_AS_TEXT = ("references",)
@@ -41,20 +41,20 @@ class EvaluatedFiles:
     def rows(self, split: str) -> Iterator[Row]:
         """Yield every line with the fields `source`, `target` (the first reference) and `references` (a list in JSON).
 
-        Bytes that are no UTF-8 are replaced and their lines counted, as `etude predict` does.
+        Bytes that are not UTF-8 are replaced and their lines counted, as in `etude predict`.
 
         Raises:
-            DataError: If a file is missing or broken, is no UTF-8 text at all, or they have different numbers of lines.
+            DataError: If a file is missing or broken, has no line of UTF-8 text, or they have different numbers of lines.
         """
-        whole = [False] * len(self.paths)
+        readable = [False] * len(self.paths)
         for number, lines in enumerate(aligned_lines(self.paths), 1):
             texts = [line.decode("utf-8", "replace").strip() for line in lines]
             broken = ["\ufffd" in text or "\0" in text for text in texts]
             if any(broken):
                 self.dropped.drop(REPLACED, f"{self.paths[broken.index(True)].name}:{number}")
-            whole = [known or not bad for known, bad in zip(whole, broken, strict=True)]
+            readable = [before or not bad for before, bad in zip(readable, broken, strict=True)]
             source, *references = texts
             fields = {"source": source, "target": references[0], "references": json.dumps(references)}
             yield Row(fields, f"{self.paths[0].name}:{number}")
-        if not all(whole):
-            raise DataError(f"{self.paths[whole.index(False)]} is no UTF-8 text: not one of its lines can be read")
+        if not all(readable):
+            raise DataError(f"{self.paths[readable.index(False)]} is no UTF-8 text: not one of its lines can be read")

@@ -1,4 +1,4 @@
-"""Which rows are held out: decided by what a row says, so that it never depends on order, and repeats stay together."""
+"""Held-out rows, chosen by their text alone: the choice does not depend on order, and repeated texts stay together."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import unicodedata
 from collections.abc import Mapping
 
 DECIDING = 200
-"""Letters and digits of a text that decide its split: a whole sentence, or the start of a document."""
+"""Letters and digits at the start of a text that decide its split: a whole sentence, or the start of a document."""
 
 NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
 
 def normalised(text: str) -> str:
-    """Return the text's letters and digits, case-folded; the text itself where it has none.
+    """Return the text's letters and digits, case-folded; the text itself if it has none.
 
-    Texts that differ in case, punctuation or spacing only are equal then, and must not be divided between splits.
+    Texts that differ only in case, punctuation or spacing are then equal: they must not be divided between splits.
     """
     return _letters(text) or text.strip()
 
@@ -29,34 +29,34 @@ def split_of(text: str, shares: Mapping[str, float]) -> str:
     """Return the split of a text: a pure function of its start, normalised.
 
     Args:
-        text: What decides, such as the source sentence.
-        shares: Split -> its share of all texts; what remains of 1 is `train`.
+        text: Text that decides, such as the source sentence.
+        shares: Split -> its share of all texts; the rest is `train`.
     """
-    place = _place(text)
+    position = _position(text)
     for split, share in shares.items():
-        if place < share:
+        if position < share:
             return split
-        place -= share
+        position -= share
     return "train"
 
 
 def held_out_groups(sizes: Mapping[str, int], share: float) -> set[str]:
-    """Return groups of rows that are held out whole, in the order of their names' hashes as far as they fit.
+    """Return the groups of rows that are held out whole: in the order of their names' hashes, as many as fit.
 
     Args:
-        sizes: The name of each group, and how many rows it has.
-        share: What they may be together of all rows; above 0, one group is held out however large it is.
+        sizes: Name of each group -> its number of rows.
+        share: Most rows of all groups together, as a share of all rows; above 0, one group is held out whatever its size.
     """
-    most, found = share * sum(sizes.values()), set[str]()
-    for name in sorted(sizes, key=_place) if share else ():
-        if not found or sizes[name] <= most:
-            found.add(name)
-            most -= sizes[name]
-    return found
+    room, held_out = share * sum(sizes.values()), set[str]()
+    for name in sorted(sizes, key=_position) if share else ():
+        if not held_out or sizes[name] <= room:
+            held_out.add(name)
+            room -= sizes[name]
+    return held_out
 
 
-def _place(text: str) -> float:
-    """Return where in [0, 1) a text stands: of many texts, anywhere alike."""
+def _position(text: str) -> float:
+    """Return a pseudo-random position in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(_deciding(text).encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
@@ -69,5 +69,5 @@ def _deciding(text: str) -> str:
 
 
 def digest(*parts: object) -> str:
-    """Return the sha256 of parts, written one a line: the fingerprint of content and of the settings that choose it."""
+    """Return the sha256 of parts, one per line: the fingerprint of content and of the settings that select from it."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()

@@ -41,12 +41,12 @@ class InterfaceTexts:
 
     Pairs are unique by source. White space is normalised. Left out and counted are texts of a single word or several
     paragraphs, equal or empty sides, a target outside 0.4 to 3 times the source's characters, and unequal placeholders.
-    By the source's letters and digits, about 3 % are held out for val and 4 % for test.
+    About 3 % are held out for val and 4 % for test, by the source's letters and digits.
 
     Args:
-        source: Language to translate from; one of the two is `en`.
-        target: Language to translate into; the other one is `de` or `fr`.
-        max_words: Longest source in words; None: any length.
+        source: Language to translate from: `en`, or `de` or `fr` if `target` is `en`.
+        target: Language to translate into: `en`, or `de` or `fr` if `source` is `en`.
+        max_words: Most words of a source; None: any number.
         placeholders: Whether texts with `{name}`, `%s` and the like are kept.
 
     Attributes:
@@ -73,7 +73,7 @@ class InterfaceTexts:
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash that stands for the pinned packages and all settings."""
+        """Return a hash of the pinned packages and all settings."""
         wheels = (PACKAGES[name].sha256 for name in PACKAGES_OF[self.language])
         settings = (self.source, self.target, self.max_words, self.placeholders, HELD_OUT, FEWEST_WORDS, RATIOS)
         return digest("InterfaceTexts 1", settings, *wheels)
@@ -102,7 +102,7 @@ class InterfaceTexts:
 
     @cached_property
     def _pairs(self) -> list[tuple[str, str, str]]:
-        """All pairs with their origins, in the order of packages and files: some 30,000."""
+        """All pairs with their origins, in the order of packages and files: about 30,000."""
         pairs = []
         for name in PACKAGES_OF[self.language]:
             with zipfile.ZipFile(package_file(name)) as archive:

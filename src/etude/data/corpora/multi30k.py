@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from etude.data.corpora.own_files import ParallelFiles
+from etude.data.corpora.parallel_files import ParallelFiles
 from etude.data.readers.sources import download
 from etude.errors import DataError
 from etude.packages import cache_folder
@@ -20,7 +20,7 @@ SHA256 = {
     "test_2016_flickr.de": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
     "test_2016_flickr.fr": "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6",
 }
-"""Hashes of the unpacked text that is evaluated on. The training text is fixed by the commit in the address alone."""
+"""Hashes of the decompressed val and test texts. The training text is fixed by the commit in the address alone."""
 
 
 class Multi30k(ParallelFiles):
@@ -31,9 +31,6 @@ class Multi30k(ParallelFiles):
         source: Language to translate from: en, de or fr.
         target: Language to translate into.
         splits: Split -> file name before the language.
-
-    Raises:
-        DataError: If the files are to be downloaded and there is no network, or they are others than expected.
     """
 
     def __init__(
@@ -44,7 +41,11 @@ class Multi30k(ParallelFiles):
         super().__init__(root or str(cache_folder() / "multi30k"), source, target, splits or stems)
 
     def fingerprint(self) -> str:
-        """Return a hash of all files' content, downloading them first where there is no folder of one's own."""
+        """Return a hash of all files' content, downloading them first if no folder is given.
+
+        Raises:
+            DataError: If a file cannot be downloaded, or its content has another hash.
+        """
         if self.downloads:
             self._download()
         return super().fingerprint()
@@ -56,8 +57,8 @@ class Multi30k(ParallelFiles):
             for stem in self.stems.values():
                 name = f"{stem}.{language}"
                 if name not in SHA256 and stem != "train":
-                    known = ", ".join(dict.fromkeys(file.rpartition(".")[0] for file in SHA256))
+                    stems = ", ".join(dict.fromkeys(file.rpartition(".")[0] for file in SHA256))
                     raise DataError(
-                        f"Multi30k's {stem!r} is not downloaded by etude, only train, {known}; give data.root"
+                        f"Multi30k's {stem!r} is not downloaded by etude, only train, {stems}; give data.root"
                     )
                 download(f"{ADDRESS}/{name}.gz", SHA256.get(name), self.root)

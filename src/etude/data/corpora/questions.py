@@ -1,6 +1,6 @@
-"""Questions about passages, with their answers: SQuAD's files, and JSON lines of one's own.
+"""Questions about passages, with their answers: SQuAD, and files of JSON lines.
 
-Passages are kept to the letter, since answers are given by their place in them.
+Passages are read unchanged, since answers are given by their position in them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.corpora.holdout import digest, held_out_groups, normalised
-from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, read_lines, refusing
+from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, plain_or_gz, read_lines, refusing
 from etude.errors import DataError
 
 
 class Squad:
     """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018).
 
-    `test` is the file of that name, their dev set; `val` is a part of the articles of the training file, so that nothing is
-    chosen on `test`: like those of `test`, its questions are about what was never read. Of a file of one article passages
-    are held out. A passage of `val` is in no training, wherever it stands.
+    `test` is SQuAD's dev set; `val` is a part of the articles of the training file, so that nothing is selected on `test`:
+    as in `test`, its questions are about articles that were not read. Of a file with a single article, passages are held
+    out instead. A held-out passage is in no training row, whatever file it is in.
 
     Args:
-        root: Folder of the files, each also .gz.
-        train: The training file.
-        test: The file to evaluate on; null: none.
-        extra: More training questions; not read where there is no such file. null: none.
-        held_out: The share of the training file's questions that are `val`, at most, but never less than one article.
+        root: Folder of the files, each also .gz; None: not known yet.
+        train: Training file.
+        test: File to evaluate on; null: none.
+        extra: File of more training questions, not read if it does not exist; null: none.
+        held_out: Most questions of the training file that are `val`, as a share, but at least those of one article.
 
     Attributes:
         dropped: Questions left out, by reason.
@@ -50,26 +50,26 @@ class Squad:
         return digest("Squad 2", self.held_out, *contents)
 
     def splits(self) -> tuple[str, ...]:
-        """Return train, val, and test where there is a file."""
+        """Return train, val, and test if it has a file."""
         return ("train", "val") if self.names["test"] is None else ("train", "val", "test")
 
     def rows(self, split: str) -> Iterator[Row]:
         """Yield questions with the fields `id`, `question`, `context`, `answers` and `article`.
 
         Raises:
-            DataError: If a file is missing or not of SQuAD's form, or a split has no usable question.
+            DataError: If a file is missing or not in SQuAD's format, or a split has no usable question.
         """
-        kept = 0
-        for row in self._chosen(split):
+        usable = 0
+        for row in self._split_rows(split):
             if (reason := refusal(row)) is None:
-                kept += 1
+                usable += 1
                 yield row
             else:
                 self.dropped.drop(reason, row.origin)
-        if kept == 0:
+        if usable == 0:
             raise DataError(f"{self.root} has no usable question for {split}; dropped: {self.dropped}")
 
-    def _chosen(self, split: str) -> Iterator[Row]:
+    def _split_rows(self, split: str) -> Iterator[Row]:
         if split == "test":
             yield from self._file("test")
             return
@@ -90,9 +90,8 @@ class Squad:
         for row in self._file("train"):
             articles[row.fields["article"]][normalised(row.fields["context"])] += 1
         if len(articles) == 1:
-            articles = {
-                passage: Counter({passage: count}) for one in articles.values() for passage, count in one.items()
-            }
+            (passages,) = articles.values()
+            articles = {passage: Counter({passage: count}) for passage, count in passages.items()}
         sizes = {name: passages.total() for name, passages in articles.items()}
         return frozenset().union(*(articles[name] for name in held_out_groups(sizes, self.held_out)))
 
@@ -102,29 +101,26 @@ class Squad:
             yield from squad_rows(path)
 
     def _path(self, name: str) -> Path | None:
-        """Return a file's path, packed or not; None where none is asked for, or an extra file is not there."""
+        """Return a file's path, with or without .gz; None if none is configured, or an extra file does not exist."""
         if self.root is None:
-            given = ", ".join(file for key, file in self.names.items() if file is not None and key != "extra")
-            raise DataError(f"the files of SQuAD are not downloaded by etude; give data.root=FOLDER with {given}")
+            files = ", ".join(file for key, file in self.names.items() if file is not None and key != "extra")
+            raise DataError(f"the files of SQuAD are not downloaded by etude; give data.root=FOLDER with {files}")
         file = self.names[name]
         if file is None:
             return None
-        path = self.root / file
-        packed = path.with_name(f"{path.name}.gz")
-        if packed.is_file() and not path.is_file():
-            return packed
+        path = plain_or_gz(self.root / file)
         return None if name == "extra" and not path.is_file() else path
 
 
 class QuestionFiles:
     """A file of JSON lines (also .gz) for each split: `{"id": …, "question": …, "context": …, "answers": …}`.
 
-    `answers` is `{"text": [...], "answer_start": [...]}`, with empty lists where the passage has none; `id` may be left out.
+    `answers` is `{"text": [...], "answer_start": [...]}`, with empty lists if the passage has no answer; `id` is optional.
 
     Args:
-        train: Training questions.
-        val: Questions to validate on.
-        test: Questions to evaluate on; None: none.
+        train: Path of the training questions.
+        val: Path of the questions to validate on.
+        test: Path of the questions to evaluate on; None: there are none.
 
     Attributes:
         dropped: Questions left out, by reason.
@@ -147,26 +143,26 @@ class QuestionFiles:
         """Yield questions with the fields `id`, `question`, `context` and `answers`.
 
         Raises:
-            DataError: If a file is missing, or has a line that is no such object, or no usable question.
+            DataError: If a file is missing, has a line that is not such an object, or has no usable question.
         """
-        path, kept = self.paths[split], 0
+        path, usable = self.paths[split], 0
         for number, line in enumerate(read_lines(path), 1):
             origin = f"{path.name}:{number}"
             row = _row(_parsed(line, path.name, number), origin, number)
             if (reason := refusal(row)) is None:
-                kept += 1
+                usable += 1
                 yield row
             else:
                 self.dropped.drop(reason, origin)
-        if kept == 0:
+        if usable == 0:
             raise DataError(f"{path} has no usable question; dropped: {self.dropped}")
 
 
 def squad_rows(path: Path) -> Iterator[Row]:
-    """Yield the questions of a file of SQuAD's form, in its order.
+    """Yield the questions of a file in SQuAD's format, in its order.
 
     Raises:
-        DataError: If the file is missing, broken or of another form; the message says where in it.
+        DataError: If the file is missing, broken or in another format.
     """
     with refusing(path):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -176,15 +172,15 @@ def squad_rows(path: Path) -> Iterator[Row]:
         title = str(article.get("title", "")) if isinstance(article, Mapping) else ""
         for p, paragraph in enumerate(_list(article, "paragraphs", place)):
             inner = f"{place}.paragraphs[{p}]"
-            for q, asked in enumerate(_list(paragraph, "qas", inner)):
+            for q, question in enumerate(_list(paragraph, "qas", inner)):
                 origin = f"{inner}.qas[{q}]"
-                if not isinstance(asked, Mapping):
+                if not isinstance(question, Mapping):
                     raise DataError(f"{origin} is no object")
-                answers = [] if asked.get("is_impossible") is True else _list(asked, "answers", origin)
+                answers = [] if question.get("is_impossible") is True else _list(question, "answers", origin)
                 if not all(isinstance(answer, Mapping) for answer in answers):
                     raise DataError(f"{origin}.answers has one that is no object")
                 columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
-                row = _row({**asked, "context": paragraph.get("context"), "answers": columns}, origin, q)
+                row = _row({**question, "context": paragraph.get("context"), "answers": columns}, origin, q)
                 yield Row({**row.fields, "article": title}, origin)
 
 
@@ -201,12 +197,12 @@ def refusal(row: Row) -> str | None:
         return "without a context"
     if any(not text.strip() for text in texts):
         return "with an empty answer"
-    held = (start >= 0 and context.startswith(text, start) for text, start in zip(texts, starts, strict=True))
-    return None if all(held) else "whose context does not have the answer where it is said to be"
+    matches = (start >= 0 and context.startswith(text, start) for text, start in zip(texts, starts, strict=True))
+    return None if all(matches) else "whose context does not have the answer where it is said to be"
 
 
 def _parsed(content: bytes, name: str, first: int = 1) -> Mapping[str, Any]:
-    """Return an object in JSON; `first` is the number of the content's first line, for messages."""
+    """Return a JSON object; `first` is the number of the content's first line, for messages."""
     try:
         values = json.loads(content.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
@@ -220,18 +216,18 @@ def _parsed(content: bytes, name: str, first: int = 1) -> Mapping[str, Any]:
 
 
 def _list(values: Any, key: str, place: str) -> list[Any]:
-    """Return a list below a key."""
+    """Return the list under a key."""
     if not isinstance(values, Mapping) or key not in values:
         keys = ", ".join(values) if isinstance(values, Mapping) else f"none, it is {type(values).__name__}"
         raise DataError(f"{place} has no {key!r}, which SQuAD's files have there; its keys: {keys}")
-    found = values[key]
-    if not isinstance(found, list):
-        raise DataError(f"{place}.{key} is no list but {type(found).__name__}")
-    return found
+    value = values[key]
+    if not isinstance(value, list):
+        raise DataError(f"{place}.{key} is no list but {type(value).__name__}")
+    return value
 
 
 def _row(values: Mapping[str, Any], origin: str, number: int) -> Row:
-    """Return a question as a row; one without an id is called by its number."""
+    """Return a question as a row; its number stands in for a missing id."""
     for key in ("question", "context", "answers"):
         if key not in values:
             raise DataError(f"{origin} has no {key!r}; its keys: {', '.join(values)}")
@@ -244,7 +240,7 @@ def _row(values: Mapping[str, Any], origin: str, number: int) -> Row:
 
 
 def _answers(answers: Any, origin: str) -> tuple[Sequence[str], Sequence[int]]:
-    """Return texts and places of the answers."""
+    """Return the texts of the answers and their first characters."""
     texts, starts = (answers.get(key) if isinstance(answers, Mapping) else None for key in ("text", "answer_start"))
     if (
         not isinstance(texts, list)

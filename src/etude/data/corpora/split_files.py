@@ -1,4 +1,4 @@
-"""Corpora of a file for each split, where val and test may be held out of the training file."""
+"""Base of corpora with a file for each split, whose val and test may be held out of the training file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from etude.data.corpora.holdout import split_of
-from etude.data.readers.sources import Dropped, Row, content_sha256
+from etude.data.readers.sources import Dropped, Row, content_sha256, plain_or_gz
 from etude.errors import ConfigurationError, DataError
 
 SPLITS = ("train", "val", "test")
 
 
 class SplitFiles(ABC):
-    """Rows of a file for each split. What is held out of train is chosen by the first field of each row alone.
+    """The rows of a file for each split. Rows of train are held out by their first field alone.
 
     Args:
-        root: Folder that the files' names begin in; None: it is still to be given.
-        files: Split -> file, `.gz` or not; None: no file of its own.
-        val_share: Share of train that is held out as val, where val has no file.
-        test_share: Share of train that is held out as test, where test has no file.
+        root: Folder that the files are relative to; None: not known yet.
+        files: Split -> file, `.gz` or not; None: the split has no file.
+        val_share: Share of train that is held out as val, if val has no file.
+        test_share: Share of train that is held out as test, if test has no file.
 
     Attributes:
         dropped: Rows left out, by reason.
@@ -53,7 +53,7 @@ class SplitFiles(ABC):
 
     @property
     def settings(self) -> list[str]:
-        """What belongs to the fingerprint: a hash of each file, and the shares that are held out."""
+        """The files' and shares' part of the fingerprint: a hash of each file, and each held-out share."""
         contents = [f"{split} {content_sha256(self.path(split))}" for split in self.files]
         return [*contents, *(f"{split} {share}" for split, share in self.held_out.items())]
 
@@ -62,7 +62,7 @@ class SplitFiles(ABC):
         return tuple(split for split in SPLITS if split in self.files or split in self.held_out)
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield the rows of a split; one that cannot be read in train is counted there alone.
+        """Yield the rows of a split. A row of train that cannot be read is counted there, and in no held-out split.
 
         Raises:
             DataError: If no folder is given, or a file is missing, broken, or has no usable row.
@@ -78,12 +78,12 @@ class SplitFiles(ABC):
         """Yield the rows of a split's file.
 
         Args:
-            split: One that has a file.
-            dropped: Where rows that are left out are counted.
+            split: A split that has a file.
+            dropped: Counter of the rows that are left out.
         """
 
     def path(self, split: str) -> Path:
-        """Return a split's file; where there is none, the one with `.gz` behind its name.
+        """Return the path of a split's file, or of that file with `.gz` after its name if only that exists.
 
         Raises:
             DataError: If no folder is given.
@@ -91,6 +91,4 @@ class SplitFiles(ABC):
         if self.root is None:
             names = ", ".join(dict.fromkeys(self.files.values()))
             raise DataError(f"the files are not downloaded by etude; give data.root=FOLDER with {names}")
-        path = self.root / Path(self.files[split]).expanduser()
-        packed = path.with_name(f"{path.name}.gz")
-        return packed if packed.is_file() and not path.exists() else path
+        return plain_or_gz(self.root / Path(self.files[split]).expanduser())

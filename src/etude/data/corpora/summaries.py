@@ -1,4 +1,4 @@
-"""Documents with their summaries, one or several each, as JSON lines: SciTLDR, and one's own."""
+"""Documents with one or more summaries each, as JSON lines: SciTLDR, and files of the same form."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.corpora.holdout import digest
-from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, read_lines
+from etude.data.corpora.split_files import SPLITS
+from etude.data.readers.sources import Dropped, Row, content_sha256, is_text, plain_or_gz, read_lines
 from etude.errors import DataError
-
-SPLITS = ("train", "val", "test")
 
 
 class Summaries:
     """A file of JSON lines (also .gz) for each split; a line has a document and its summaries.
 
-    A document is a text, or a list of its sentences, which are joined by spaces. A summary is a text; of a list of
-    several each one is an example in training, while in val and test they are all references of one example.
+    A document is a text, or a list of sentences, which are joined by spaces. Summaries are a text or a list of texts: in
+    training each is an example of its own; in val and test all are references of one example.
 
     Args:
-        root: Their folder.
+        root: Folder of the files; None: not known yet.
         splits: Split -> file name (`train.jsonl` reads `train.jsonl` or `train.jsonl.gz`); null: none.
         source: Key of the document.
         target: Key of the summary, or of the summaries.
@@ -51,21 +50,21 @@ class Summaries:
         return tuple(self.names)
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield rows with the fields `source`, `target` and `references` (a list of texts in JSON).
+        """Yield rows with the fields `source`, `target` and `references` (a JSON list of texts).
 
         Raises:
             DataError: If the file is missing or broken, lacks a key, or has no usable row.
         """
-        path, kept = self._path(split), 0
+        path, usable = self._path(split), 0
         for number, line in enumerate(read_lines(path), 1):
             origin = f"{path.name}:{number}"
             document, summaries = self._texts(line, origin)
             if not summaries:
                 continue
-            kept += 1
+            usable += 1
             for group in [[summary] for summary in summaries] if split == "train" else [summaries]:
                 yield Row({"source": document, "target": group[0], "references": json.dumps(group)}, origin)
-        if kept == 0:
+        if usable == 0:
             raise DataError(f"{path} has no usable row; dropped: {self.dropped}")
 
     def _path(self, split: str) -> Path:
@@ -74,12 +73,10 @@ class Summaries:
                 f"the files of summaries are not downloaded by etude; give data.root=FOLDER with "
                 f"{', '.join(self.names.values())} (SciTLDR's: github.com/allenai/scitldr, Apache-2.0)"
             )
-        path = self.root / self.names[split]
-        packed = path.with_name(f"{path.name}.gz")
-        return packed if packed.is_file() and not path.is_file() else path
+        return plain_or_gz(self.root / self.names[split])
 
     def _texts(self, line: bytes, origin: str) -> tuple[str, list[str]]:
-        """Return the document and the summaries of a line; nothing, and counted, if there is none."""
+        """Return the document and the summaries of a line; none, counted as dropped, if it has not both."""
         try:
             values = json.loads(line.decode("utf-8", "surrogateescape"))
         except (ValueError, RecursionError):
@@ -102,7 +99,7 @@ class Summaries:
 
 
 def _list_of_texts(value: Any) -> list[str] | None:
-    """Return the texts of a value, without empty ones; None if it is neither a text nor a list of texts."""
+    """Return the texts of a value that are not empty; None if it is neither a text nor a list of texts."""
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) and is_text(text) for text in texts):
         return None

@@ -1,4 +1,4 @@
-"""Tatoeba: sentences of everyday language, often with several translations."""
+"""Tatoeba: everyday sentences, many with several translations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etude.data.corpora.holdout import digest, split_of
 from etude.data.corpora.split_files import SPLITS
-from etude.data.readers.sources import Dropped, Row, content_sha256
+from etude.data.readers.sources import Dropped, Row, content_sha256, plain_or_gz
 from etude.data.readers.tables import read_rows
 from etude.errors import DataError
 
@@ -21,10 +21,10 @@ class Tatoeba:
 
     Test is the file `deu-eng.valid.tsv`; val is about eight hundred sentences of `deu-eng.train.tsv`, held out by English
     sentence. In training each pair is an example; in val and test all translations of an English sentence are references
-    of one example, so that no sentence is scored twice, nor a right translation for being another one.
+    of one example, so that no sentence is scored twice, and no right translation is held against another.
 
     Args:
-        root: Folder of the two files (also .gz).
+        root: Folder of the two files (also .gz); None: not known yet.
 
     Attributes:
         dropped: Rows left out, by reason.
@@ -45,7 +45,7 @@ class Tatoeba:
         return SPLITS
 
     def rows(self, split: str) -> Iterator[Row]:
-        """Yield rows with the fields `source` (English), `target` (German) and `references` (a list of texts in JSON).
+        """Yield rows with the fields `source` (English), `target` (German) and `references` (a JSON list of texts).
 
         Raises:
             DataError: If no folder is given, or a file is missing or broken.
@@ -73,6 +73,4 @@ class Tatoeba:
                 "the files of Tatoeba are not downloaded by etude; give data.root=FOLDER with deu-eng.train.tsv and "
                 "deu-eng.valid.tsv: English, a tab, German on each line (pairs: www.manythings.org/anki, CC BY 2.0)"
             )
-        path = self.root / FILES[split]
-        packed = path.with_name(f"{path.name}.gz")
-        return packed if packed.is_file() and not path.is_file() else path
+        return plain_or_gz(self.root / FILES[split])

@@ -1,1 +1,1 @@
-"""Readers of files: lines, tables, and translation catalogs, streamed."""
+"""Readers of files: lines, tables and translation catalogs."""

@@ -1,7 +1,8 @@
 """Readers of translation catalogs: gettext's `.mo` and `.po`, and nested JSON with the same keys in each language.
 
-A plural entry gives two pairs: singular with the first form, plural with the last. The formats are described in GNU
-gettext's manual (https://www.gnu.org/software/gettext/manual), "MO Files" and "PO Files".
+A plural entry yields two pairs: the singular with the first form, the plural with the last. Python's own `gettext` keeps
+no plural messages. The formats are described in GNU gettext's manual (https://www.gnu.org/software/gettext/manual), "MO
+Files" and "PO Files".
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v"
 
 
 def mo_pairs(content: bytes) -> Iterator[Pair]:
-    """Yield (message, translation) of a compiled catalog, which holds no fuzzy entries.
+    """Yield (message, translation) of a compiled catalog, which has no fuzzy entries.
 
     Raises:
-        ValueError: If the content is no catalog.
+        ValueError: If the content is not a catalog.
     """
     order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(content[:4])
     if order is None:
@@ -71,7 +72,7 @@ def json_file_pairs(source: bytes, target: bytes) -> Iterator[Pair]:
 
 
 def _forms(messages: list[str], translations: list[str]) -> Iterator[Pair]:
-    """Yield the pairs of one entry; the header, which has the empty message, is none."""
+    """Yield the pairs of one entry, except the header, whose message is empty."""
     if not messages or not messages[0] or not translations:
         return
     yield messages[0], translations[0]

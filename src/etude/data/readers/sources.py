@@ -1,13 +1,14 @@
-r"""Lines of text files, streamed; counts of dropped rows; files fetched once; and what a file's content hashes to.
+r"""Lines of text files, streamed; counts of dropped rows; downloads; and hashes of files.
 
 Lines end at `\n` (or `\r\n`) only, never at the other characters that Unicode calls line ends. A file that is missing,
-unreadable, empty or broken is refused by a `DataError` of one line.
+unreadable, empty, broken or not a regular file is refused by a `DataError` of one line.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import stat
 import tempfile
 import urllib.error
 import urllib.request
@@ -29,7 +30,7 @@ class Row(NamedTuple):
 
     Attributes:
         fields: Text by field name, without white space around it.
-        origin: Where it came from, for messages: `train.tsv:12`.
+        origin: File and line, for messages: `train.tsv:12`.
     """
 
     fields: dict[str, str]
@@ -62,22 +63,23 @@ def read_lines(path: Path, longest: int | None = None) -> Iterator[bytes]:
 
     Args:
         path: The file.
-        longest: The most bytes, 8 or more, that are in memory of a line: a longer one comes in parts, divided after white
-            space if it has any, and never within a character. None: every line is whole.
+        longest: Most bytes of a line, at least 8: a longer one is divided, after white space if it has any, and never
+            within a character. None: every line is whole.
 
     Raises:
         DataError: If the file is missing, unreadable, broken or empty.
     """
     number = 0
     with refusing(path), _open(path) as stream:
-        for number, line in enumerate(stream if longest is None else _lines_in_parts(stream, longest), 1):
+        for number, line in enumerate(stream if longest is None else lines_in_parts(stream, longest), 1):
             content = line.removesuffix(b"\n").removesuffix(b"\r")
             yield content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
     if number == 0:
         raise DataError(f"{path} is empty")
 
 
-def _lines_in_parts(stream: IO[bytes] | gzip.GzipFile, longest: int) -> Iterator[bytes]:
+def lines_in_parts(stream: IO[bytes] | gzip.GzipFile, longest: int) -> Iterator[bytes]:
+    """Yield the lines of a stream, ends included; a line of more than `longest` bytes in parts, as `read_lines` divides it."""
     rest = b""
     while part := stream.readline(longest - len(rest)):
         part = rest + part
@@ -89,7 +91,7 @@ def _lines_in_parts(stream: IO[bytes] | gzip.GzipFile, longest: int) -> Iterator
 
 
 def _place_to_divide(part: bytes) -> int:
-    """Return the place after the last white space, or else before a character that may not be whole."""
+    """Return the place after the last white space, or else before a character that may be incomplete."""
     if space := 1 + max(part.rfind(b" "), part.rfind(b"\t")):
         return space
     last = next((back for back in range(1, 5) if part[-back] & 0xC0 != 0x80), 1)
@@ -117,7 +119,7 @@ def aligned_lines(paths: Sequence[Path]) -> Iterator[tuple[bytes, ...]]:
 
 
 def read_text(path: Path) -> str:
-    """Return the whole of a text file, `.gz` or not, as it is.
+    """Return the whole text of a file, `.gz` or not, unchanged.
 
     Raises:
         DataError: If the file is missing, unreadable, broken, empty or not UTF-8 text.
@@ -139,16 +141,16 @@ def text_of(line: bytes) -> str | None:
 
 
 def download(url: str, sha256: str | None, folder: Path) -> Path:
-    """Fetch a file once, unpacking .gz, and return its path.
+    """Fetch a file once, decompressing .gz, and return its path.
 
     Args:
         url: An https address; the file is named by its last part, without .gz.
-        sha256: Hash of the unpacked content, in hexadecimal (packed content differs with the time of packing), or None
-            where the address itself fixes the content.
-        folder: Where the file is kept.
+        sha256: Hash of the decompressed content, in hexadecimal (compressed content differs with the time of
+            compression), or None where the address itself fixes the content.
+        folder: Folder that the file is kept in.
 
     Raises:
-        DataError: If there is no network, or the content is another one.
+        DataError: If the file cannot be fetched, or its content has another hash.
     """
     path = folder / url.rpartition("/")[2].removesuffix(".gz")
     if path.is_file() and (sha256 is None or file_sha256(path) == sha256):
@@ -163,9 +165,9 @@ def download(url: str, sha256: str | None, folder: Path) -> Path:
         raise DataError(
             f"cannot fetch {url} ({error}); put {path.name} into a folder and give data.root=FOLDER"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 not in (None, found):
-        raise DataError(f"{url} has sha256 {found}, expected {sha256}; to use other files, give data.root=FOLDER")
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, digest):
+        raise DataError(f"{url} has sha256 {digest}, expected {sha256}; to use other files, give data.root=FOLDER")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         partial = Path(temporary) / path.name
@@ -178,20 +180,20 @@ def content_sha256(path: Path) -> str:
     """Return the hash of a file's content, or of the names and contents of all files in a folder.
 
     Raises:
-        DataError: If the path is missing or unreadable.
+        DataError: If the path is missing, unreadable, or neither a file nor a folder.
     """
     with refusing(path):
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
-            parts = (f"{file.relative_to(path).as_posix()} {content_sha256(file)}" for file in files)
-            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        state = path.stat()
-        return _remembered_sha256(path, state.st_size, state.st_mtime_ns)
+            lines = (f"{file.relative_to(path).as_posix()} {content_sha256(file)}" for file in files)
+            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        status = path.stat()
+        return _remembered_sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _remembered_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash a file; within one process again only when its size or time has changed."""
+    """Hash a file, or return its hash if this process has hashed it and neither size nor time has changed."""
     return file_sha256(path)
 
 
@@ -201,12 +203,14 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Turn every way in which reading a file fails into one line.
+    """Turn every way in which reading a file can fail into one line.
 
     Raises:
-        DataError: In place of any error of the file system or of a broken gzip file.
+        DataError: In place of any error of the file system or of a broken gzip file; and before anything is read from a
+            pipe or a device, which might never end.
     """
     try:
+        _check_kind(path)
         yield
     except FileNotFoundError:
         beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
@@ -218,8 +222,21 @@ def refusing(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _check_kind(path: Path) -> None:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise DataError(f"{path} is a {kind}, and data is read several times; write it into a file and give that")
+
+
+def plain_or_gz(path: Path) -> Path:
+    """Return a path, or that path with `.gz` after its name if only such a file exists."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if compressed.is_file() and not path.exists() else path
+
+
 def is_text(text: str) -> bool:
-    """Whether the text is free of undecodable bytes (read as surrogates) and of NUL, which no text has."""
+    """Return whether a text is free of undecodable bytes (read as surrogates) and of NUL, which no text has."""
     if text.isascii():
         return "\0" not in text
     try:

@@ -1,6 +1,6 @@
-"""Rows of tables, streamed: TSV, CSV, JSON lines, Parquet, and Arrow folders that `datasets` saved.
+"""Rows of tables, streamed: TSV, CSV, JSON lines, Parquet, and Arrow folders saved by `datasets`.
 
-Rows that are not UTF-8, empty, or of the wrong shape are dropped and counted; a file without any usable row is refused.
+Rows that are not UTF-8, empty, or of the wrong shape are dropped and counted; a file without a usable row is refused.
 """
 
 from __future__ import annotations
@@ -11,56 +11,72 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from etude.data.readers.sources import Dropped, Row, is_text, read_lines, refusing
 from etude.errors import DataError
+from etude.untrusted import BrokenFileError, read_json
 
 LONGEST_FIELD = 1 << 24
-"""Characters; a longer field of a CSV file is taken for a quote that is not closed."""
+"""Characters; a longer field of a CSV file is assumed to be a quote that is not closed."""
 
 Records = Iterator[tuple[int, list[str]]]
 Lists = Mapping[str, str]
-"""Field -> what separates its values in a cell of text."""
+"""Field -> separator of its values in a cell of text."""
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """One Arrow file of a folder that `datasets` saved."""
+
+    filename: str
+
+
+class _State(msgspec.Struct, frozen=True):
+    """The files of such a folder; what else its `state.json` says is not read."""
+
+    data_files: list[_Entry] = msgspec.field(name="_data_files")
+
 
 Reader = Callable[[Path, Mapping[str, str], Dropped, Lists], Iterator[Row]]
 
 
 def read_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists | None = None) -> Iterator[Row]:
-    """Yield the rows of a TSV, CSV, JSON-lines or Parquet file, or of a folder that `datasets` saved.
+    """Yield the rows of a TSV, CSV, JSON-lines or Parquet file, or of a folder saved by `datasets`.
 
-    The first line of TSV and CSV names the columns, unless the columns asked for are all numbers: then the file has no
-    such line, and the numbers are positions from 0. TSV knows no quoting: a quote is a character like others.
+    The first line of TSV and CSV names the columns, unless all requested columns are numbers: then there is no such line,
+    and the numbers are positions from 0. TSV has no quoting: a quote is a character like any other.
 
     Args:
         path: File ending in .tsv, .csv, .jsonl, .json (each also .gz) or .parquet; or a folder of `save_to_disk`.
         columns: Field name -> column name.
-        dropped: Where dropped rows are counted.
-        lists: Fields of several values: a list, or text with separators. The field is then a list in JSON, and may be of
-            none.
+        dropped: Counter of the dropped rows.
+        lists: Fields of several values: a list, or text with separators. The field is then a JSON list, which may be
+            empty.
 
     Raises:
-        DataError: If the file cannot be read, has not the columns, or has no usable row.
+        DataError: If the file cannot be read, lacks a column, or has no usable row.
     """
-    kept, before = 0, dropped.total()
+    usable, before = 0, dropped.total()
     for row in _reader(path)(path, columns, dropped, lists or {}):
         reason = _refusal(row)
         if reason is None:
-            kept += 1
+            usable += 1
             yield row
         else:
             dropped.drop(reason, row.origin)
-    if kept == 0:
+    if usable == 0:
         why = f"; dropped: {dropped}" if dropped.total() > before else ""
         raise DataError(f"{path} has no usable row{why}")
 
 
 def csv_rows(lines: Iterable[bytes], name: str, columns: Mapping[str, str], dropped: Dropped) -> Iterator[Row]:
-    """Yield the rows of CSV lines, which may come from anywhere; fields in quotes may hold line ends.
+    """Yield the rows of CSV lines from any source; quoted fields may contain line breaks.
 
     Args:
-        lines: Lines without their ends.
-        name: The source's name, for origins.
-        columns: Field name -> column name, or position where all are numbers.
-        dropped: Where dropped rows are counted.
+        lines: Lines without line breaks.
+        name: Name of the source, for origins.
+        columns: Field name -> column name, or position if all are numbers.
+        dropped: Counter of the dropped rows.
 
     Raises:
         DataError: If a quote is never closed, or a column is missing.
@@ -75,7 +91,7 @@ def _refusal(row: Row) -> str | None:
 
 
 def _reader(path: Path) -> Reader:
-    """Choose the reader by what the path is."""
+    """Return the reader for a path, by its suffix or because it is a folder."""
     if path.is_dir():
         return _folder_rows
     readers: dict[str, Reader] = {".tsv": _tsv_rows, ".csv": _csv_file_rows, ".jsonl": _json_rows, ".json": _json_rows}
@@ -118,18 +134,18 @@ def _csv_records(lines: Iterable[bytes], name: str, dropped: Dropped) -> Records
 
 
 def _select(records: Records, name: str, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
-    """Pick the columns out of records, the first of which names them unless they are asked for by position."""
+    """Yield the requested columns of records, the first of which names them unless they are requested by position."""
     numbered = all(column.isdecimal() for column in columns.values())
     header: list[str] = []
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for number, cells in records:
         first = not header
         if first:
-            header = [str(place) for place in range(len(cells))] if numbered else [cell.strip() for cell in cells]
+            header = [str(position) for position in range(len(cells))] if numbered else [cell.strip() for cell in cells]
             if not all(map(is_text, header)):
                 raise DataError(f"{name} is not UTF-8 text: its line of column names cannot be read")
             _require(columns, header, name)
-            places = {field: header.index(column) for field, column in columns.items()}
+            positions = {field: header.index(column) for field, column in columns.items()}
         if first and not numbered:
             continue
         origin = f"{name}:{number}"
@@ -138,12 +154,12 @@ def _select(records: Records, name: str, columns: Mapping[str, str], dropped: Dr
         elif len(cells) != len(header):
             dropped.drop("wrong number of columns", origin)
         else:
-            cut = {field: cells[place].strip() for field, place in places.items()}
-            yield Row({**cut, **{field: _listed(cut[field], mark) for field, mark in lists.items()}}, origin)
+            fields = {field: cells[position].strip() for field, position in positions.items()}
+            yield Row({**fields, **{field: _json_list(fields[field], mark) for field, mark in lists.items()}}, origin)
 
 
-def _require(columns: Mapping[str, str], found: Iterable[str], name: str) -> None:
-    present = list(found)
+def _require(columns: Mapping[str, str], names: Iterable[str], name: str) -> None:
+    present = list(names)
     missing = [column for column in columns.values() if column not in present]
     if missing:
         raise DataError(f"{name} has no column {missing[0]!r}; its columns are: {', '.join(present)}")
@@ -169,17 +185,17 @@ def _json_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: 
 def _from_values(
     values: Mapping[str, Any], origin: str, columns: Mapping[str, str], dropped: Dropped, lists: Lists
 ) -> Iterator[Row]:
-    """Yield a row of typed values as text; numbers are written out, other kinds are no text."""
-    picked = {field: values.get(column) for field, column in columns.items()}
-    picked |= {field: _listed(picked[field], mark) for field, mark in lists.items()}
-    if all(isinstance(value, str | int | float) for value in picked.values()):
-        yield Row({field: str(value).strip() for field, value in picked.items()}, origin)
+    """Yield a row of typed values as text: numbers are written out, values of other types are refused."""
+    fields = {field: values.get(column) for field, column in columns.items()}
+    fields |= {field: _json_list(fields[field], mark) for field, mark in lists.items()}
+    if all(isinstance(value, str | int | float) for value in fields.values()):
+        yield Row({field: str(value).strip() for field, value in fields.items()}, origin)
     else:
-        dropped.drop("empty" if None in picked.values() else "not text", origin)
+        dropped.drop("empty" if None in fields.values() else "not text", origin)
 
 
-def _listed(value: Any, mark: str) -> Any:
-    """Return a list, or text with separators, as a list in JSON; what is neither, as it is."""
+def _json_list(value: Any, mark: str) -> Any:
+    """Return a list, or text with separators, as a JSON list; any other value unchanged."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split(mark) if part.strip()]
     if not isinstance(value, list) or not all(isinstance(part, str | int | float) for part in value):
@@ -188,7 +204,7 @@ def _listed(value: Any, mark: str) -> Any:
 
 
 def _parquet_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
-    # Imported here, as in the next function: pyarrow is slow to import and few corpora need it.
+    # Imported here and in the next function: pyarrow is slow to import, and few corpora need it.
     import pyarrow.parquet
 
     with refusing(path), path.open("rb"):
@@ -206,10 +222,8 @@ def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists
     import pyarrow
 
     try:
-        files = [
-            Path(entry["filename"]).name for entry in json.loads((path / "state.json").read_bytes())["_data_files"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = [Path(entry.filename).name for entry in read_json(path / "state.json", _State, "").data_files]
+    except BrokenFileError as error:
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise DataError(
             f"{path} is no folder written by datasets' save_to_disk: no readable state.json (it has: "

@@ -1,1 +1,1 @@
-"""From a model's next-token scores to hypotheses: greedy and beam search, which see the model as one function."""
+"""Greedy search, beam search and sampling, which see a model as one function from tokens to logits."""

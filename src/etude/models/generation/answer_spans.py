@@ -1,4 +1,4 @@
-"""The best spans of texts whose tokens are scored as the first and as the last of an answer.
+"""Answer spans in texts whose tokens are scored as the first and as the last of an answer.
 
 Axes: B texts, L positions, K spans.
 """
@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-class AnswerSpans(NamedTuple):
-    """The best spans of each text, the best one first.
+class BestSpans(NamedTuple):
+    """The best spans of each text, best first.
 
     Attributes:
-        scores: Sums of both scores; -inf where a text has fewer spans.
+        scores: Sums of both scores; -inf if a text has fewer spans.
         first: Position of the first token.
         last: Position of the last token.
     """
@@ -29,16 +29,16 @@ class AnswerSpans(NamedTuple):
 
 def best_spans(
     starts: Float[Tensor, "B L"], ends: Float[Tensor, "B L"], allowed: Bool[Tensor, "B L"], longest: int, count: int
-) -> AnswerSpans:
-    """Find the spans with the highest start + end among all of them, not only among the best starts and ends.
+) -> BestSpans:
+    """Find the spans with the highest start + end among all spans, not only among the best starts and ends.
 
-    Of equal ones the first comes first, then the shorter: padding changes nothing.
+    Ties are broken in favour of the earlier, then the shorter span, so that padding changes nothing.
 
     Args:
         starts: Scores of positions as the first of a span.
         ends: Scores of positions as the last of a span.
-        allowed: Where a span may start and end.
-        longest: Most tokens of a span.
+        allowed: True at positions where a span may start and end.
+        longest: Largest number of tokens in a span.
         count: K, if the texts are long enough.
     """
     closed = -torch.inf
@@ -48,4 +48,4 @@ def best_spans(
     scores = (starts[:, :, None] + reachable).flatten(1)
     ordered, places = scores.sort(dim=1, descending=True, stable=True)
     first, length = places[:, :count] // longest, places[:, :count] % longest
-    return AnswerSpans(ordered[:, :count], first, first + length)
+    return BestSpans(ordered[:, :count], first, first + length)

@@ -1,7 +1,7 @@
-"""Beam search: the best few hypotheses of each row, extended together.
+"""Beam search.
 
-Axes: R rows of the batch, B rows still searched, W live beams of each row, L tokens of each beam (bos first),
-Q candidates of each row, V vocabulary. The model's batch holds the beams of a row side by side: BW rows.
+Axes: R rows of the batch, B rows still being searched, W live beams per row, L tokens per beam (bos first),
+Q candidates per row, V vocabulary. The model's batch holds the beams of a row side by side: BW rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from etude.models.generation.stable_topk import stable_topk
 
 
 class Live(NamedTuple):
-    """The hypotheses that are being extended, best first in each row.
+    """Unfinished hypotheses, best first in each row.
 
     Attributes:
-        row: Where each row was in the batch.
-        tokens: What was chosen so far.
-        log_probability: Of those tokens; float64, since it is a sum of many terms.
+        row: Index of each row in the batch.
+        tokens: Tokens chosen so far.
+        log_probability: Log-probability of those tokens; float64, since it is a sum of many terms.
     """
 
     row: Int[Tensor, " B"]
@@ -36,9 +36,9 @@ class Candidates(NamedTuple):
     """The best extensions of each row's beams by one token, best first.
 
     Attributes:
-        beam: Which beam is extended.
-        token: By which token.
-        log_probability: Of the extended hypothesis.
+        beam: Index of the beam that is extended.
+        token: The token that extends it.
+        log_probability: Log-probability of the extended hypothesis.
     """
 
     beam: Int[Tensor, "B Q"]
@@ -46,13 +46,13 @@ class Candidates(NamedTuple):
     log_probability: Float[Tensor, "B Q"]
 
 
-class Found:
-    """The best hypotheses of each row so far, and what it takes to improve on them.
+class BestHypotheses:
+    """The best finished hypotheses of each row so far, and the scores that improve on them.
 
     Args:
-        limits: The most tokens that each row R of the whole batch may predict, eos included.
-        penalty: What scores are divided by.
-        n_best: Hypotheses to keep for each row.
+        limits: Largest number of tokens that each row of the whole batch may predict, eos included.
+        penalty: Divisor of log-probabilities.
+        n_best: Number of hypotheses to keep for each row.
     """
 
     def __init__(self, limits: Int[Tensor, " R"], penalty: LengthPenalty, n_best: int) -> None:
@@ -61,43 +61,43 @@ class Found:
         self.hypotheses: list[list[Hypothesis]] = [[] for _ in limits]
         divisors = [penalty.divisor(length) for length in range(int(limits.max()) + 1)]
         self._divisor = torch.tensor(divisors, dtype=torch.float64, device=limits.device)
-        self._worst = torch.full_like(limits, float("-inf"), dtype=torch.float64)  # what a new one has to beat
+        self._worst = torch.full_like(limits, float("-inf"), dtype=torch.float64)  # the score to beat
 
     def add(self, live: Live, candidates: Candidates, eos: int, beams: int) -> None:
-        """Keep those of the best `beams` candidates that end in eos and are better than what was found before."""
+        """Add those of the best `beams` candidates that end in eos and improve on the row's hypotheses."""
         score = candidates.log_probability / self._divisor[live.tokens.shape[2]]  # bos is not predicted, eos is
         better = (candidates.token == eos) & (score > self._worst[live.row, None])
         for index, rank in better[:, :beams].nonzero().tolist():
             row = int(live.row[index])
             tokens = live.tokens[index, candidates.beam[index, rank], 1:].tolist()
             log_probability = float(candidates.log_probability[index, rank])
-            kept = self.hypotheses[row]
-            kept.append(Hypothesis(tuple(tokens), float(score[index, rank]), True, log_probability))
-            kept.sort(key=lambda hypothesis: -hypothesis.score)  # stable: of equal scores the first found stays first
-            del kept[self.n_best :]
-            if len(kept) == self.n_best:
-                self._worst[row] = kept[-1].score
+            best = self.hypotheses[row]
+            best.append(Hypothesis(tuple(tokens), float(score[index, rank]), True, log_probability))
+            best.sort(key=lambda hypothesis: -hypothesis.score)  # stable: at equal scores, the earlier stays first
+            del best[self.n_best :]
+            if len(best) == self.n_best:
+                self._worst[row] = best[-1].score
 
     def can_improve(self, live: Live) -> Bool[Tensor, " B"]:
-        """Return which rows may go on and may still find a hypothesis better than the worst that is kept.
+        """Return True for rows that are below their limit and may still find a hypothesis better than their worst.
 
-        A further token cannot raise a log-probability p, which is at most 0, and no divisor is larger than the one at the
-        row's limit: whatever a beam becomes, it scores at most p over that. For GNMT's penalty the bound is
-        p / ((5 + limit) / 6) ** alpha, for the average p / limit, which lets a row go on for longer.
+        No further token can raise a log-probability p, which is at most 0, and no divisor exceeds the one at the row's
+        limit, so that no extension of a beam scores more than p over that divisor. For GNMT's penalty the bound is
+        p / ((5 + limit) / 6) ** alpha; for the average it is p / limit, which lets a row continue for longer.
         """
         limit = self.limits[live.row]
         bound = live.log_probability[:, 0] / self._divisor[limit]
         return (live.tokens.shape[2] - 1 < limit) & (bound > self._worst[live.row])
 
     def fill(self, live: Live, stopped: Bool[Tensor, " B"]) -> None:
-        """Where a row stops with too few finished hypotheses, add the best of those that are not."""
+        """Add the best unfinished hypotheses to rows that stop with too few finished ones."""
         divisor = float(self._divisor[live.tokens.shape[2] - 1])
         for index in stopped.nonzero().squeeze(1).tolist():
             hypotheses = self.hypotheses[int(live.row[index])]
             missing = self.n_best - len(hypotheses)
             probable = live.log_probability[index, :missing].tolist()
             for tokens, log_probability in zip(live.tokens[index, :missing, 1:].tolist(), probable, strict=True):
-                if log_probability > float("-inf"):  # not what a prefix excludes
+                if log_probability > float("-inf"):  # else a prefix excludes it
                     hypotheses.append(Hypothesis(tuple(tokens), log_probability / divisor, False, log_probability))
 
 
@@ -116,23 +116,23 @@ def beam_search(
     """Keep the `beams` most probable unfinished hypotheses of each row at every length; return the best finished ones.
 
     A hypothesis finishes when eos is among its row's `beams` best candidates. A row is searched until none of its live
-    beams can become better than the worst of the `n_best` that it would return, so stopping early changes no output.
+    beams can improve on the worst of the `n_best` that it would return, so that stopping early changes no output.
 
     Args:
-        step: The model.
-        start: Its cache before the first token, of R rows.
+        step: The model's step function.
+        start: The model's cache before the first token, for R rows.
         bos: The token to start from.
-        limits: The most tokens that each row may predict, eos included; at least 1.
-        constraint: What may not be chosen, and which token is eos.
-        penalty: What scores are divided by.
-        beams: Hypotheses that are extended at each length.
-        n_best: Hypotheses to return for each row.
+        limits: Largest number of tokens that each row may predict, eos included; at least 1.
+        constraint: Tokens that may not be chosen; it also holds eos.
+        penalty: Divisor of log-probabilities.
+        beams: Number of hypotheses that are extended at each length.
+        n_best: Number of hypotheses to return for each row.
 
     Returns:
-        For each row at most `n_best` hypotheses: the finished ones, best score first, and, where those are too few, the
-        best of those stopped at the limit. Of equal scores the one that was found first comes first.
+        At most `n_best` hypotheses for each row: the finished ones, best score first, and, if they are too few, the best
+        of those that were stopped at the limit. Equal scores come in the order in which they were found.
     """
-    found, eos = Found(limits, penalty, n_best), constraint.eos
+    best, eos = BestHypotheses(limits, penalty, n_best), constraint.eos
     row = torch.arange(len(limits), device=limits.device)
     live = Live(row, torch.full_like(limits, bos)[:, None, None], torch.zeros_like(row, dtype=torch.float64)[:, None])
     cache = start
@@ -140,31 +140,31 @@ def beam_search(
         logits, cache = step(live.tokens[:, :, -1].flatten(), cache)
         allowed = constraint(logits, live.row.repeat_interleave(live.tokens.shape[1]), length)
         candidates = extend(live, logits, allowed, 2 * beams)  # at most half of them end in eos: enough others remain
-        found.add(live, candidates, eos, beams)
-        width = live.tokens.shape[1] * (logits.shape[-1] - 1)  # all that do not end in eos
+        best.add(live, candidates, eos, beams)
+        width = live.tokens.shape[1] * (logits.shape[-1] - 1)  # all extensions that do not end in eos
         live, origin = survive(live, candidates, eos, min(beams, width))
-        going = found.can_improve(live)
-        found.fill(live, ~going)
+        going = best.can_improve(live)
+        best.fill(live, ~going)
         if not going.any():
             break
         live = Live(*(field[going] for field in live))
         cache = cache.select(origin[going].flatten())
-    return found.hypotheses
+    return best.hypotheses
 
 
 def extend(live: Live, logits: Float[Tensor, "BW V"], allowed: Float[Tensor, "BW V"], count: int) -> Candidates:
-    """Return the `count` best extensions of each row, or all where there are fewer.
+    """Return the `count` best extensions of each row, or all if there are fewer.
 
-    Equal ones come in order of their beam and then of their token.
+    Equally probable extensions come in order of beam, then of token.
 
     Args:
-        live: What is extended.
-        logits: Scores of the next token; overwritten.
-        allowed: The same, with minus infinity where a token may not be chosen.
+        live: The hypotheses to extend.
+        logits: Logits of the next token; overwritten.
+        allowed: The same, with minus infinity at tokens that may not be chosen.
         count: Q.
     """
     rows = len(live.row)
-    # The best of a row are among the best of its beams; this way only few log-probabilities are ever computed.
+    # A row's best extensions are among the best of its beams, so that only few log-probabilities are ever computed.
     best, token = stable_topk(allowed, min(count, allowed.shape[-1]))  # [BW, V] -> [BW, Q']
     best = best.float() - log_normalizer(logits)
     total = (live.log_probability.view(-1, 1) + best).view(rows, -1)  # [B, WQ']
@@ -173,9 +173,9 @@ def extend(live: Live, logits: Float[Tensor, "BW V"], allowed: Float[Tensor, "BW
 
 
 def survive(live: Live, candidates: Candidates, eos: int, width: int) -> tuple[Live, Int[Tensor, "B W"]]:
-    """Return the best `width` candidates that do not end, and which row of the model's batch each comes from."""
+    """Return the best `width` candidates that do not end, and the row of the model's batch that each comes from."""
     ended = candidates.token == eos
-    place = ended.byte().argsort(dim=1, stable=True)[:, :width]  # those that do not end first, in their order
+    place = ended.byte().argsort(dim=1, stable=True)[:, :width]  # unfinished candidates first, in their order
     beam, token, log_probability = (field.gather(1, place) for field in candidates)
     row = torch.arange(len(live.row), device=beam.device)[:, None]
     tokens = torch.cat([live.tokens[row, beam], token[:, :, None]], dim=-1)  # [B, W, L + 1]

@@ -1,4 +1,4 @@
-"""Several models as one: a step that averages their probabilities (Sutskever et al. 2014, section 3.6).
+"""Ensembles: a step that averages the probabilities of several models (Sutskever et al. 2014, section 3.6).
 
 Axes: B rows, V vocabulary.
 """
@@ -22,7 +22,7 @@ class Caches:
     """The caches of several models for the same rows.
 
     Attributes:
-        of_models: One for each model.
+        of_models: The cache of each model.
     """
 
     of_models: tuple[SearchCache, ...]
@@ -33,14 +33,14 @@ class Caches:
 
 
 def ensemble(steps: Sequence[Step[Any]]) -> Step[Caches]:
-    """Return the step of an ensemble: its logits are the logarithm of the mean of the models' probabilities.
+    """Return the step of an ensemble, whose logits are the logarithm of the mean of the models' probabilities.
 
     Args:
-        steps: One for each model, all over the same vocabulary; they take the caches of `Caches` in that order.
+        steps: The step of each model, in the order of their caches; all models have the same vocabulary.
     """
 
     def step(tokens: Int[Tensor, " B"], caches: Caches) -> tuple[Float[Tensor, "B V"], Caches]:
-        pairs = [one(tokens, cache) for one, cache in zip(steps, caches.of_models, strict=True)]
+        pairs = [model_step(tokens, cache) for model_step, cache in zip(steps, caches.of_models, strict=True)]
         logits = mean_log_probability([logits.float().log_softmax(dim=-1) for logits, _ in pairs])
         return logits, Caches(tuple(cache for _, cache in pairs))
 
@@ -48,5 +48,5 @@ def ensemble(steps: Sequence[Step[Any]]) -> Step[Caches]:
 
 
 def mean_log_probability(log_probabilities: Sequence[Float[Tensor, "*axes"]]) -> Float[Tensor, "*axes"]:
-    """Return log(Σ exp(x_m) / M) of the log-probabilities x_m that M models give to the same things."""
+    """Return log(Σ exp(x_m) / M) of the log-probabilities x_m of M models."""
     return torch.stack(list(log_probabilities)).logsumexp(dim=0) - math.log(len(log_probabilities))

@@ -1,4 +1,4 @@
-"""One hypothesis of each row, one token after the other: the most probable one, or one that is drawn.
+"""Greedy search, and the loop over tokens that it shares with sampling.
 
 Axes: B rows still followed, R rows of the batch, V vocabulary.
 """
@@ -16,8 +16,8 @@ from etude.models.generation.hypothesis import CacheT, Hypothesis, Step, log_nor
 from etude.models.generation.length_penalty import LengthPenalty
 
 Choose = Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]]
-"""Takes the logits of the next token, minus infinity where it may not be, which row each is for, and how many tokens
-there will be with that one; returns the token of each row."""
+"""Returns the next token of each row, given its logits (minus infinity at excluded tokens), the rows' indices in the
+batch, and the number of predicted tokens including the next."""
 
 
 def greedy_search(
@@ -29,9 +29,9 @@ def greedy_search(
     constraint: Constraint,
     penalty: LengthPenalty,
 ) -> list[Hypothesis]:
-    """Choose the most probable token until it is eos; of equally probable ones, the one with the smallest id.
+    """Choose the most probable token until eos; ties are broken in favour of the smallest id.
 
-    Takes what `follow` does, and returns a hypothesis for each row.
+    Takes and returns what `follow` does.
     """
 
     def most_probable(logits: Float[Tensor, "B V"], _rows: Int[Tensor, " B"], _length: int) -> Int[Tensor, " B"]:
@@ -51,16 +51,16 @@ def follow(
     constraint: Constraint,
     penalty: LengthPenalty,
 ) -> list[Hypothesis]:
-    """Extend each row by a token that is chosen, until that is eos or the row's limit is reached.
+    """Extend each row by chosen tokens until eos or until the row's limit is reached.
 
     Args:
-        step: The model.
-        start: Its cache before the first token, of R rows.
-        choose: Which token is next.
+        step: The model's step function.
+        start: The model's cache before the first token, for R rows.
+        choose: Chooses the next tokens.
         bos: The token to start from.
-        limits: The most tokens that each row may predict, eos included; at least 1.
-        constraint: What may not be chosen, and which token is eos.
-        penalty: What scores are divided by. It changes no output.
+        limits: Largest number of tokens that each row may predict, eos included; at least 1.
+        constraint: Tokens that may not be chosen; it also holds eos.
+        penalty: Divisor of log-probabilities. It changes no output.
 
     Returns:
         A hypothesis for each row, with the model's own log-probability.

@@ -1,4 +1,4 @@
-"""What a search sees of a model, and what it returns."""
+"""The interface between a search and a model, and the hypotheses that a search returns."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ SameT = TypeVar("SameT")
 
 @runtime_checkable
 class SearchCache(Protocol):
-    """What a model remembers of the tokens that it was given, for each row of a batch."""
+    """A model's memory of the tokens that it has read, for each row of a batch."""
 
     def select(self: SameT, rows: Int[Tensor, " B"]) -> SameT:
-        """Return the cache of the given rows, in that order; a row may be repeated or left out."""
+        """Return the cache of the given rows, in that order; rows may be repeated or left out."""
         ...
 
 
 CacheT = TypeVar("CacheT", bound=SearchCache)
 
 Step = Callable[[Int[Tensor, " B"], CacheT], tuple[Float[Tensor, "B V"], CacheT]]
-"""Takes the last token of each row and the cache of those before it; returns the next token's logits and the cache.
+"""Maps the last token of each row, and the cache of those before it, to the next token's logits and the new cache.
 
-The logits are the search's own: it may write into them.
+A search may overwrite the logits.
 """
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One output of a search.
+    """An output of a search.
 
     Attributes:
         tokens: Token ids, without bos and eos.
-        score: What the search ranks by: the log-probability over the length penalty of the predicted tokens.
-        finished: Whether it ended in eos. False: it was stopped at its length limit.
-        log_probability: Of the tokens and, if finished, of eos after them; in nats.
+        score: Ranking score: the log-probability over the length penalty of the predicted tokens.
+        finished: Whether it ended in eos; False: it was stopped at the length limit.
+        log_probability: Log-probability, in nats, of the tokens and, if finished, of the eos that follows.
     """
 
     tokens: tuple[int, ...]
@@ -51,7 +51,7 @@ class Hypothesis:
 
     @classmethod
     def of(cls, predicted: list[int], eos: int, log_probability: float, penalty: LengthPenalty) -> Hypothesis:
-        """Return the hypothesis of predicted tokens, up to the first eos if there is one."""
+        """Return the hypothesis of predicted tokens, which end at the first eos, if any."""
         finished = eos in predicted
         tokens = tuple(predicted[: predicted.index(eos)]) if finished else tuple(predicted)
         score = log_probability / penalty.divisor(len(tokens) + finished)
@@ -59,10 +59,10 @@ class Hypothesis:
 
 
 def log_normalizer(logits: Float[Tensor, "B V"]) -> Float[Tensor, "B 1"]:
-    """Return log Σ exp(logits) in float32, whatever the precision of the model; float32 logits are overwritten.
+    """Return log Σ exp(logits) in float32, whatever the model's precision; float32 logits are overwritten.
 
-    The largest probability is exp(largest - log Σ exp), never near zero: one pass of exponentials, and no second matrix
-    of the vocabulary's width.
+    It is recovered from the largest probability, exp(largest - log Σ exp), which is never near zero. This takes a single
+    pass of exponentials and no second matrix of the vocabulary's width.
     """
     logits = logits.float()
     largest = logits.amax(dim=-1, keepdim=True)

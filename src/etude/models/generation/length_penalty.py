@@ -1,4 +1,4 @@
-"""What log-probabilities are divided by before hypotheses of different lengths are ranked."""
+"""Length penalties: divisors of log-probabilities, for ranking hypotheses of different lengths."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from etude.errors import ConfigurationError
 
 @runtime_checkable
 class LengthPenalty(Protocol):
-    """A divisor of log-probabilities that may grow with the length.
+    """A divisor of log-probabilities that depends on the length.
 
-    It is positive and no smaller for a longer hypothesis: the bound at which beam search stops rests on that.
+    It must be positive and must not decrease with the length: beam search's stopping bound relies on that.
     """
 
     def divisor(self, length: int) -> float:
-        """Return what the log-probability of `length` predicted tokens, eos included, is divided by."""
+        """Return the divisor for `length` predicted tokens, eos included."""
         ...
 
 
 @dataclass(frozen=True)
 class Unnormalized:
-    """Hypotheses are ranked by their log-probability."""
+    """Ranking by log-probability."""
 
     def divisor(self, length: int) -> float:
         """Return 1."""
@@ -31,10 +31,10 @@ class Unnormalized:
 
 @dataclass(frozen=True)
 class LengthNormalized:
-    """Hypotheses are ranked by their log-probability per predicted token, eos included (Cho et al. 2014, section 4)."""
+    """Ranking by log-probability per predicted token, eos included (Cho et al. 2014, section 4)."""
 
     def divisor(self, length: int) -> float:
-        """Return the length; 1 where nothing was predicted."""
+        """Return the length, or 1 if nothing was predicted."""
         return float(max(length, 1))
 
 
@@ -43,7 +43,7 @@ class GNMT:
     """((5 + length) / 6) ** alpha: Wu et al. 2016, equation 14, without the coverage term.
 
     Attributes:
-        alpha: 0 ranks by log-probability; the larger, the longer the outputs.
+        alpha: Exponent; 0 ranks by log-probability, and larger values favour longer outputs.
     """
 
     alpha: float = 1.0
@@ -52,7 +52,7 @@ class GNMT:
         """Check the exponent.
 
         Raises:
-            ConfigurationError: If it is negative or no finite number.
+            ConfigurationError: If it is negative or not finite.
         """
         if not 0 <= self.alpha < float("inf"):
             raise ConfigurationError(f"decoding.length_penalty={self.alpha} is out of range; write 0 or more")

@@ -1,6 +1,6 @@
-"""Which tokens may be drawn: each filter takes logits and returns them with minus infinity at what it leaves out.
+"""Filters of logits for sampling, which return minus infinity at the tokens that they exclude.
 
-They are composed by calling one after the other; the most probable token always stays.
+They are composed by calling one after another; the most probable token is never excluded.
 
 Axes: B rows, V vocabulary.
 """
@@ -19,12 +19,12 @@ Filter = Callable[[Float[Tensor, "B V"]], Float[Tensor, "B V"]]
 
 
 def temper(logits: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B V"]:
-    """Divide by the temperature: below 1 the probable tokens become more probable, above 1 less."""
+    """Divide by the temperature: below 1, probable tokens become more probable; above 1, less."""
     return logits / temperature
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], count: int) -> Float[Tensor, "B V"]:
-    """Keep the `count` most probable tokens of each row; of equally probable ones, those with the smallest ids."""
+    """Keep the `count` most probable tokens of each row; ties are broken in favour of smaller ids."""
     best, tokens = stable_topk(logits, min(count, logits.shape[1]))
     return logits.new_full(logits.shape, -math.inf).scatter_(1, tokens, best)
 

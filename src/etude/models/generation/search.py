@@ -1,4 +1,4 @@
-"""How a model's outputs are searched for: what `conf/decoding/` chooses."""
+"""Decoding methods: greedy search, beam search and sampling, as `conf/decoding/` configures them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etude.errors import ConfigurationError
 from etude.models.generation.beam_search import beam_search
-from etude.models.generation.constraint import Constraint, padded
+from etude.models.generation.constraint import Constraint, pad_prefixes
 from etude.models.generation.greedy_search import greedy_search
 from etude.models.generation.hypothesis import CacheT, Hypothesis, Step
 from etude.models.generation.length_penalty import GNMT, LengthPenalty, Unnormalized
@@ -24,13 +24,13 @@ from etude.seeding import mix
 
 @dataclass(frozen=True)
 class Rows:
-    """What a search is asked for each row of a batch.
+    """The rows of a batch and the limits of their outputs.
 
     Attributes:
         bos: The token to start from.
-        limits: The most tokens that each row may predict, eos included.
-        constraint: What may not be chosen, and which token is eos.
-        keys: What the random numbers of each row derive from.
+        limits: Largest number of tokens that each row may predict, eos included.
+        constraint: Tokens that may not be chosen; it also holds eos.
+        keys: Keys of each row's random numbers.
     """
 
     bos: int
@@ -41,11 +41,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Search(ABC):
-    """One way from a model to outputs.
+    """A decoding method.
 
     Attributes:
-        max_length: The most tokens that are predicted, eos included.
-        min_length: The fewest tokens of an output that is not cut off, eos left out.
+        max_length: Largest number of predicted tokens, eos included.
+        min_length: Smallest number of tokens in an output that is not truncated, without eos.
     """
 
     max_length: int = 128
@@ -78,42 +78,42 @@ class Search(ABC):
         keys: Sequence[int] | None = None,
         device: torch.device | None = None,
     ) -> list[list[Hypothesis]]:
-        """Search for outputs of each row. What a row gets does not depend on the other rows.
+        """Return outputs for each row, which do not depend on the other rows.
 
         Args:
-            step: The model.
-            start: Its cache before the first token.
+            step: The model's step function.
+            start: The model's cache before the first token.
             bos: The token to start from.
             eos: The token to end at.
-            rows: Rows of the batch.
-            max_lengths: A limit for each row besides `max_length`; less than 1 counts as 1.
-            prefixes: The tokens that the outputs of each row start with, without bos and eos; they count as predicted.
-            keys: What the random numbers of each row derive from, from 0 up; by default its place in the batch.
-            device: Where the model is; by default where `max_lengths` is.
+            rows: Number of rows in the batch.
+            max_lengths: A limit for each row in addition to `max_length`; less than 1 counts as 1.
+            prefixes: Tokens that each row's outputs start with, without bos and eos; they count as predicted.
+            keys: Keys of each row's random numbers, 0 or more; by default its index in the batch.
+            device: The model's device; by default that of `max_lengths`.
 
         Returns:
-            For each row its outputs: the best first, or, of samples, the first that was drawn.
+            The outputs of each row: best first, or, for samples, in the order of drawing.
         """
         if not rows:
             return []
         limits = torch.full((rows,), self.max_length, device=device if max_lengths is None else max_lengths.device)
         if max_lengths is not None:
             limits = limits.minimum(max_lengths).clamp(min=1)
-        forced = None if prefixes is None else padded(prefixes, limits.device)
-        constraint = Constraint(eos, self.min_length, forced)
-        return self.found(step, start, Rows(bos, limits, constraint, range(rows) if keys is None else keys))
+        padded_prefixes = None if prefixes is None else pad_prefixes(prefixes, limits.device)
+        constraint = Constraint(eos, self.min_length, padded_prefixes)
+        return self.search(step, start, Rows(bos, limits, constraint, range(rows) if keys is None else keys))
 
     @abstractmethod
-    def found(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
-        """Return the outputs of each row, of which there is at least one."""
+    def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
+        """Return the outputs of each of the rows, of which there is at least one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Search):
-    """The most probable token, one after the other."""
+    """The most probable token at each position."""
 
-    def found(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
-        """Return the one output of each row; its score is its log-probability."""
+    def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
+        """Return a single output for each row; its score is its log-probability."""
         best = greedy_search(
             step, start, bos=rows.bos, limits=rows.limits, constraint=rows.constraint, penalty=Unnormalized()
         )
@@ -122,12 +122,12 @@ class Greedy(Search):
 
 @dataclass(frozen=True, kw_only=True)
 class Beam(Search):
-    """The best of several hypotheses that are extended side by side; with one beam, greedy search.
+    """Beam search; with one beam, greedy search.
 
     Attributes:
-        beams: Hypotheses that are extended at each length.
-        length_penalty: What ranks hypotheses of different lengths; a number is the exponent of `GNMT`.
-        n_best: Hypotheses to return for each row.
+        beams: Number of hypotheses that are extended at each length.
+        length_penalty: Divisor of log-probabilities; a number is the exponent of `GNMT`.
+        n_best: Number of hypotheses to return for each row.
     """
 
     beams: int = 5
@@ -148,15 +148,15 @@ class Beam(Search):
                 f"decoding.n_best={self.n_best} is more than decoding.beams={self.beams}; "
                 f"write decoding.beams={self.n_best}"
             )
-        _ = self.penalty  # refuses an exponent that is none
+        _ = self.penalty  # refuses an invalid exponent
 
     @property
     def penalty(self) -> LengthPenalty:
-        """What scores are divided by."""
-        given = self.length_penalty
-        return GNMT(given) if isinstance(given, int | float) else given
+        """The length penalty as an object."""
+        penalty = self.length_penalty
+        return GNMT(penalty) if isinstance(penalty, int | float) else penalty
 
-    def found(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
+    def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
         """Return at most `n_best` hypotheses of each row, best first."""
         bos, limits, constraint, penalty = rows.bos, rows.limits, rows.constraint, self.penalty
         if self.beams == 1:
@@ -176,15 +176,15 @@ class Beam(Search):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Search):
-    """Tokens drawn by their probabilities, after temperature, top-k, top-p and min-p, in that order.
+    """Sampling from the model's distribution, filtered by temperature, top-k, top-p and min-p, in that order.
 
     Attributes:
-        samples: Outputs to draw for each row.
-        temperature: Above 0; what logits are divided by.
-        top_k: Only so many tokens may be drawn; None: all.
-        top_p: In (0, 1]; only the most probable tokens that together are so probable (Holtzman et al. 2020).
-        min_p: In [0, 1]; only tokens so probable in relation to the most probable one (Nguyen et al. 2024).
-        seed: Another one gives other samples.
+        samples: Number of outputs to draw for each row.
+        temperature: Divisor of the logits, above 0.
+        top_k: Number of most probable tokens to draw from; None: all.
+        top_p: In (0, 1]; draw from the fewest most probable tokens that have this probability (Holtzman et al. 2020).
+        min_p: In [0, 1]; draw from tokens at least this probable relative to the most probable (Nguyen et al. 2024).
+        seed: Seed of the draws.
     """
 
     samples: int = 1
@@ -210,24 +210,24 @@ class Sample(Search):
         in_range("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
 
     def filters(self) -> list[Filter]:
-        """Return those filters that leave anything out."""
-        chosen: list[Filter] = []
+        """Return the filters that change anything, in order."""
+        filters: list[Filter] = []
         if self.temperature != 1:
-            chosen.append(partial(temper, temperature=self.temperature))
+            filters.append(partial(temper, temperature=self.temperature))
         if self.top_k is not None:
-            chosen.append(partial(keep_top_k, count=self.top_k))
+            filters.append(partial(keep_top_k, count=self.top_k))
         if self.top_p < 1:
-            chosen.append(partial(keep_top_p, share=self.top_p))
+            filters.append(partial(keep_top_p, share=self.top_p))
         if self.min_p > 0:
-            chosen.append(partial(keep_min_p, share=self.min_p))
-        return chosen
+            filters.append(partial(keep_min_p, share=self.min_p))
+        return filters
 
-    def found(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
-        """Return `samples` outputs of each row, in the order in which they were drawn; more of them change none."""
+    def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
+        """Return `samples` outputs of each row, in the order of drawing; drawing more does not change the first."""
         count, constraint = self.samples, rows.constraint
         repeated = torch.arange(len(rows.limits), device=rows.limits.device).repeat_interleave(count)
         prefixes = None if constraint.prefixes is None else constraint.prefixes[repeated]
-        drawn = sample(
+        samples = sample(
             step,
             start.select(repeated) if count > 1 else start,
             bos=rows.bos,
@@ -237,11 +237,11 @@ class Sample(Search):
             filters=self.filters(),
             keys=[mix("sample", self.seed, key, number) for key in rows.keys for number in range(count)],
         )
-        return [drawn[first : first + count] for first in range(0, len(drawn), count)]
+        return [samples[first : first + count] for first in range(0, len(samples), count)]
 
 
 def in_range(name: str, value: float | None, holds: bool, advice: str) -> None:
-    """Refuse a value that is out of its range.
+    """Refuse a value that is out of range.
 
     Raises:
         ConfigurationError: If `holds` is false.

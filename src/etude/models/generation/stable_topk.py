@@ -1,6 +1,6 @@
-"""The largest values of each row, the same ones on every device.
+"""Top-k with ties broken in the same way on every device.
 
-Axes: R rows, V values of each, Q of them.
+Axes: R rows, V values per row, Q largest values.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def stable_topk(scores: Float[Tensor, "R V"], count: int) -> tuple[Float[Tensor, "R Q"], Int[Tensor, "R Q"]]:
-    """Return the largest values of each row and their places; equal values in order of their places.
+    """Return the largest values of each row and their indices; equal values come in order of their indices.
 
-    `torch.topk` leaves open which of equal values it returns, and on a GPU that depends on how many rows there are.
+    `torch.topk` does not specify which of several equal values it returns; on a GPU that depends on the number of rows.
     """
     values, places = scores.topk(min(count + 1, scores.shape[1]))
     if values.shape[1] > count and bool((values[:, count - 1] == values[:, count]).any()):
-        # Slow, but seldom: the cut goes through equal values.
+        # Slow but rare: equal values lie on both sides of the cut.
         places = scores.argsort(dim=1, descending=True, stable=True)
     else:
         places = places[:, :count].sort(dim=1).values

@@ -1,1 +1,1 @@
-"""The parts of Transformers in plain PyTorch, on packed tokens: no padding around linear layers."""
+"""Layers of Transformers in plain PyTorch, on unpadded tokens: linear layers never see padding."""

@@ -1,6 +1,6 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2): as fast as there is, and to look inside.
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2), as fast as torch allows, with probabilities on request.
 
-Axes: B examples, H heads, Q queries, L keys, K head width, N real tokens, M those asked for, D = H K model width.
+Axes: B rows, H heads, Q queries, L keys, K head width, N real tokens, M tokens whose states are needed, D = H K model width.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Mask = Bool[Tensor, "#B 1 #Q L"]
 """True where a query may attend to a key."""
 
 Bias = Float[Tensor, "#B H #Q L"]
-"""Added to the score of a query and a key."""
+"""Added to the attention scores before the softmax."""
 
 LONGEST_PLAIN = 96
-"""Keys up to which training takes less time on a CPU by plain products than by torch's fused attention.
+"""Number of keys up to which training on a CPU is faster with plain matrix products than with torch's fused attention.
 
-From 8 keys to 96, they take 0.4 to 0.9 of its time. Without gradients the fused kernel stays: transformers has it too, whose
-logits exports are held against, and for a single query, as in decoding, it is faster.
+For 8 to 96 keys they take 0.4 to 0.9 of its time. Without gradients the fused kernel is used: transformers, against whose
+logits exports are checked, uses it too, and it is faster for a single query, as in decoding.
 """
 
 
@@ -43,31 +43,31 @@ def attend(
     bias: Bias | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H Q K"]:
-    """Compute softmax(query keyᵀ / √K + bias) value, in the way that is fastest.
+    """Compute softmax(query keyᵀ / √K + bias) value by the fastest method available.
+
+    On a CPU, 16-bit inputs are computed in single precision while training, and the result is rounded.
 
     Args:
-        query: What each position looks for.
-        key: What each position is found by.
-        value: What each position gives.
+        query: Query vectors.
+        key: Key vectors.
+        value: Value vectors.
         mask: True where a query may attend to a key; None: everywhere. A query that may attend nowhere gets zeros.
-        causal: Query i attends to keys 0 to i only, besides what the mask says.
-        bias: Added to the scores; None: nothing.
-        dropout: Probability of a probability to be set to zero, by torch's own kernel, which on a CPU is slow.
-
-    On a CPU, what has 16 bits is trained in single precision, and the result rounded.
+        causal: Whether query i attends to keys 0 to i only, in addition to the mask.
+        bias: Added to the scores; None: no bias.
+        dropout: Dropout rate of the attention probabilities, applied by torch's own kernel, which is slow on a CPU.
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
         if query.dtype.itemsize < torch.float32.itemsize:
             # torch's backward pass takes six times as long with 16 bits as with 32.
             with torch.autocast("cpu", enabled=False):
-                exact = attend(query.float(), key.float(), value.float(), mask, causal, bias, dropout)
-            return exact.to(query.dtype)
+                output = attend(query.float(), key.float(), value.float(), mask, causal, bias, dropout)
+            return output.to(query.dtype)
         if key.shape[2] <= LONGEST_PLAIN and not dropout:
             return attention_weights(query, key, mask, causal, bias) @ value
     if causal and not (mask is None and bias is None):
         mask, causal = _allowed(query, key, mask, causal), False
     if bias is not None:
-        mask = bias.to(query.dtype) if mask is None else _scores_added(bias, mask, query.dtype)
+        mask = bias.to(query.dtype) if mask is None else _masked_bias(bias, mask, query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
 
 
@@ -78,7 +78,7 @@ def attention_weights(
     causal: bool = False,
     bias: Bias | None = None,
 ) -> Float[Tensor, "B H Q L"]:
-    """Compute the probabilities softmax(query keyᵀ / √K + bias) that `attend` multiplies by, in float32 or better.
+    """Compute the attention probabilities softmax(query keyᵀ / √K + bias) in float32 or better.
 
     Args:
         query: As in `attend`.
@@ -90,31 +90,31 @@ def attention_weights(
     Returns:
         Rows that sum to 1; zeros for a query that may attend nowhere.
     """
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scores = (query.to(exact) / math.sqrt(query.shape[-1])) @ key.to(exact).mT
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scores = (query.to(dtype) / math.sqrt(query.shape[-1])) @ key.to(dtype).mT
     allowed = _allowed(query, key, mask, causal)
     if allowed is None:
         return (scores if bias is None else scores + bias).softmax(dim=-1)
     nowhere = ~allowed.any(dim=-1, keepdim=True)
     if not nowhere.any():
-        return scores.add_(_scores_added(bias, allowed, exact)).softmax(dim=-1)
-    # A row of -inf alone would have no softmax, nor a gradient.
-    scores.add_(_scores_added(bias, allowed | nowhere, exact))
+        return scores.add_(_masked_bias(bias, allowed, dtype)).softmax(dim=-1)
+    # A row of nothing but -inf would have neither a softmax nor a gradient.
+    scores.add_(_masked_bias(bias, allowed | nowhere, dtype))
     return scores.softmax(dim=-1).masked_fill(nowhere, 0.0)
 
 
 def _allowed(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
-    """Return where a query may attend to a key, by the mask and by causality; None: everywhere."""
+    """Return True where a query may attend to a key, by both the mask and causality; None: everywhere."""
     if not causal:
         return mask
     before = causal_mask(query, key)
     return before if mask is None else mask & before
 
 
-def _scores_added(bias: Bias | None, mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the bias, or zeros, with -inf where the mask is False: one tensor to add to the scores."""
-    added = torch.zeros_like(mask, dtype=dtype) if bias is None else bias.to(dtype)
-    return added.masked_fill(~mask, -math.inf)
+def _masked_bias(bias: Bias | None, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return one tensor to add to the scores: the bias, or zeros, with -inf where the mask is False."""
+    unmasked = torch.zeros_like(mask, dtype=dtype) if bias is None else bias.to(dtype)
+    return unmasked.masked_fill(~mask, -math.inf)
 
 
 def causal_mask(query: Float[Tensor, "B H Q K"], key: Float[Tensor, "B H L K"]) -> Bool[Tensor, "Q L"]:
@@ -123,12 +123,12 @@ def causal_mask(query: Float[Tensor, "B H Q K"], key: Float[Tensor, "B H L K"]) 
 
 
 class Attend(nn.Module):
-    """`attend` as a module: the place where `record_attention` looks on.
+    """`attend` as a module, so that `record_attention` can hook into it.
 
     Args:
         causal: As in `attend`.
-        dropout: Probability of a probability to be set to zero in training (Vaswani et al. 2017's code). On a CPU the
-            probabilities are then written down, all B H Q L of them, for the `Dropout` that all of a model uses.
+        dropout: Dropout rate of the attention probabilities in training (as in the code of Vaswani et al. 2017). On a CPU
+            all B H Q L probabilities are then materialised, for etude's own `Dropout`.
     """
 
     def __init__(self, causal: bool = False, dropout: float = 0.0) -> None:
@@ -138,7 +138,7 @@ class Attend(nn.Module):
 
     @property
     def watched(self) -> bool:
-        """Whether `record_attention` looks on, or another hook."""
+        """Whether `record_attention` or another hook is attached."""
         return bool(self._forward_hooks)
 
     def forward(
@@ -149,7 +149,7 @@ class Attend(nn.Module):
         mask: Mask | None,
         bias: Bias | None = None,
     ) -> Float[Tensor, "B H Q K"]:
-        """Attend."""
+        """Attend, with dropout in training."""
         probability = self.dropout.probability if self.training else 0.0
         if not probability or query.device.type != "cpu":
             return attend(query, key, value, mask, self.causal, bias, probability)
@@ -158,18 +158,18 @@ class Attend(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of each row's tokens to one another; query, key and value in one product.
+    """Multi-head attention of each row's tokens to one another; query, key and value come from one product.
 
-    Where only the first token of each row asks, keys and values are not made: with a query q, the score q (W x + b) is
-    (Wᵀ q) x and a part that is the same for all x, of which softmax takes no notice; and what is found, the sum of
-    p (W x + b), is W times that of p x, and b times that of p. So each matrix is multiplied by one vector for each head.
+    When only the first token of each row is needed, keys and values are never computed: for a query q, the score
+    q (W x + b) is (Wᵀ q) x plus a term that is the same for all x, which softmax ignores; and the output, the sum of
+    p (W x + b), is W times the sum of p x, plus b times the sum of p. So each matrix is multiplied by one vector per head.
 
     Args:
         width: D.
         heads: H, a divisor of D.
-        causal: A token attends to itself and those before it only.
-        dropout: Of the probabilities.
-        relative: What is done about the distance between tokens; None: nothing.
+        causal: Whether a token attends only to itself and the tokens before it.
+        dropout: Dropout rate of the attention probabilities.
+        relative: Treatment of the distance between tokens; None: none.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
@@ -188,26 +188,27 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "N D"], layout: Unpadding, at: Int[Tensor, " M"] | None = None
     ) -> Float[Tensor, "M D"]:
-        """Attend within each row of the layout; return what those tokens found whose numbers are given, by default all."""
+        """Attend within each row of the layout; return the outputs of the tokens with the indices `at`, or of all."""
         if at is not None and at is layout.starts and self.folds:
-            return self.output(self._found_from_first(x, layout))
+            return self.output(self._mixed_at_starts(x, layout))
         projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
         rotated = layout.pad(self.relative.rotate(projected, layout.positions))
         query, key, value = rotated.transpose(1, 3).unbind(2)
         mixed = self.attend(query, key, value, layout.key_mask, self.relative.bias(layout))
-        found = layout.pack(mixed.transpose(1, 2).flatten(2))
-        return self.output(found if at is None else found.index_select(0, at))
+        mixed = layout.unpad(mixed.transpose(1, 2).flatten(2))
+        return self.output(mixed if at is None else mixed.index_select(0, at))
 
     @property
     def folds(self) -> bool:
-        """Whether the first tokens of rows, where they alone are asked for, do without keys and values.
+        """Whether keys and values are skipped when only the first token of each row is needed.
 
-        Not if these are no product of the states and one matrix, nor if someone looks at what all tokens attend to.
+        They are not if they are anything but the product of the states and one matrix, as with adapters, or if a hook
+        needs the probabilities of all tokens.
         """
         plain = type(self.query_key_value) is nn.Linear and type(self.relative) is Relative
         return plain and not self.attend.causal and not self.attend.watched
 
-    def _found_from_first(self, x: Float[Tensor, "N D"], layout: Unpadding) -> Float[Tensor, "B D"]:
+    def _mixed_at_starts(self, x: Float[Tensor, "N D"], layout: Unpadding) -> Float[Tensor, "B D"]:
         by_head = self.query_key_value.weight.unflatten(0, (3, -1, self.head_width))
         of_query, of_key, of_value = by_head.unbind()
         query_bias, _, value_bias = self.query_key_value.bias.unflatten(0, (3, -1, self.head_width)).unbind()
@@ -218,11 +219,11 @@ class SelfAttention(nn.Module):
         states = layout.pad(x)
         weights = attention_weights(folded[:, None], states[:, None], layout.key_mask).squeeze(1)
         weights = self.attend.dropout(weights).to(x.dtype)
-        found = (weights @ states).transpose(0, 1) @ of_value.mT
-        return (found.transpose(0, 1) + value_bias * weights.sum(dim=2, keepdim=True)).flatten(1)
+        mixed = (weights @ states).transpose(0, 1) @ of_value.mT
+        return (mixed.transpose(0, 1) + value_bias * weights.sum(dim=2, keepdim=True)).flatten(1)
 
     def step(self, x: Float[Tensor, "B D"], past: KeyValueCache) -> Float[Tensor, "B D"]:
-        """Attend from one new position of each row to it and to those in `past`, which it joins."""
+        """Attend from one new position of each row to itself and to those in `past`, to which it is appended."""
         position = past.length
         projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
         rotated = self.relative.rotate_next(projected, position)
@@ -232,12 +233,12 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of each row's tokens to keys and values that were computed elsewhere.
+    """Multi-head attention of each row's tokens to keys and values that are computed elsewhere.
 
     Args:
         width: D.
         heads: H, a divisor of D.
-        dropout: Of the probabilities.
+        dropout: Dropout rate of the attention probabilities.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
@@ -261,7 +262,7 @@ class CrossAttention(nn.Module):
         """Attend from the tokens of each row of the layout to that row's keys, where the mask is True."""
         query = torch.unflatten(layout.pad(self.query(x)), 2, (-1, self.head_width)).transpose(1, 2)
         mixed = self.attend(query, keys, values, mask)
-        return self.output(layout.pack(mixed.transpose(1, 2).flatten(2)))
+        return self.output(layout.unpad(mixed.transpose(1, 2).flatten(2)))
 
 
 def head_width(width: int, heads: int) -> int:
@@ -279,15 +280,15 @@ def head_width(width: int, heads: int) -> int:
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "B H Q L"]]]:
-    """Look inside a model's attention.
+    """Record a model's attention probabilities.
 
-    Whole forward passes are recorded, not single steps of decoding.
+    Forward passes are recorded, single steps of decoding are not.
 
     Args:
-        model: Any module that has attention in it.
+        model: Any module that contains attention.
 
     Yields:
-        A dictionary that each forward pass within the context fills anew: the probabilities of each attention by its
+        A dictionary that each forward pass within the context refills: the probabilities of each attention by its
         name in the model, such as `decoder.0.cross_attention`, computed from the queries and keys of the pass.
 
     Example:

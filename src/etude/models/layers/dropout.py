@@ -14,19 +14,19 @@ from torch.autograd.function import once_differentiable
 from etude.errors import ConfigurationError
 
 LEVELS = 256
-"""Values of the random byte that decides about one element."""
+"""Number of values of the random byte that decides about one element."""
 
 
 class Dropout(nn.Module):
-    """Set elements to zero at random while training, and scale the others so that the mean is preserved.
+    """Sets elements to zero at random in training and scales the others so that the mean is preserved.
 
-    On a CPU, one random byte decides about each element: eight for one draw of torch's default generator, which makes
-    them as independent as that generator's bits are. The probability is therefore rounded to a multiple of 1/256
-    (0.1 becomes 26/256), and the scale is that of the rounded one, so that nothing is biased. Forward and backward take
-    a tenth of the time of `F.dropout`, which draws a whole word for each element. Other devices use `F.dropout`.
+    On a CPU, one random byte decides about each element: eight per draw of torch's default generator, which are as
+    independent as that generator's bits. The probability is therefore rounded to a multiple of 1/256 (0.1 becomes
+    26/256), and the scale follows the rounded probability, so that the mean stays unbiased. Forward and backward take a
+    tenth of the time of `F.dropout`, which draws a whole word for each element. Other devices use `F.dropout`.
 
     Args:
-        probability: Of an element to become zero, from 0 to 255/256; below 1/512 it is 0 on a CPU.
+        probability: Dropout rate, from 0 to 255/256; below 1/512 it is 0 on a CPU.
 
     Raises:
         ConfigurationError: If the probability is out of range.
@@ -40,7 +40,7 @@ class Dropout(nn.Module):
         self.dropped_levels = round(probability * LEVELS)
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return `x` with elements dropped while training, `x` itself in evaluation."""
+        """Return `x` with elements dropped in training, `x` itself in evaluation."""
         if not self.training or self.probability == 0:
             return x
         if x.device.type != "cpu":
@@ -53,20 +53,20 @@ class Dropout(nn.Module):
 
 
 class _ByteDropout(torch.autograd.Function):
-    """Multiplies by a mask of bytes, which is all that is kept for the backward pass."""
+    """Multiplies by a mask of bytes, which is all that is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "*shape"], dropped_levels: int) -> Float[Tensor, "*shape"]:
-        kept = keep_mask(x.shape, dropped_levels)
-        ctx.save_for_backward(kept)
+        mask = keep_mask(x.shape, dropped_levels)
+        ctx.save_for_backward(mask)
         ctx.scale = LEVELS / (LEVELS - dropped_levels)
-        return _scaled_where(kept, x, ctx.scale)
+        return _scaled_where(mask, x, ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], None]:
-        (kept,) = ctx.saved_tensors
-        return _scaled_where(kept, gradient, ctx.scale), None
+        (mask,) = ctx.saved_tensors
+        return _scaled_where(mask, gradient, ctx.scale), None
 
 
 _byte_dropout: Callable[[Tensor, int], Tensor] = _ByteDropout.apply
@@ -76,15 +76,15 @@ def keep_mask(shape: torch.Size, dropped_levels: int) -> UInt8[Tensor, "*shape"]
     """Draw independent bytes on the CPU: 0 with probability `dropped_levels` / 256, else 1.
 
     Args:
-        shape: Of the mask.
-        dropped_levels: From 1 to 255.
+        shape: Shape of the mask.
+        dropped_levels: Number of dropped byte values, from 1 to 255.
     """
-    # All 64 bits of each word are random only over the full range: `random_()` alone leaves the sign bit zero.
+    # All 64 bits of a word are random only over the full range: `random_()` alone leaves the sign bit zero.
     words = torch.empty(-(-shape.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     # Clamping to two neighbours and subtracting the lower one compares; unlike `>=`, it is vectorised for bytes.
     levels = words.view(torch.uint8)[: shape.numel()].view(shape)
     return levels.clamp_(dropped_levels - 1, dropped_levels).sub_(dropped_levels - 1)
 
 
-def _scaled_where(kept: UInt8[Tensor, "*shape"], x: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
-    return kept.to(x.dtype).mul_(scale).mul_(x)
+def _scaled_where(mask: UInt8[Tensor, "*shape"], x: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
+    return mask.to(x.dtype).mul_(scale).mul_(x)

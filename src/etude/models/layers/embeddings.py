@@ -1,6 +1,4 @@
-"""The matrices between ids and vectors: which of source, target and output are one.
-
-`output_weight` takes states to logits. All are made with the sizes of the vocabularies and D.
+"""Embeddings of encoder-decoders, which differ in what source, target and output share.
 
 Axes: N source tokens, M target tokens, D model width, V target vocabulary.
 """
@@ -18,7 +16,7 @@ from etude.errors import ConfigurationError
 
 
 class Embeddings(nn.Module, ABC):
-    """What a model from sequence to sequence asks of its embeddings.
+    """The embedding matrices of an encoder-decoder.
 
     Attributes:
         ONE_VOCABULARY: Whether an id must mean the same in sources and in targets.
@@ -29,7 +27,7 @@ class Embeddings(nn.Module, ABC):
     @property
     @abstractmethod
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from states to logits."""
+        """The matrix from hidden states to logits."""
 
     @abstractmethod
     def source(self, tokens: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
@@ -40,7 +38,7 @@ class Embeddings(nn.Module, ABC):
         """Return the vectors of target tokens."""
 
     def both(self, source: Int[Tensor, " N"], target: Int[Tensor, " M"]) -> Float[Tensor, "N+M D"]:
-        """Return the vectors of source and target tokens, one after the other."""
+        """Return the vectors of source tokens, followed by those of target tokens."""
         return torch.cat([self.source(source), self.target(target)])
 
 
@@ -71,7 +69,7 @@ class SharedEmbeddings(Embeddings, nn.Embedding):
         return self(tokens)
 
     def both(self, source: Int[Tensor, " N"], target: Int[Tensor, " M"]) -> Float[Tensor, "N+M D"]:
-        """Look all up at once, so that the gradient, a matrix of V x D, is written once."""
+        """Look up both at once, so that the gradient, a matrix of V x D, is written once."""
         return self(torch.cat([source, target]))
 
 
@@ -98,7 +96,7 @@ class TiedOutputEmbeddings(Embeddings):
 
 
 class SeparateEmbeddings(TiedOutputEmbeddings):
-    """A matrix for each of source, target and output: nothing is tied."""
+    """One matrix each for source, target and output: nothing is tied."""
 
     def __init__(self, source_vocabulary: int, target_vocabulary: int, width: int) -> None:
         super().__init__(source_vocabulary, target_vocabulary, width)

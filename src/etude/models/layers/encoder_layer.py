@@ -1,6 +1,6 @@
-"""One layer of an encoder, of BERT's kind as of the original Transformer's.
+"""Self-attention layer of encoders.
 
-Axes: N real tokens, M those of them whose states are asked for, D model width.
+Axes: N real tokens, M tokens whose states are needed, D model width.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "N D"], layout: Unpadding, at: Int[Tensor, " M"] | None = None
     ) -> Float[Tensor, "M D"]:
-        """Return the states of the next layer.
+        """Return the layer's output states.
 
         Args:
-            x: States of all tokens, which attention looks at.
-            layout: Where the tokens are.
-            at: The tokens whose next states are asked for, by number; None: all. The others cost nothing after attention.
+            x: States of all tokens, to which attention attends.
+            layout: The layout of the tokens.
+            at: Indices of the tokens whose output is needed; None: all. The others cost nothing after attention.
         """
         x = self.attention_residual(x, lambda states: self.attention(states, layout, at), at)
         return self.feed_forward_residual(x, self.feed_forward)

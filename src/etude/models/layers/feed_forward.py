@@ -1,4 +1,4 @@
-"""The layers that treat each position alike, plain or gated.
+"""Position-wise feed-forward layers, plain or gated.
 
 Axes: N real tokens, D model width.
 """
@@ -22,9 +22,9 @@ class FeedForward(nn.Module):
 
     Args:
         width: D.
-        feed_forward: Width between the two layers.
-        dropout: Between the two layers.
-        activation: Applied between the two layers.
+        feed_forward: Inner width, between the two linear layers.
+        dropout: Dropout rate after the activation.
+        activation: Applied between the two linear layers.
     """
 
     def __init__(self, width: int, feed_forward: int, dropout: float, activation: Activation = F.relu) -> None:
@@ -42,14 +42,14 @@ class FeedForward(nn.Module):
 class GatedFeedForward(nn.Module):
     """W₂ Dropout(activation(W x + b) ⊙ (V x + c)) + b₂ (Shazeer 2020, equations 5 and 6, with biases).
 
-    The activation names the variant: sigmoid GLU, identity bilinear, ReLU ReGLU, GELU GEGLU, SiLU (Swish) SwiGLU. There
-    are three matrices instead of two: ⅔ of the inner width has the parameters and the cost of a `FeedForward`.
+    The activation names the variant: sigmoid GLU, identity bilinear, ReLU ReGLU, GELU GEGLU, SiLU (Swish) SwiGLU. It has
+    three matrices instead of two: with ⅔ of the inner width it has the parameters and the cost of a `FeedForward`.
 
     Args:
         width: D.
-        feed_forward: Width of the gate and of what it lets through.
-        dropout: On the product of both.
-        activation: Of the gate.
+        feed_forward: Inner width, of the gate and of what is gated.
+        dropout: Dropout rate of the gated product.
+        activation: Activation of the gate.
     """
 
     def __init__(self, width: int, feed_forward: int, dropout: float, activation: Activation = F.silu) -> None:

@@ -1,4 +1,4 @@
-"""Where tokens stand: vectors that are added to their embeddings, or what attention does about their distance.
+"""Positions of tokens: vectors that are added to the embeddings, or terms of attention that depend on the distance.
 
 Axes: B rows, L positions of a row, N real tokens, D model width, H heads, K head width.
 """
@@ -21,10 +21,10 @@ class TooLongError(DataError, ValueError):
 
 
 class Positions(nn.Module, ABC):
-    """How a model knows where tokens stand.
+    """The way in which a model represents positions.
 
     Attributes:
-        relative: What every self-attention does about it. It holds nothing that is trained or saved.
+        relative: Part of every self-attention; it holds nothing that is trained or saved.
 
     Args:
         relative: See above.
@@ -36,7 +36,7 @@ class Positions(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, x: Float[Tensor, "N D"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return embeddings that know their positions, counted from 0, as far as embeddings shall know them.
+        """Add positions, counted from 0, to embeddings, if they are represented there.
 
         Raises:
             TooLongError: If a position is not below `max_length`.
@@ -44,7 +44,7 @@ class Positions(nn.Module, ABC):
 
 
 class Absolute(Positions, ABC):
-    """A vector for each position, added to the embedding: attention does nothing about positions."""
+    """A vector for each position, added to the embedding; attention itself ignores positions."""
 
     def __init__(self) -> None:
         super().__init__(Relative())
@@ -70,10 +70,10 @@ class Sinusoidal(Absolute):
 
     Args:
         width: D.
-        max_length: Positions there are.
-        heads: Of no account.
-        deviation: Root mean square of the vectors: that of the embeddings they are added to, or else they drown them. None:
-            √½, as in the paper, which multiplies the embeddings by √D.
+        max_length: Number of positions.
+        heads: Ignored.
+        deviation: Root mean square of the vectors, which should be that of the embeddings they are added to, lest they
+            drown them. None: √½, as in the paper, which multiplies the embeddings by √D.
     """
 
     table: Float[Tensor, "max_length D"]
@@ -98,9 +98,9 @@ class Learned(Absolute):
 
     Args:
         width: D.
-        max_length: Positions there are.
-        heads: Of no account.
-        deviation: Standard deviation of new ones.
+        max_length: Number of positions.
+        heads: Ignored.
+        deviation: Standard deviation of newly drawn vectors.
     """
 
     def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float = 0.02) -> None:
@@ -119,13 +119,13 @@ class Learned(Absolute):
 
 
 class Rotary(Positions):
-    """Queries and keys turned by angles that grow with the position (Su et al. 2021): see `Rotation`.
+    """Queries and keys rotated by angles that grow with the position (Su et al. 2021): see `Rotation`.
 
     Args:
         width: D.
-        max_length: Positions there are.
-        heads: H; D / H, the width that is turned, must be even.
-        deviation: Of no account.
+        max_length: Number of positions.
+        heads: H; D / H, the width that is rotated, must be even.
+        deviation: Ignored.
         base: See `Rotation`.
 
     Raises:
@@ -149,13 +149,13 @@ class Rotary(Positions):
 
 
 class ALiBi(Positions):
-    """Scores of attention lowered by the distance between query and key (Press et al. 2022): see `LinearBias`.
+    """Attention scores lowered in proportion to the distance of query and key (Press et al. 2022): see `LinearBias`.
 
     Args:
-        width: Of no account.
-        max_length: Positions there are. Longer ones than those of training cost nothing and may be wanted later.
+        width: Ignored.
+        max_length: Number of positions. More than training needs cost nothing and may be used later.
         heads: H.
-        deviation: Of no account.
+        deviation: Ignored.
     """
 
     def __init__(self, width: int, max_length: int, heads: int = 1, deviation: float | None = None) -> None:
@@ -181,10 +181,10 @@ def sinusoids(width: int, max_length: int) -> Float[Tensor, "max_length D"]:
 
 
 def check_length(positions: Int[Tensor, " N"], max_length: int) -> None:
-    """Refuse positions that a table does not have, which on a GPU would end the process without a message.
+    """Refuse positions beyond a table's end, which on a GPU would end the process without a message.
 
     Raises:
-        TooLongError: If one is `max_length` or more.
+        TooLongError: If a position is not below `max_length`.
     """
     length = int(positions.max()) + 1 if len(positions) else 0
     if length > max_length:

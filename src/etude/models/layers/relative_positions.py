@@ -1,8 +1,8 @@
-"""What self-attention does about the distance between two tokens: nothing, a rotation, or a bias.
+"""Relative positions in self-attention: none, a rotation of queries and keys, or a bias of the scores.
 
 Each acts on whole rows in training (`rotate`, `bias`) and on one new token of each row in decoding (`rotate_next`,
-`bias_next`), where the tokens before it are numbered from 0. Nothing here is trained or saved, so that all layers of a
-model can share one module.
+`bias_next`), where positions count from 0. Nothing here is trained or saved, so that all layers of a model can share one
+module.
 
 Axes: B rows, L positions of a row, N real tokens, H heads, K head width. "3" is query, key and value.
 """
@@ -20,18 +20,18 @@ from etude.models.layers.unpad import Unpadding
 
 
 class Relative(nn.Module):
-    """Nothing: attention that sees its tokens as a set. What acts overrides a pair of methods."""
+    """No relative positions: attention sees its tokens as a set. Subclasses override a pair of methods."""
 
     def rotate(self, projected: Float[Tensor, "N 3 H K"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N 3 H K"]:
-        """Return queries and keys turned as their positions ask for, and the values as they are."""
+        """Return queries and keys rotated according to their positions, and the values unchanged."""
         return projected
 
     def rotate_next(self, projected: Float[Tensor, "B 3 H K"], position: int) -> Float[Tensor, "B 3 H K"]:
-        """Do what `rotate` does for tokens that all have the same position."""
+        """Rotate as `rotate` does, for tokens that all have the same position."""
         return projected
 
     def bias(self, layout: Unpadding) -> Float[Tensor, "B H L L"] | None:
-        """Return what is added to the score of each query and key of a row; None: nothing."""
+        """Return the bias of the score of each query and key of a row; None: no bias."""
         return None
 
     def bias_next(self, length: int) -> Float[Tensor, "1 H 1 L"] | None:
@@ -40,15 +40,15 @@ class Relative(nn.Module):
 
 
 class Rotation(Relative):
-    """Rotary embedding (Su et al. 2021, equation 34): a score then depends on the distance of its tokens alone.
+    """Rotary embedding (Su et al. 2021, equation 34): scores depend on the distance of two tokens alone.
 
-    Elements i and i + K/2 of a head are the coordinates of a point, turned by p base^(-2i/K) at position p. (The paper
-    pairs neighbours: the same up to the order of a head's elements, which is free. Llama pairs as here.)
+    Elements i and i + K/2 of a head are the coordinates of a point, rotated by p base^(-2i/K) at position p. (The paper
+    pairs neighbours, which is the same up to the order of a head's elements. Llama pairs as here.)
 
     Args:
         head_width: K.
-        max_length: Positions there are.
-        base: The larger, the longer the distances that are told apart.
+        max_length: Number of positions.
+        base: The larger, the longer the distances that can be distinguished.
 
     Raises:
         ConfigurationError: If K is odd.
@@ -70,27 +70,27 @@ class Rotation(Relative):
         self.register_buffer("sine", angles.sin().float()[:, None, None], persistent=False)
 
     def rotate(self, projected: Float[Tensor, "N 3 H K"], positions: Int[Tensor, " N"]) -> Float[Tensor, "N 3 H K"]:
-        """Turn queries and keys."""
-        return _turned(projected, self.cosine.index_select(0, positions), self.sine.index_select(0, positions))
+        """Rotate queries and keys."""
+        return _rotated(projected, self.cosine.index_select(0, positions), self.sine.index_select(0, positions))
 
     def rotate_next(self, projected: Float[Tensor, "B 3 H K"], position: int) -> Float[Tensor, "B 3 H K"]:
-        """Turn queries and keys, all by the same angles."""
-        return _turned(projected, self.cosine[position, None], self.sine[position, None])
+        """Rotate queries and keys, all by the same angles."""
+        return _rotated(projected, self.cosine[position, None], self.sine[position, None])
 
 
-def _turned(
+def _rotated(
     projected: Float[Tensor, "N 3 H K"], cosine: Float[Tensor, "#N 1 1 half"], sine: Float[Tensor, "#N 1 1 half"]
 ) -> Float[Tensor, "N 3 H K"]:
     first, second = projected[:, :2].chunk(2, dim=3)
-    turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=3)
-    return torch.cat([turned.to(projected.dtype), projected[:, 2:]], dim=1)
+    rotated = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=3)
+    return torch.cat([rotated.to(projected.dtype), projected[:, 2:]], dim=1)
 
 
 class LinearBias(Relative):
-    """ALiBi (Press et al. 2022, section 3): from the score of a query and a key, m times their distance is taken.
+    """ALiBi (Press et al. 2022, section 3): subtracts m times the distance from the score of a query and a key.
 
-    The slope m is a head's own: `slopes`. Distances count in both directions alike: for causal attention that is the
-    paper's form; an encoder cannot tell a text from the same one backwards.
+    Each head has a slope m of its own (`slopes`). Both directions count alike: for causal attention this is the
+    paper's form; an encoder cannot distinguish a text from its reverse.
 
     Args:
         heads: H.
@@ -117,8 +117,8 @@ class LinearBias(Relative):
 def slopes(heads: int) -> Float[Tensor, " H"]:
     """Return ALiBi's slopes: for a power of two heads, 2^(-8/H), 2^(-16/H), … to 2^-8.
 
-    For other numbers, as in the authors' code: those of the next smaller power of two, and then every second one, from
-    the first, of its double.
+    For other numbers of heads, as in the authors' code: the slopes of the next smaller power of two, then every second
+    slope, from the first, of its double.
     """
     power = 2 ** int(math.log2(heads))
     whole = [2 ** (-8 * head / power) for head in range(1, power + 1)]

@@ -1,6 +1,6 @@
-"""Residual connections around a sublayer, with dropout and a norm in one of two places.
+"""Residual connections around a sublayer, with dropout, and a norm before the sublayer or after the sum.
 
-Axes: N real tokens, M those of them whose states are asked for, D model width.
+Axes: N real tokens, M tokens whose states are needed, D model width.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from etude.models.layers.dropout import Dropout
 
 Sublayer = Callable[[Tensor], Tensor]
-"""Maps packed states [N, D] to packed states, of all tokens or of those that are asked for."""
+"""Maps unpadded states [N, D] to those of all tokens, or of the tokens that are needed."""
 
 Norm = Callable[[int], nn.Module]
 """Makes a norm of states of the given width: `nn.LayerNorm`, `nn.RMSNorm` (Zhang and Sennrich 2019)."""
 
 
 class Residual(nn.Module, ABC):
-    """Adds what a sublayer makes of its input to that input.
+    """Adds a sublayer's output to its input.
 
     Args:
         width: D.
-        dropout: On the sublayer's output.
+        dropout: Dropout rate of the sublayer's output.
         norm: Makes the norm, given D.
     """
 
@@ -43,14 +43,14 @@ class Residual(nn.Module, ABC):
         """Return the sum.
 
         Args:
-            x: States.
-            sublayer: Reads them all.
-            at: The tokens that the sublayer returns states of, by number; None: all.
+            x: States of all tokens.
+            sublayer: Applied to all of them, normalised or not.
+            at: Indices of the tokens whose states the sublayer returns; None: all.
         """
 
     @abstractmethod
     def final_norm(self) -> nn.Module:
-        """Return a new module for the end of a stack of such layers."""
+        """Return a new module for the end of a stack of such connections."""
 
 
 class PreNorm(Residual):
@@ -59,7 +59,7 @@ class PreNorm(Residual):
     def forward(
         self, x: Float[Tensor, "N D"], sublayer: Sublayer, at: Int[Tensor, " M"] | None = None
     ) -> Float[Tensor, "M D"]:
-        """Return the sum, which no norm has touched."""
+        """Return the sum, unnormalised."""
         return _at(x, at) + self.dropout(sublayer(self.norm(x)))
 
     def final_norm(self) -> nn.Module:

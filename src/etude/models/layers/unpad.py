@@ -1,6 +1,6 @@
-"""Real tokens without their padding: linear layers, norms and losses see [N, D] instead of [B, L, D].
+"""Unpadding: linear layers, norms and losses see the real tokens [N, D] instead of a padded grid [B, L, D].
 
-Axes: B examples, L positions, N real tokens of all examples, in the order of rows and then positions.
+Axes: B rows, L positions, N real tokens of all rows, in the order of rows and then positions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class Unpadding:
-    """Where the real tokens of a padded grid are.
+    """The places of the real tokens in a padded grid.
 
     Attributes:
         mask: True at real tokens.
-        cells: For each real token, its cell of the flattened grid.
-        full: No padding at all: `pack` and `pad` are views.
+        cells: Index of each real token's cell in the flattened grid.
+        full: Whether the grid has no padding, so that `unpad` and `pad` are views.
     """
 
     mask: Bool[Tensor, "B L"]
@@ -38,55 +38,55 @@ class Unpadding:
 
     @cached_property
     def tokens(self) -> Int[Tensor, " cells"]:
-        """For each cell of the flattened grid, its real token; at padding, a neighbour."""
+        """Index of the real token in each cell of the flattened grid; at padding, that of a neighbour."""
         return (self.mask.flatten().cumsum(0) - 1).clamp_(min=0)
 
     @cached_property
     def padding(self) -> Int[Tensor, " padding"]:
-        """The cells of the flattened grid that hold no token."""
+        """Indices of the flattened grid's cells that hold no token."""
         return (~self.mask).flatten().nonzero().squeeze(1)
 
     @cached_property
     def grid_positions(self) -> Int[Tensor, "B L"]:
-        """The position of each real token among those of its row, from 0; at padding, that of the one before it."""
+        """Position of each cell's token within its row, from 0; padding has the position of the token before it."""
         return self.mask.cumsum(1) - 1
 
     @cached_property
     def positions(self) -> Int[Tensor, " N"]:
-        """The position of each real token among those of its row, from 0."""
-        return self.pack(self.grid_positions)
+        """Position of each real token within its row, from 0."""
+        return self.unpad(self.grid_positions)
 
     @cached_property
     def starts(self) -> Int[Tensor, " B"]:
-        """The first token of each row; no row is empty."""
+        """Index of each row's first token among the real tokens; no row may be empty."""
         lengths = self.mask.sum(dim=1)
         return lengths.cumsum(0) - lengths
 
     @property
     def key_mask(self) -> Bool[Tensor, "B 1 1 L"] | None:
-        """Which keys every query of a row may attend to; None where all may."""
+        """True at the keys that every query of a row may attend to; None: all."""
         return None if self.full else self.mask[:, None, None, :]
 
-    def pack(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "N ..."]:
+    def unpad(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "N ..."]:
         """Return the values at real tokens."""
-        return grid.flatten(0, 1) if self.full else _pack(grid.flatten(0, 1), self)
+        return grid.flatten(0, 1) if self.full else _unpad(grid.flatten(0, 1), self)
 
-    def pad(self, packed: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B L ..."]:
+    def pad(self, unpadded: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B L ..."]:
         """Return a grid with the values at real tokens and zeros at padding."""
-        grid = packed if self.full else _pad(packed, self)
+        grid = unpadded if self.full else _pad(unpadded, self)
         return grid.view(*self.mask.shape, *grid.shape[1:])
 
 
 @dataclass(frozen=True)
 class DocumentUnpadding(Unpadding):
-    """A layout of rows that several documents share, each of which is a text of its own.
+    """The layout of rows that hold several documents, each of which is a text of its own.
 
-    Positions begin anew with each document, and no token may attend to one of another. All tokens of a row still go
-    through one product of attention: the scores across documents are computed and left out, so that a row of many
-    short documents costs what one long document does.
+    Positions restart with each document, and no token attends to another document. All tokens of a row still go
+    through one attention product: the scores across documents are computed and masked, so that a row of many short
+    documents costs as much as one long document.
 
     Attributes:
-        documents: The document of each cell: any number, equal for the cells of a document, which follow each other.
+        documents: Document of each cell: any number that is the same for all cells of a document, which are contiguous.
             Padding, which stands at the end of a row, has a number of its own.
     """
 
@@ -100,7 +100,7 @@ class DocumentUnpadding(Unpadding):
 
     @cached_property
     def grid_positions(self) -> Int[Tensor, "B L"]:
-        """The position of each cell in its document, from 0."""
+        """Position of each cell within its document, from 0."""
         cells = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.documents)
         begins = torch.ones_like(self.mask)
         begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
@@ -108,12 +108,12 @@ class DocumentUnpadding(Unpadding):
 
     @cached_property
     def key_mask(self) -> Bool[Tensor, "B 1 L L"]:
-        """Which keys each query of a row may attend to: those of its document."""
+        """True where query and key of a row belong to the same document."""
         return (self.documents[:, :, None] == self.documents[:, None, :])[:, None]
 
 
-class _Pack(torch.autograd.Function):
-    """Gathers rows. Each is taken once, so that the gradient is a gather too, not torch's slower scattered sum."""
+class _Unpad(torch.autograd.Function):
+    """Gathers cells, each once, so that the gradient is a gather as well, not torch's slower scattered sum."""
 
     @staticmethod
     def forward(ctx: Any, cells: Tensor, layout: Unpadding) -> Tensor:
@@ -127,12 +127,12 @@ class _Pack(torch.autograd.Function):
 
 
 class _Pad(torch.autograd.Function):
-    """The inverse of `_Pack`, and its gradient."""
+    """The inverse of `_Unpad`, and its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, layout: Unpadding) -> Tensor:
+    def forward(ctx: Any, unpadded: Tensor, layout: Unpadding) -> Tensor:
         ctx.layout = layout
-        return _spread(packed, layout)
+        return _spread(unpadded, layout)
 
     @staticmethod
     @once_differentiable
@@ -140,12 +140,12 @@ class _Pad(torch.autograd.Function):
         return gradient.index_select(0, ctx.layout.cells), None
 
 
-_pack: Callable[[Tensor, Unpadding], Tensor] = _Pack.apply
+_unpad: Callable[[Tensor, Unpadding], Tensor] = _Unpad.apply
 _pad: Callable[[Tensor, Unpadding], Tensor] = _Pad.apply
 
 
-def _spread(packed: Shaped[Tensor, "N ..."], layout: Unpadding) -> Shaped[Tensor, "cells ..."]:
-    if not len(packed):
-        return packed.new_zeros(layout.mask.numel(), *packed.shape[1:])
+def _spread(unpadded: Shaped[Tensor, "N ..."], layout: Unpadding) -> Shaped[Tensor, "cells ..."]:
+    if not len(unpadded):
+        return unpadded.new_zeros(layout.mask.numel(), *unpadded.shape[1:])
     # Writes each cell once, unlike zeros followed by a copy: padding is a small part of a grid.
-    return packed.index_select(0, layout.tokens).index_fill_(0, layout.padding, 0)
+    return unpadded.index_select(0, layout.tokens).index_fill_(0, layout.padding, 0)

@@ -1,4 +1,4 @@
-"""Losses of two passes over the same examples, which dropout makes different.
+"""Consistency losses of two passes over the same examples, which differ by dropout.
 
 Axes: N positions, D model width, V vocabulary.
 """
@@ -19,7 +19,7 @@ from etude.models.losses.cross_entropy import Gradients, product_dtype
 from etude.types import IGNORED
 
 CHUNK = 256
-"""Positions whose logits are in memory at a time, twice."""
+"""Number of positions whose logits, of both passes, are in memory at a time."""
 
 
 class Consistency(Protocol):
@@ -33,19 +33,19 @@ class Consistency(Protocol):
         labels: Int[Tensor, " N"],
         smoothing: float,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the loss of states before the output projection, summed over the positions that count, and their number."""
+        """Return the loss of hidden states, summed over the positions that count, and their number."""
         ...
 
 
 @dataclass(frozen=True)
 class RDrop:
-    """R-Drop (Liang et al. 2021, equation 4): cross-entropy, and how far the predictions of two passes are apart.
+    """R-Drop (Liang et al. 2021, equation 4): cross-entropy, plus the divergence of the predictions of two passes.
 
-    With P and Q the predictions of a position, its loss is half of the paper's, which makes it the mean of the two
-    passes and of the size of a single one: ½ [CE(P) + CE(Q) + α ½ (KL(P‖Q) + KL(Q‖P))]. CE may be label-smoothed.
+    For predictions P and Q of a position, the loss is half of the paper's, so that it is a mean over the two passes, as
+    large as the loss of a single pass: ½ [CE(P) + CE(Q) + α ½ (KL(P‖Q) + KL(Q‖P))]. CE may be label-smoothed.
 
     Attributes:
-        alpha: α, at least 0. The paper takes 5 for translation.
+        alpha: α, at least 0. The paper uses 5 for translation.
 
     Raises:
         ConfigurationError: If alpha is negative.
@@ -65,27 +65,27 @@ class RDrop:
         labels: Int[Tensor, " N"],
         smoothing: float = 0.0,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Compute the loss in chunks of positions, with its gradients where they are wanted; there is no second derivative.
+        """Compute the loss, and any required gradients, in chunks of positions; there is no second derivative.
 
         Args:
-            first: States of one pass, before the output projection.
-            second: States of the other.
+            first: Hidden states of one pass, before the output projection.
+            second: Hidden states of the other pass.
             weight: The output projection.
-            labels: Ids of the right tokens; positions labelled `IGNORED` count for nothing.
+            labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
             smoothing: ε of label smoothing, from 0 to 1.
 
         Returns:
             The loss summed over the positions that count, in nats, and their number.
         """
-        kept = (labels != IGNORED).nonzero().squeeze(1)
-        if len(kept) < len(labels):
-            first, second, labels = (tensor.index_select(0, kept) for tensor in (first, second, labels))
+        counted = (labels != IGNORED).nonzero().squeeze(1)
+        if len(counted) < len(labels):
+            first, second, labels = (tensor.index_select(0, counted) for tensor in (first, second, labels))
         total = _chunked_r_drop(first, second, weight, labels, smoothing, self.alpha, torch.is_grad_enabled())
-        return total, torch.tensor(len(kept), device=labels.device)
+        return total, torch.tensor(len(counted), device=labels.device)
 
 
 class _ChunkedRDrop(torch.autograd.Function):
-    """The sum over positions; its gradients are made with it."""
+    """The sum over positions, whose gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -103,7 +103,7 @@ class _ChunkedRDrop(torch.autograd.Function):
             Gradients(first, weight, None, [needed[0], needed[2], False]),
             Gradients(second, weight, None, [needed[1], False, False]),
         ]
-        gradients[1].weight = gradients[0].weight  # both passes add to one
+        gradients[1].weight = gradients[0].weight  # both passes add to the same gradient
         dtype = product_dtype(first)
         sides, matrix = [side.to(dtype) for side in (first, second)], weight.to(dtype)
         total = first.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
@@ -112,15 +112,15 @@ class _ChunkedRDrop(torch.autograd.Function):
             logs = [torch.log_softmax((chunk @ matrix.T).to(total.dtype), 1) for chunk in chunks]
             loss, slopes = _positions(logs[0], logs[1], labels[start : start + CHUNK, None], smoothing, alpha)
             total += loss
-            for sums, chunk, slope in zip(gradients, chunks, slopes, strict=True):
-                sums.add(start, chunk, matrix, slope.to(dtype))
+            for accumulated, chunk, slope in zip(gradients, chunks, slopes, strict=True):
+                accumulated.add(start, chunk, matrix, slope.to(dtype))
         ctx.save_for_backward(gradients[0].hidden, gradients[1].hidden, gradients[0].weight)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        scaled = (None if ready is None else ready * gradient.to(ready.dtype) for ready in ctx.saved_tensors)
+        scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
         return *scaled, None, None, None, None
 
 
@@ -130,20 +130,23 @@ _chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply
 def _positions(
     p: Float[Tensor, "n V"], q: Float[Tensor, "n V"], labels: Int[Tensor, "n 1"], smoothing: float, alpha: float
 ) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]]:
-    """Return the loss of n positions, given log-probabilities, and its gradients by the logits of either pass.
+    """Return the loss of n positions, given log-probabilities, and its gradients with respect to both passes' logits.
 
-    Of J = ½ Σ (P - Q)(log P - log Q), by the logits of P: ½ [P (log P - log Q - KL(P‖Q)) + P - Q].
+    The gradient of J = ½ Σ (P - Q)(log P - log Q) in the logits of P is ½ [P (log P - log Q - KL(P‖Q)) + P - Q].
     """
-    apart = p - q
+    difference = p - q
     probabilities = p.exp(), q.exp()
-    divergences = (probabilities[0] * apart).sum(1, keepdim=True), -(probabilities[1] * apart).sum(1, keepdim=True)
+    divergences = (
+        (probabilities[0] * difference).sum(1, keepdim=True),
+        -(probabilities[1] * difference).sum(1, keepdim=True),
+    )
     loss = alpha / 4 * (divergences[0].sum() + divergences[1].sum())
     slopes = []
     for sign, logs, own, other, divergence in zip(
         (1, -1), (p, q), probabilities, probabilities[::-1], divergences, strict=True
     ):
         loss -= (1 - smoothing) / 2 * logs.gather(1, labels).sum() + smoothing / 2 * logs.mean(1).sum()
-        slope = alpha / 4 * (own * (sign * apart - divergence) + own - other)
+        slope = alpha / 4 * (own * (sign * difference - divergence) + own - other)
         slope += (own - smoothing / own.shape[1]) / 2
         slopes.append(slope.scatter_add_(1, labels, slope.new_full(labels.shape, (smoothing - 1) / 2)))
     return loss, (slopes[0], slopes[1])

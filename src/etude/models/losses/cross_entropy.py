@@ -1,4 +1,4 @@
-"""Cross-entropy at real positions, in chunks of positions so that the logits of a batch never exist at once.
+"""Cross-entropy in chunks of positions, so that the logits of a whole batch never exist at once.
 
 Axes: N positions, D model width, V vocabulary.
 """
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from etude.types import IGNORED
 
 CHUNK = 512
-"""Positions whose logits are in memory at a time."""
+"""Number of positions whose logits are in memory at a time."""
 
 
 def label_smoothed_cross_entropy(
@@ -29,34 +29,34 @@ def label_smoothed_cross_entropy(
     """Compute the cross-entropy of logits hidden weightᵀ + bias with smoothed labels (Szegedy et al. 2016, section 7).
 
     A label y stands for the distribution (1 - ε) [v = y] + ε / V, as in torch's `label_smoothing`. With logits z, the
-    loss of a position is logsumexp(z) - (1 - ε) z_y - ε/V Σ_v z_v. Where gradients are wanted they are made in this
-    forward pass, while a chunk's logits are at hand; there is no second derivative. Under autocast, products are in the
-    lower precision and the softmax in float32.
+    loss of a position is logsumexp(z) - (1 - ε) z_y - ε/V Σ_v z_v. Gradients, if required, are computed in this forward
+    pass while a chunk's logits exist; there is no second derivative. Under autocast, products are in the lower precision
+    and the softmax is in float32.
 
     Args:
-        hidden: States before the output projection.
+        hidden: Hidden states before the output projection.
         weight: The output projection.
-        labels: Ids of the right tokens; positions labelled `IGNORED` count for nothing.
+        labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
         smoothing: ε, from 0 to 1.
         bias: Added to the logits.
 
     Returns:
-        The loss summed over the positions that count, in nats, and their number: the denominator. Without any, the sum
-        is 0 and its gradients are zeros.
+        The loss in nats, summed over the positions that count, and their number: the denominator. If no position counts,
+        the sum is 0 and its gradients are zeros.
 
     Example:
         total, count = label_smoothed_cross_entropy(torch.zeros(3, 2), torch.ones(5, 2), torch.tensor([4, 0, IGNORED]))
         # total = 2 log 5, count = 2
     """
-    kept = (labels != IGNORED).nonzero().squeeze(1)
-    if len(kept) < len(labels):
-        hidden, labels = hidden.index_select(0, kept), labels.index_select(0, kept)
+    counted = (labels != IGNORED).nonzero().squeeze(1)
+    if len(counted) < len(labels):
+        hidden, labels = hidden.index_select(0, counted), labels.index_select(0, counted)
     total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, torch.is_grad_enabled())
-    return total, torch.tensor(len(kept), device=labels.device)
+    return total, torch.tensor(len(counted), device=labels.device)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum over positions, none of them `IGNORED`; its gradients are made with it."""
+    """The sum over positions, none of them `IGNORED`, whose gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        scaled = (None if ready is None else ready * gradient.to(ready.dtype) for ready in ctx.saved_tensors)
+        scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
         return *scaled, None, None, None
 
 
@@ -97,7 +97,7 @@ _chunked_cross_entropy: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
 
 
 class Gradients:
-    """Sums of the gradients of the loss, for those of hidden, weight and bias that need one."""
+    """Accumulated gradients of the loss, for those of hidden, weight and bias that require one."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]) -> None:
         self.hidden = torch.zeros_like(hidden) if needed[0] else None
@@ -105,7 +105,7 @@ class Gradients:
         self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
 
     def add(self, start: int, states: Tensor, matrix: Tensor, logits: Float[Tensor, "n V"]) -> None:
-        """Add those of a chunk of n positions from `start` on, given the gradient of its logits."""
+        """Add the gradients of a chunk of n positions from `start` on, given the gradient of its logits."""
         if self.hidden is not None:
             self.hidden[start : start + len(states)] = logits @ matrix
         if self.weight is not None and self.weight.dtype == states.dtype:
@@ -116,7 +116,7 @@ class Gradients:
             self.bias += logits.sum(0)
 
     def add_uniform(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, share: float) -> Float[Tensor, ""]:
-        """Subtract those of `share` x the sum of all logits, and return that: no pass over the logits is needed.
+        """Subtract the gradients of `share` x the sum of all logits, and return that term, without computing the logits.
 
         Σ_n Σ_v (h_n · W_v + b_v) = (Σ_n h_n) · (Σ_v W_v) + N Σ_v b_v.
         """
@@ -132,9 +132,9 @@ class Gradients:
 
 
 def _softmax_in_place(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """Turn logits into probabilities and return what was subtracted: logsumexp, without a second pass of exponentials.
+    """Turn logits into probabilities and return their logsumexp, without a second pass of exponentials.
 
-    The largest probability is exp(largest - logsumexp), never near zero.
+    It is recovered from the largest probability, exp(largest - logsumexp), which is never near zero.
     """
     largest = logits.amax(1)
     torch.softmax(logits, 1, out=logits)
@@ -142,6 +142,6 @@ def _softmax_in_place(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which autocast would multiply."""
+    """Return the type in which autocast would compute products of `x`, or that of `x` without autocast."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,4 +1,4 @@
-"""Losses of one decision for each example: weighted, of several classes at once, and of a number. Sums, never means.
+"""Losses of examples with a class, several classes, or a number as their target, as sums, never means.
 
 Axes: B examples, C classes.
 """
@@ -16,12 +16,12 @@ from etude.types import IGNORED
 def weighted_cross_entropy(
     logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], weights: Float[Tensor, " B"], smoothing: float = 0.0
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Compute the cross-entropy with smoothed labels (Szegedy et al. 2016, section 7), each example's times its weight.
+    """Compute the weighted cross-entropy with smoothed labels (Szegedy et al. 2016, section 7).
 
     Args:
         logits: Unnormalised log-probabilities.
-        labels: Class ids; examples labelled `IGNORED` count for nothing.
-        weights: Of each example; 0 where it is ignored.
+        labels: Class ids; examples labelled `IGNORED` do not count.
+        weights: Weight of each example; 0 if it is ignored.
         smoothing: ε, from 0 to 1.
 
     Returns:
@@ -41,7 +41,7 @@ def binary_cross_entropy(
     Args:
         logits: Log-odds of each class.
         labels: 1 at the classes of an example, 0 elsewhere.
-        real: False at examples that count for nothing.
+        real: False at examples that do not count.
 
     Returns:
         The loss summed over examples, in nats, and their number.
@@ -56,9 +56,9 @@ def squared_error(
     """Compute the squared difference of values and labels.
 
     Args:
-        values: What was predicted.
-        labels: What was right.
-        real: False at examples that count for nothing.
+        values: Predicted values.
+        labels: Correct values.
+        real: False at examples that do not count.
 
     Returns:
         The loss summed over examples, and their number.
@@ -68,5 +68,5 @@ def squared_error(
 
 
 def _precise(x: Tensor) -> Tensor:
-    """Return numbers of at least single precision."""
+    """Return the values in at least single precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,8 +1,6 @@
-"""Encoder-decoders of BART's family in Hugging Face's layout of names: MarianMT, Pegasus, BART.
+"""Encoder-decoders with weights of transformers' MarianMT, Pegasus and BART, from and to its files.
 
-They differ in where their norms and positions are (`FAMILIES`); the layers' names are the same.
-
-Axes: D model width, V vocabulary.
+Axes: B rows, S source length, T target length, N source tokens, M target tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,119 +9,65 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.hub import PretrainedFiles
 from etude.models.layers.feed_forward import Activation, FeedForward
-from etude.models.layers.positions import Learned, Sinusoidal
-from etude.models.layers.residual import PostNorm, PreNorm, Residual
+from etude.models.layers.positions import Learned, Sinusoidal, sinusoids
+from etude.models.layers.residual import Residual
 from etude.models.layers.unpad import Unpadding
+from etude.models.pretrained.base import NativePretrainedModel
+from etude.models.pretrained.encoder_decoder_families import (
+    ACTIVATIONS,
+    BIAS,
+    COPIES,
+    ENCODER_DECODER_FAMILIES,
+    POSITIONS,
+    SHARED,
+    SIDES,
+    EncoderDecoderFamily,
+    tensor_names,
+)
+from etude.models.pretrained.skeleton import PretrainedSkeleton
+from etude.models.pretrained.weight_files import check_names, check_shapes, read_native_config, read_safetensors
 from etude.models.seq2seq import Seq2Seq
 from etude.types import Facts
 
-SHARED = "model.shared.weight"
-POSITIONS = "model.{side}.embed_positions.weight"
-BIAS = "final_logits_bias"
-SIDES = ("encoder", "decoder")
-
-COPIES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
-"""Other names of the shared matrix, where a file has them."""
-
-ATTENTION = {"query_key_value": ("q_proj", "k_proj", "v_proj"), "output": ("out_proj",)}
-
-LAYERS = {
-    "encoder": {
-        **{f"attention.{ours}": tuple(f"self_attn.{part}" for part in parts) for ours, parts in ATTENTION.items()},
-        "attention_residual.norm": ("self_attn_layer_norm",),
-        "feed_forward.inner": ("fc1",),
-        "feed_forward.outer": ("fc2",),
-        "feed_forward_residual.norm": ("final_layer_norm",),
-    },
-    "decoder": {
-        **{f"self_attention.{ours}": tuple(f"self_attn.{part}" for part in parts) for ours, parts in ATTENTION.items()},
-        "self_residual.norm": ("self_attn_layer_norm",),
-        "cross_attention.query": ("encoder_attn.q_proj",),
-        "cross_attention.output": ("encoder_attn.out_proj",),
-        "cross_residual.norm": ("encoder_attn_layer_norm",),
-        "feed_forward.inner": ("fc1",),
-        "feed_forward.outer": ("fc2",),
-        "feed_forward_residual.norm": ("final_layer_norm",),
-    },
-}
-"""Modules of a layer here, and those in BART that they are made of; each has a weight and a bias."""
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "swish": F.silu,
-    "silu": F.silu,
-}
-"""Names of activations in config.json."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What sets a model type of the family apart.
-
-    Attributes:
-        model_type: Its name in config.json.
-        architecture: Its class in transformers.
-        residual: Where norms are; one before each sublayer has another at the end of each stack.
-        embedding_norm: Whether embeddings are normalised.
-        offset: Rows of a table of positions before that of position 0.
-        trained_positions: Whether positions are trained; otherwise they are sinusoids, which a file may leave out.
-    """
-
-    model_type: str
-    architecture: str
-    residual: type[Residual]
-    embedding_norm: bool = False
-    offset: int = 0
-    trained_positions: bool = False
-
-
-FAMILIES = {
-    family.model_type: family
-    for family in (
-        Family("marian", "MarianMTModel", PostNorm),
-        Family("pegasus", "PegasusForConditionalGeneration", PreNorm),
-        Family("bart", "BartForConditionalGeneration", PostNorm, True, offset=2, trained_positions=True),
-    )
-}
+SIZES = ("d_model", "encoder_attention_heads", "encoder_layers", "decoder_layers", "encoder_ffn_dim")
+EQUAL = (("decoder_attention_heads", "encoder_attention_heads"), ("decoder_ffn_dim", "encoder_ffn_dim"))
+"""Keys of sizes that must be equal, since both stacks of a native model share them."""
 
 
 class Bart(Seq2Seq):
-    """A model of the family in native modules: both sides have positions of their own, and logits a bias.
+    """An encoder-decoder in native modules, with positions for each side and a bias of the logits.
 
     Args:
-        facts: The vocabulary's size.
+        facts: The vocabulary size.
         width: D.
-        heads: Heads of each attention, a divisor of D.
-        encoder_layers: Layers of the encoder.
-        decoder_layers: Layers of the decoder.
+        heads: Number of heads, a divisor of D.
+        encoder_layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers.
         feed_forward: Inner width of the feed-forward layers.
-        dropout: On embeddings and on what each sublayer adds.
-        max_length: The most tokens of a source or target.
-        family: Where norms and positions are.
-        activation: Of the feed-forward layers.
+        dropout: Dropout rate of the embeddings and of each sublayer's output.
+        max_length: Largest number of tokens in a source or a target.
+        family: Kind of norms and positions.
+        activation: Activation of the feed-forward layers.
         scaled: Whether embeddings are multiplied by √D.
         attention_dropout: As in `Seq2Seq`.
         activation_dropout: As in `Seq2Seq`.
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout is no probability below 1.
+        ConfigurationError: If the heads do not divide the width, or the dropout rate is not a probability below 1.
     """
 
     logit_bias: Float[Tensor, " V"]
     files: PretrainedFiles | None = None
-    """Where the weights come from, if they were pretrained."""
+    """The pretrained model's files, if the weights are pretrained."""
 
     def __init__(
         self,
@@ -135,7 +79,7 @@ class Bart(Seq2Seq):
         feed_forward: int,
         dropout: float,
         max_length: int,
-        family: Family,
+        family: EncoderDecoderFamily,
         activation: Activation,
         scaled: bool,
         attention_dropout: float = 0.0,
@@ -162,39 +106,84 @@ class Bart(Seq2Seq):
 
     @property
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """Its parts from the input to the output; the first has what is added to embeddings on both sides."""
+        """The model's parts from input to output; the first includes the positions and norms of both sides."""
         embeddings, *layers = super().stages
         norms = (self.encoder_embedding_norm, self.decoder_embedding_norm)
         return [(*embeddings, self.target_positions, *norms), *layers]
 
     @property
     def output_bias(self) -> Float[Tensor, " V"]:
-        """What is added to the logits; it is not trained."""
+        """The bias of the logits, which is not trained."""
         return self.logit_bias
 
     def embed_source(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what the encoder reads."""
+        """Return the encoder's input."""
         x = self.embedding.source(tokens) * self.scale + self.positions(positions)
         return self.dropout(self.encoder_embedding_norm(x))
 
     def embed_target(self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
-        """Return what the decoder reads: its positions, and its norm, are its own."""
+        """Return the decoder's input, with positions and a norm of its own."""
         x = self.embedding.target(tokens) * self.scale + self.target_positions(positions)
         return self.dropout(self.decoder_embedding_norm(x))
 
     def embed_both(
         self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], source: Unpadding, target: Unpadding
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-        """Return what encoder and decoder read of the real tokens."""
-        embedded = self.embed_source(source.pack(src), source.positions)
-        return embedded, self.embed_target(target.pack(tgt), target.positions)
+        """Return the encoder's and the decoder's input at the real tokens."""
+        embedded = self.embed_source(source.unpad(src), source.positions)
+        return embedded, self.embed_target(target.unpad(tgt), target.positions)
+
+
+@dataclass(frozen=True)
+class PretrainedBart(NativePretrainedModel):
+    """A pretrained encoder-decoder like BART: MarianMT, Pegasus, BART. Takes what `NativePretrainedModel` does."""
+
+    def build(self, facts: Facts, interface: type[nn.Module], saved: PretrainedSkeleton | None = None) -> Bart:
+        """Build the model and load its weights, as `PretrainedModel.build` says."""
+        files, name = self.files(saved), self.name
+        config = read_native_config(files)
+        family = _family(config, name)
+        if facts.vocabulary != config["vocab_size"]:
+            raise ConfigurationError(
+                f"the tokenizer has {facts.vocabulary} ids, the weights of {name} have {config['vocab_size']}: "
+                f"it is not their tokenizer; set tokenizer=pretrained tokenizer.name={name}"
+            )
+        width, heads, encoder_layers, decoder_layers, feed_forward = (config[key] for key in SIZES)
+        model = Bart(
+            facts,
+            width,
+            heads,
+            encoder_layers,
+            decoder_layers,
+            feed_forward,
+            self.dropout,
+            max_length=config["max_position_embeddings"],
+            family=family,
+            activation=ACTIVATIONS[config["activation_function"]],
+            scaled=bool(config.get("scale_embedding", False)),
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+        )
+        _load(model, family, read_safetensors(files), name)
+        model.files = files
+        return model
+
+
+def from_bart(weights: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
+    """Return tensors by their native names.
+
+    Args:
+        weights: Tensors by their names in transformers, with all that `names` lists.
+        names: Names of the parts of each native tensor.
+    """
+    return {native: torch.cat([weights[part] for part in parts]) for native, parts in names.items()}
 
 
 def position_tables(model: Seq2Seq) -> list[Float[Tensor, "max_length D"]]:
     """Return the vectors that the encoder and the decoder add at each position.
 
     Raises:
-        ConfigurationError: If the model's positions are no such vectors.
+        ConfigurationError: If the model's positions are not such vectors.
     """
     target = model.target_positions if isinstance(model, Bart) else model.positions
     tables = []
@@ -208,55 +197,17 @@ def position_tables(model: Seq2Seq) -> list[Float[Tensor, "max_length D"]]:
     return tables
 
 
-def module_names(encoder_layers: int, decoder_layers: int, family: Family) -> dict[str, tuple[str, ...]]:
-    """Return, for each module of a native model, the modules of the family whose rows it is made of."""
-    names = {
-        f"{side}.{index}.{ours}": tuple(f"model.{side}.layers.{index}.{part}" for part in parts)
-        for side, count in zip(SIDES, (encoder_layers, decoder_layers), strict=True)
-        for index in range(count)
-        for ours, parts in LAYERS[side].items()
-    }
-    attention = "model.decoder.layers.{}.encoder_attn.{}_proj"
-    names["memory"] = tuple(attention.format(index, part) for index in range(decoder_layers) for part in "kv")
-    if family.residual is PreNorm:
-        names |= {f"{side}_norm": (f"model.{side}.layer_norm",) for side in SIDES}
-    if family.embedding_norm:
-        names |= {f"{side}_embedding_norm": (f"model.{side}.layernorm_embedding",) for side in SIDES}
-    return names
-
-
-def tensor_names(encoder_layers: int, decoder_layers: int, family: Family) -> dict[str, tuple[str, ...]]:
-    """Return, for each tensor of a native model, those of the family that it is made of; positions and bias left out."""
-    modules = module_names(encoder_layers, decoder_layers, family)
-    tensors = {
-        f"{ours}.{kind}": tuple(f"{part}.{kind}" for part in parts)
-        for ours, parts in modules.items()
-        for kind in ("weight", "bias")
-    }
-    return {"embedding.weight": (SHARED,), **tensors}
-
-
-def from_bart(weights: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
-    """Return tensors by their names here.
-
-    Args:
-        weights: By Hugging Face's names; all of those that `names` lists.
-        names: What each tensor is made of.
-    """
-    return {ours: torch.cat([weights[part] for part in parts]) for ours, parts in names.items()}
-
-
-def to_bart(model: Seq2Seq) -> tuple[Family, dict[str, Tensor]]:
-    """Return a model's weights by Hugging Face's names, and the family that computes the same with them.
+def to_bart(model: Seq2Seq) -> tuple[EncoderDecoderFamily, dict[str, Tensor]]:
+    """Return a model's weights by their names in transformers, and the family that computes the same with them.
 
     Raises:
-        ConfigurationError: If no family of `FAMILIES` has all parts of the model.
+        ConfigurationError: If no family of `ENCODER_DECODER_FAMILIES` has all parts of the model.
     """
     state = model.state_dict()
     family = _family_of(model, state)
     names = tensor_names(len(model.encoder), len(model.decoder), family)
-    own = ("positions.", "target_positions.", "logit_bias")
-    strange = [name for name in state if name not in names and not name.startswith(own)]
+    separate = ("positions.", "target_positions.", "logit_bias")
+    strange = [name for name in state if name not in names and not name.startswith(separate)]
     missing = [name for name in names if name not in state]
     if strange or missing:
         raise ConfigurationError(
@@ -264,8 +215,8 @@ def to_bart(model: Seq2Seq) -> tuple[Family, dict[str, Tensor]]:
             "two-layer feed-forward layers and one shared embedding"
         )
     weights: dict[str, Tensor] = {}
-    for ours, parts in names.items():
-        pieces = state[ours].chunk(len(parts))
+    for native, parts in names.items():
+        pieces = state[native].chunk(len(parts))
         weights.update((part, piece.clone()) for part, piece in zip(parts, pieces, strict=True))
     for side, table in zip(SIDES, position_tables(model), strict=True):
         front = table.new_zeros(family.offset, model.width)
@@ -275,15 +226,96 @@ def to_bart(model: Seq2Seq) -> tuple[Family, dict[str, Tensor]]:
     return family, weights
 
 
-def _family_of(model: Seq2Seq, state: Mapping[str, Tensor]) -> Family:
-    """Find the family with the model's kind of residual connection and of embeddings."""
+def _family_of(model: Seq2Seq, state: Mapping[str, Tensor]) -> EncoderDecoderFamily:
+    """Return the family with the model's kind of residual connections and embeddings."""
     layers = [*model.encoder, *model.decoder]
     kinds = {type(module) for layer in layers for module in layer.children() if isinstance(module, Residual)}
     normed = "encoder_embedding_norm.weight" in state
-    for family in FAMILIES.values():
+    for family in ENCODER_DECODER_FAMILIES.values():
         if kinds == {family.residual} and normed == family.embedding_norm:
             return family
     raise ConfigurationError(
         f"no encoder-decoder of transformers has {' and '.join(sorted(kind.__name__ for kind in kinds))}; those that "
         "etude writes have PreNorm (Pegasus) or PostNorm (MarianMT)"
     )
+
+
+def _family(config: Mapping[str, Any], name: str) -> EncoderDecoderFamily:
+    """Return the family of a config.json, and refuse anything that a native model does not have."""
+    if config.get("model_type") not in ENCODER_DECODER_FAMILIES:
+        raise ConfigurationError(
+            f"{name} has model_type = {config.get('model_type')!r}; a native translator has one of "
+            f"{', '.join(ENCODER_DECODER_FAMILIES)}; set model=huggingface, or another model.name"
+        )
+    needed = (*SIZES, *(key for key, _ in EQUAL), "vocab_size", "max_position_embeddings", "activation_function")
+    absent = [key for key in needed if config.get(key) is None]
+    if absent:
+        raise ConfigurationError(f"config.json of {name} has no {', '.join(absent)}; write it there")
+    for key, other in EQUAL:
+        if config[key] != config[other]:
+            raise ConfigurationError(
+                f"{name} has {key} = {config[key]} and {other} = {config[other]}; both stacks must have the same"
+            )
+    if config["activation_function"] not in ACTIVATIONS:
+        raise ConfigurationError(
+            f"{name} has activation_function = {config['activation_function']!r}; known: {', '.join(ACTIVATIONS)}"
+        )
+    for key in ("tie_word_embeddings", "share_encoder_decoder_embeddings"):
+        if config.get(key) is False:
+            raise ConfigurationError(
+                f"{name} has {key} = false; a native model has one matrix for both sides and output"
+            )
+    return ENCODER_DECODER_FAMILIES[config["model_type"]]
+
+
+def _load(model: Bart, family: EncoderDecoderFamily, weights: Mapping[str, Tensor], name: str) -> None:
+    """Load weights by their names in transformers.
+
+    Raises:
+        ConfigurationError: If tensors are missing, extra, or of another shape.
+    """
+    tensors = _merge_copies(_prefixed(weights), name)
+    tensors.setdefault(BIAS, torch.zeros(1, model.vocabulary))
+    tables = [POSITIONS.format(side=side) for side in SIDES]
+    if not family.trained_positions:
+        for table in tables:
+            tensors.setdefault(table, marian_sinusoids(model.width, model.max_length))
+    names = tensor_names(len(model.encoder), len(model.decoder), family)
+    expected = {BIAS, *tables, *(part for parts in names.values() for part in parts)}
+    check_names(tensors.keys(), expected, name)
+    state = from_bart(tensors, names)
+    for positions, table in zip(("positions", "target_positions"), tables, strict=True):
+        state[f"{positions}.embedding.weight"] = tensors[table][family.offset :]
+    state["logit_bias"] = tensors[BIAS].flatten()
+    check_shapes(state, model.state_dict(), names, name)
+    model.load_state_dict(state)
+
+
+def _prefixed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a bare model by the names of a model with an output layer."""
+    bare = ("shared.", "encoder.", "decoder.")
+    return {f"model.{key}" if key.startswith(bare) else key: tensor for key, tensor in weights.items()}
+
+
+def _merge_copies(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors with a single copy of the shared matrix.
+
+    Raises:
+        ConfigurationError: If its copies differ.
+    """
+    present = [key for key in (SHARED, *COPIES) if key in weights]
+    if present:
+        first = weights[present[0]]
+        different = [key for key in present if not torch.equal(weights[key], first)]
+        if different:
+            raise ConfigurationError(
+                f"{name} has other values in {different[0]} than in {present[0]}; a native model has one matrix for both"
+            )
+        weights = {key: tensor for key, tensor in weights.items() if key not in present} | {SHARED: first}
+    return weights
+
+
+def marian_sinusoids(width: int, max_length: int) -> Tensor:
+    """Return sinusoids [max_length, D] in the order of Marian: the sines of all wavelengths, then the cosines."""
+    table = sinusoids(width, max_length)
+    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)

@@ -1,4 +1,4 @@
-"""How transformers' encoders of BERT's kind name their tensors and sizes: they differ in little else.
+"""Encoders like BERT in transformers: the names of their tensors and sizes, and their few differences.
 
 Axes: D model width.
 """
@@ -16,8 +16,8 @@ from etude.models.layers.feed_forward import Activation
 from etude.models.layers.residual import PostNorm, PreNorm, Residual
 
 POSITIONS = "embeddings.position_embeddings.weight"
-SEGMENTS = "embeddings.token_type_embeddings.weight"
-"""BERT's vectors for first and second text. With one text, the first is a part of every position's vector."""
+TYPE_EMBEDDINGS = "embeddings.token_type_embeddings.weight"
+"""BERT's embeddings of token types. For single texts, the first is part of every position's vector."""
 
 EMBEDDINGS = {
     "embedding.weight": ("embeddings.word_embeddings.weight",),
@@ -25,7 +25,7 @@ EMBEDDINGS = {
     "embedding_norm.weight": ("embeddings.LayerNorm.weight",),
     "embedding_norm.bias": ("embeddings.LayerNorm.bias",),
 }
-"""Tensors here, and those in BERT that they are made of."""
+"""Native tensors, and the tensors of BERT that they consist of."""
 
 LAYER = {
     "attention.query_key_value": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -35,7 +35,7 @@ LAYER = {
     "feed_forward.outer": ("output.dense",),
     "feed_forward_residual.norm": ("output.LayerNorm",),
 }
-"""Modules of a layer here, and those in BERT that they are made of; each has a weight and a bias."""
+"""Native modules of a layer, and the modules of BERT that they consist of; each has a weight and a bias."""
 
 DISTILBERT_LAYER = {
     "attention.query_key_value": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
@@ -62,7 +62,7 @@ SIZES = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
-"""What an encoder is made of, and BERT's keys of it in config.json."""
+"""Sizes of an encoder, and BERT's keys in config.json."""
 
 DISTILBERT_SIZES = SIZES | {
     "width": "dim",
@@ -77,13 +77,13 @@ DISTILBERT_SIZES = SIZES | {
 
 @dataclass(frozen=True)
 class HeadNames:
-    """The tensors of a masked language model's head.
+    """Names of the tensors of a masked language model's head.
 
     Attributes:
         transform: The linear layer.
         norm: The norm.
-        bias: Of the logits; the second name is one that files have in its place or besides.
-        matrix: From features to logits: the embedding once more, where a file has it.
+        bias: The bias of the logits; files may use the second name instead or as well.
+        matrix: The matrix from features to logits, which is the embedding again, if a file has it.
     """
 
     transform: str
@@ -108,13 +108,13 @@ DISTILBERT_HEAD = HeadNames(
 
 @dataclass(frozen=True)
 class PoolerNames:
-    """The tensors of a sequence classifier between the state of the first token and its outputs.
+    """Names of the tensors of a sequence classifier between the CLS state and its outputs.
 
     Attributes:
         dense: The linear layer of the pooler.
-        output: The one behind it.
-        activation: Between them.
-        inside: Whether the encoder has the pooler itself, so that the encoder's prefix stands before its name.
+        output: The output layer after it.
+        activation: Activation between them.
+        inside: Whether the pooler is part of the encoder, so that its name has the encoder's prefix.
     """
 
     dense: str
@@ -130,22 +130,22 @@ DISTILBERT_POOLER = PoolerNames("pre_classifier", "classifier", F.relu)
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """What sets a model type apart from BERT.
+    """The differences of a model type from BERT.
 
     Attributes:
-        model_type: Its name in config.json.
-        title: The beginning of its classes' names in transformers.
-        prefix: What stands before the encoder's tensors in a model with a head.
-        head: The tensors of a masked language model's head.
-        pooler: The tensors of a sequence classifier's.
-        residual: Where norms are; one before each sublayer has another at the end of the stack.
-        stack: Where the layers are.
-        layer: As `LAYER`.
-        sizes: As `SIZES`.
-        segments: Whether there are vectors for first and second text.
-        offset: Whether the table of positions has rows for ids up to that of padding before that of position 0.
-        gelu_head: Whether the head's activation is GELU, whatever the layers have.
-        norm_eps: Of all norms, where config.json does not say it.
+        model_type: The type's name in config.json.
+        title: Prefix of its classes' names in transformers.
+        prefix: Prefix of the encoder's tensors in a model with a head.
+        head: Tensors of a masked language model's head.
+        pooler: Tensors of a sequence classifier's pooler.
+        residual: Kind of residual connection; with `PreNorm` there is another norm at the end of the stack.
+        stack: Name of the list of layers.
+        layer: Modules of a layer, as in `LAYER`.
+        sizes: Keys of sizes, as in `SIZES`.
+        token_types: Whether there are embeddings of token types.
+        offset: Whether the table of positions begins with rows for the ids up to that of padding.
+        gelu_head: Whether the head's activation is GELU, whatever that of the layers is.
+        norm_eps: Epsilon of all norms, if config.json does not state it.
     """
 
     model_type: str
@@ -157,24 +157,24 @@ class EncoderFamily:
     stack: str = "encoder.layer"
     layer: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: LAYER)
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
-    segments: bool = True
+    token_types: bool = True
     offset: bool = False
     gelu_head: bool = False
     norm_eps: float | None = None
 
     def tensor_names(self, layers: int) -> dict[str, tuple[str, ...]]:
-        """Return, for each tensor of an encoder of so many layers, those of the family whose rows it is made of."""
+        """Return, for each tensor of an encoder with that many layers, the family's tensors that it concatenates."""
         names = {
-            f"layers.{index}.{ours}.{kind}": tuple(f"{self.stack}.{index}.{part}.{kind}" for part in parts)
+            f"layers.{index}.{native}.{kind}": tuple(f"{self.stack}.{index}.{part}.{kind}" for part in parts)
             for index in range(layers)
-            for ours, parts in self.layer.items()
+            for native, parts in self.layer.items()
             for kind in ("weight", "bias")
         }
         last = {f"norm.{kind}": (f"LayerNorm.{kind}",) for kind in ("weight", "bias")}
         return EMBEDDINGS | names | (last if self.residual is PreNorm else {})
 
     def plain_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors without the prefix, and norms by the names of today, not of TensorFlow."""
+        """Return the tensors by names without the prefix, and without TensorFlow's old names of norms."""
         return {
             name.removeprefix(self.prefix)
             .replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -209,7 +209,7 @@ ENCODER_FAMILIES = {
             stack="transformer.layer",
             layer=DISTILBERT_LAYER,
             sizes=DISTILBERT_SIZES,
-            segments=False,
+            token_types=False,
             norm_eps=1e-12,
         ),
         EncoderFamily("roberta", "Roberta", "roberta.", ROBERTA_HEAD, ROBERTA_POOLER, offset=True, gelu_head=True),
@@ -219,4 +219,4 @@ ENCODER_FAMILIES = {
         PRE_NORM,
     )
 }
-"""The families, by their model_type."""
+"""Families by model_type."""

@@ -1,4 +1,4 @@
-"""Decoders with weights in GPT-2's layout of names, from and to Hugging Face's files.
+"""Decoders with weights of transformers' GPT-2, from and to its files.
 
 Axes: D model width, V vocabulary.
 """
@@ -6,6 +6,7 @@ Axes: D model width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -13,21 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
-from etude.hub import PretrainedFiles, open_pretrained
+from etude.hub import PretrainedFiles
 from etude.models.decoder import CausalLayer, Decoder
 from etude.models.layers.feed_forward import FeedForward
 from etude.models.layers.positions import Learned
 from etude.models.layers.residual import PreNorm
+from etude.models.pretrained.base import NativePretrainedModel
 from etude.models.pretrained.bert import ACTIVATIONS
-from etude.models.pretrained.weight_files import check_tokenizer, read_json, read_safetensors
+from etude.models.pretrained.skeleton import PretrainedSkeleton
+from etude.models.pretrained.weight_files import check_names, check_tokenizer, read_native_config, read_safetensors
 from etude.types import Facts
 
 PREFIX = "transformer."
 OUTPUT = "lm_head.weight"
-"""The embedding's other name, where a file has it."""
+"""Another name of the embedding in some files."""
 
 UNUSED = (".attn.bias", ".attn.masked_bias")
-"""Ends of names of what older files hold besides weights: which position may attend to which."""
+"""Suffixes of the causal masks that older files hold besides the weights."""
 
 OUTER = {
     "embedding.weight": "wte.weight",
@@ -35,10 +38,10 @@ OUTER = {
     "norm.weight": "ln_f.weight",
     "norm.bias": "ln_f.bias",
 }
-"""Tensors here, and those of GPT-2."""
+"""Native tensors outside the layers, and those of GPT-2."""
 
 NORMS = {"attention_residual.norm": "ln_1", "feed_forward_residual.norm": "ln_2"}
-"""Norms of a layer here, and those of GPT-2."""
+"""Native norms of a layer, and those of GPT-2."""
 
 LINEAR = {
     "attention.query_key_value": "attn.c_attn",
@@ -46,9 +49,9 @@ LINEAR = {
     "feed_forward.inner": "mlp.c_fc",
     "feed_forward.outer": "mlp.c_proj",
 }
-"""Linear layers of a layer here, and those of GPT-2, whose matrices are stored [inputs, outputs]."""
+"""Native linear layers of a layer, and those of GPT-2, whose matrices are stored as [inputs, outputs]."""
 
-FIXED: Mapping[str, tuple[Any, ...]] = {
+SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -56,15 +59,15 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (True,),
     "activation_function": ("gelu_new", *ACTIVATIONS),
 }
-"""What config.json may say; the first is GPT-2's default."""
+"""Supported values in config.json; the first is GPT-2's default."""
 
 
 class PretrainedDecoder(Decoder):
     """A decoder with the weights of a pretrained model.
 
     Args:
-        files: Where the weights come from.
-        **parts: As `Decoder` takes them.
+        files: The pretrained model's files.
+        **parts: Arguments of `Decoder`.
     """
 
     def __init__(self, files: PretrainedFiles, **parts: Any) -> None:
@@ -72,83 +75,68 @@ class PretrainedDecoder(Decoder):
         self.files = files
 
 
-def pretrained_gpt2(
-    facts: Facts, name: str, dropout: float = 0.1, attention_dropout: float = 0.0, activation_dropout: float = 0.0
-) -> Decoder:
-    """Build a pretrained GPT-2 and load its weights.
+@dataclass(frozen=True)
+class PretrainedGPT2(NativePretrainedModel):
+    """A pretrained GPT-2. Takes what `NativePretrainedModel` does; GPT-2 has no dropout inside feed-forward layers."""
 
-    Args:
-        facts: The tokenizer's vocabulary and special ids, which must be the weights'.
-        name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: As in `Decoder`.
-        attention_dropout: As in `Decoder`.
-        activation_dropout: As in `Decoder`; GPT-2 has none.
-
-    Raises:
-        ConfigurationError: If the model is no GPT-2, its weights are not those of its config.json, or the tokenizer is
-            another's.
-        DataError: If the files are missing or unreadable.
-    """
-    files = open_pretrained(name)
-    config = _checked(read_json(files), name)
-    check_tokenizer(facts, config, name)
-    activation = ACTIVATIONS[config.get("activation_function", "gelu_new")]
-    decoder = PretrainedDecoder(
-        files,
-        facts=facts,
-        width=config["n_embd"],
-        heads=config["n_head"],
-        layers=config["n_layer"],
-        feed_forward=config.get("n_inner") or 4 * config["n_embd"],
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-        activation_dropout=activation_dropout,
-        max_length=config["n_positions"],
-        positions=Learned,
-        norm=partial(nn.LayerNorm, eps=config.get("layer_norm_epsilon", 1e-5)),
-        residual=PreNorm,
-        feed_forward_layer=partial(FeedForward, activation=activation),
-    )
-    from_gpt2(decoder, read_safetensors(files), name)
-    return decoder
+    def build(
+        self, facts: Facts, interface: type[nn.Module], saved: PretrainedSkeleton | None = None
+    ) -> PretrainedDecoder:
+        """Build the decoder and load its weights, as `PretrainedModel.build` says."""
+        files, name = self.files(saved), self.name
+        config = _checked(read_native_config(files), name)
+        check_tokenizer(facts, config, name)
+        activation = ACTIVATIONS[config.get("activation_function", "gelu_new")]
+        decoder = PretrainedDecoder(
+            files,
+            facts=facts,
+            width=config["n_embd"],
+            heads=config["n_head"],
+            layers=config["n_layer"],
+            feed_forward=config.get("n_inner") or 4 * config["n_embd"],
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+            max_length=config["n_positions"],
+            positions=Learned,
+            norm=partial(nn.LayerNorm, eps=config.get("layer_norm_epsilon", 1e-5)),
+            residual=PreNorm,
+            feed_forward_layer=partial(FeedForward, activation=activation),
+        )
+        from_gpt2(decoder, read_safetensors(files), name)
+        return decoder
 
 
 def from_gpt2(decoder: Decoder, weights: Mapping[str, Tensor], name: str) -> None:
-    """Load the weights of a Hugging Face GPT2LMHeadModel, or of the bare GPT2Model, into a decoder.
+    """Load the weights of a transformers GPT2LMHeadModel, or of the bare GPT2Model, into a decoder.
 
     Args:
-        decoder: With `Learned` positions and `PreNorm`, of the weights' sizes.
-        weights: By Hugging Face's names.
-        name: What the user called the model, for messages.
+        decoder: A decoder of the weights' sizes, with `Learned` positions and `PreNorm`.
+        weights: Tensors by their names in transformers.
+        name: The user's name of the model, for messages.
 
     Raises:
-        ConfigurationError: If tensors are missing, left over, or of another shape, or the output's matrix is not the
-            embedding's.
+        ConfigurationError: If tensors are missing, extra, or of another shape, or the output matrix is not the embedding.
     """
-    given = {key.removeprefix(PREFIX): tensor for key, tensor in weights.items() if not key.endswith(UNUSED)}
-    output, names = given.pop(OUTPUT, None), gpt2_names(decoder)
-    if given.keys() != set(names.values()):
-        expected = set(names.values())
-        missing, extra = (
-            ", ".join(sorted(keys)) or "none" for keys in (expected - given.keys(), given.keys() - expected)
-        )
-        raise ConfigurationError(f"the weights of {name} are not its config.json's; missing: {missing}; extra: {extra}")
-    if output is not None and not torch.equal(output, given["wte.weight"]):
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in weights.items() if not key.endswith(UNUSED)}
+    output, names = tensors.pop(OUTPUT, None), gpt2_names(decoder)
+    check_names(tensors.keys(), names.values(), name)
+    if output is not None and not torch.equal(output, tensors["wte.weight"]):
         raise ConfigurationError(
             f"{name} has other values in {OUTPUT} than in wte.weight; a decoder has one matrix for both"
         )
-    state = {ours: _turned(ours, given[theirs]) for ours, theirs in names.items()}
-    for ours, tensor in decoder.state_dict().items():
-        if state[ours].shape != tensor.shape:
+    state = {native: _transposed(native, tensors[other]) for native, other in names.items()}
+    for native, tensor in decoder.state_dict().items():
+        if state[native].shape != tensor.shape:
             raise ConfigurationError(
-                f"the weights of {name} are not its config.json's: {names[ours]} gives {list(state[ours].shape)}, "
+                f"the weights of {name} are not its config.json's: {names[native]} gives {list(state[native].shape)}, "
                 f"which should be {list(tensor.shape)}"
             )
     decoder.load_state_dict(state)
 
 
 def to_gpt2(decoder: Decoder) -> dict[str, Tensor]:
-    """Return a decoder's weights by Hugging Face's names, for a GPT2LMHeadModel of `gpt2_config`.
+    """Return a decoder's weights by their names in transformers, for a GPT2LMHeadModel of `gpt2_config`.
 
     Raises:
         ConfigurationError: If GPT-2 cannot hold the decoder.
@@ -162,13 +150,13 @@ def to_gpt2(decoder: Decoder) -> dict[str, Tensor]:
             "train with model/norm=layer model/feed_forward=gelu"
         )
     return {
-        PREFIX + theirs: _turned(ours, state[ours]).clone(memory_format=torch.contiguous_format)
-        for ours, theirs in names.items()
+        PREFIX + other: _transposed(native, state[native]).clone(memory_format=torch.contiguous_format)
+        for native, other in names.items()
     }
 
 
 def _check_parts(decoder: Decoder) -> None:
-    """Refuse parts that GPT-2 has not, and say which choices give its own."""
+    """Refuse parts that GPT-2 does not have, naming the choices that give its own."""
     layers = cast(list[CausalLayer], list(decoder.layers))
     parts: dict[str, tuple[type[nn.Module], set[type[nn.Module]]]] = {
         "model/positions=learned": (Learned, {type(decoder.positions)}),
@@ -176,7 +164,7 @@ def _check_parts(decoder: Decoder) -> None:
         "model/norm=layer": (nn.LayerNorm, {type(layer.attention_residual.norm) for layer in layers}),
         "model/feed_forward=gelu": (FeedForward, {type(layer.feed_forward) for layer in layers}),
     }
-    foreign = {choice: kinds - {known} for choice, (known, kinds) in parts.items() if kinds != {known}}
+    foreign = {choice: kinds - {own} for choice, (own, kinds) in parts.items() if kinds != {own}}
     if foreign:
         names = ", ".join(sorted(kind.__name__ for kinds in foreign.values() for kind in kinds))
         raise ConfigurationError(
@@ -185,10 +173,10 @@ def _check_parts(decoder: Decoder) -> None:
 
 
 def gpt2_config(decoder: Decoder, facts: Facts) -> dict[str, Any]:
-    """Return what config.json says of a decoder that `to_gpt2` takes.
+    """Return the config.json of a decoder that `to_gpt2` accepts.
 
     Raises:
-        ConfigurationError: If GPT-2 has no such activation.
+        ConfigurationError: If GPT-2 does not have the decoder's activation.
     """
     first = cast(CausalLayer, decoder.layers[0])
     feed_forward = cast(FeedForward, first.feed_forward)
@@ -214,25 +202,25 @@ def gpt2_config(decoder: Decoder, facts: Facts) -> dict[str, Any]:
 
 
 def gpt2_names(decoder: Decoder) -> dict[str, str]:
-    """Return, for each tensor of a decoder, the one of GPT-2, without the prefix of a model with an output layer."""
+    """Return GPT-2's name of each tensor of a decoder, without the prefix of a model with an output layer."""
     layers = {
-        f"layers.{index}.{ours}.{kind}": f"h.{index}.{theirs}.{kind}"
+        f"layers.{index}.{native}.{kind}": f"h.{index}.{other}.{kind}"
         for index in range(len(decoder.layers))
-        for ours, theirs in (NORMS | LINEAR).items()
+        for native, other in (NORMS | LINEAR).items()
         for kind in ("weight", "bias")
     }
     return OUTER | layers
 
 
-def _turned(ours: str, tensor: Tensor) -> Tensor:
-    """Return the tensor as the other side stores it: the matrices of linear layers are transposed."""
-    return tensor.T if ours.endswith(tuple(f"{layer}.weight" for layer in LINEAR)) else tensor
+def _transposed(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor in the other layout, in which the matrices of linear layers are transposed."""
+    return tensor.T if name.endswith(tuple(f"{layer}.weight" for layer in LINEAR)) else tensor
 
 
 def _activation_name(feed_forward: FeedForward) -> str:
     probe = torch.linspace(-4, 4, 97)  # a function, a module and a partial application may be one activation
-    for name, known in ACTIVATIONS.items():
-        if torch.equal(feed_forward.activation(probe), known(probe)):
+    for name, activation in ACTIVATIONS.items():
+        if torch.equal(feed_forward.activation(probe), activation(probe)):
             return name
     raise ConfigurationError(
         f"only the activations {', '.join(ACTIVATIONS)} can be written, not {feed_forward.activation}; "
@@ -241,8 +229,8 @@ def _activation_name(feed_forward: FeedForward) -> str:
 
 
 def _checked(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Refuse what is not GPT-2's architecture, or does not say its sizes."""
-    for key, accepted in FIXED.items():
+    """Refuse a config that is not GPT-2's, or that lacks sizes."""
+    for key, accepted in SUPPORTED.items():
         if config.get(key, accepted[0]) not in accepted:
             raise ConfigurationError(
                 f"{name} has {key} = {config[key]!r}; model=gpt2 reads {' or '.join(map(str, dict.fromkeys(accepted)))}; "

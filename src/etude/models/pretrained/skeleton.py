@@ -1,60 +1,74 @@
-"""What a run keeps of the pretrained model that it began with, to build it again: the weights are in its checkpoints."""
+"""The skeleton of a pretrained model, from which a run rebuilds it: the run's own weights are in its checkpoints."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor
 
-from etude.errors import DataError, StorageError
+from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
+from etude.schema_errors import shown
+from etude.untrusted import BrokenFileError, read_json
 
 CONFIG = "config.json"
+_ADVICE = "put it back from the run's newest checkpoint"
+_MOST_ELEMENTS = 1 << 40
+
+
+class _Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a skeleton, as `weight_files.skeleton_content` returns it."""
+
+    name: str
+    version: str | None
+    sha256: dict[str, str]
+    config: dict[str, Any]
+    tensors: dict[str, Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=16)]]
 
 
 class PretrainedSkeleton(PretrainedFiles):
-    """The config.json of a pretrained model, and the names and shapes of its tensors: zeros stand for their values.
+    """The config.json of a pretrained model, and the names and shapes of its tensors, with zeros for their values.
 
-    A run is looked at, continued and exported with these, so that it needs no files but its own, and is not changed by a
-    model that has changed since in its folder or in the hub.
+    A run is inspected, continued and exported with these, so that it needs no files but its own, and later changes of the
+    model's folder or hub repository do not affect it.
 
     Args:
-        path: The file of a run or of a checkpoint (`etude.runs.folder.PRETRAINED`), as `weights.kept` says it.
-        heads: Whether the weights that are loaded afterwards are those of the task's head too. A run that starts from
-            one of another task has a head that may come from the pretrained model: see `files_of_heads`.
+        path: The file in a run or a checkpoint (`etude.runs.folder.PRETRAINED`).
+        heads: Whether the weights that are loaded afterwards include the task's head. If a run starts from a run of
+            another task, its head may come from the pretrained model: see `files_of_heads`.
 
     Raises:
-        StorageError: If it cannot be read.
+        BrokenFileError: If the file cannot be read or is not a skeleton.
     """
 
     def __init__(self, path: Path, heads: bool = True) -> None:
         self.heads = heads
-        try:
-            self.content: dict[str, Any] = json.loads(path.read_bytes())
-            super().__init__(self.content["name"])
-            self._config: dict[str, Any] = self.content["config"]
-            self._shapes: dict[str, list[int]] = self.content["tensors"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else repr(error)
-            raise StorageError(
-                f"{path} cannot be read: {reason}; put it back from the run's newest checkpoint"
-            ) from error
+        skeleton = read_json(path, _Skeleton, _ADVICE)
+        for name, shape in skeleton.tensors.items():
+            if math.prod(shape) > _MOST_ELEMENTS:
+                raise BrokenFileError(path, f"tensors['{shown(name)}'] is the shape of no tensor", _ADVICE)
+        super().__init__(skeleton.name)
+        self.content: dict[str, Any] = msgspec.to_builtins(skeleton)
+        self._config, self._shapes = skeleton.config, skeleton.tensors
 
     @property
     def version(self) -> str | None:
-        """The version of the model that the run began with."""
+        """Version of the model that the run began with."""
         version: str | None = self.content["version"]
         return version
 
     def describe(self) -> dict[str, Any]:
-        """Return what the files were that the run began with."""
+        """Return name, version and hashes of the files that the run began with."""
         return {key: self.content[key] for key in ("name", "version", "sha256")}
 
     def has(self, file: str) -> bool:
-        """Whether it is config.json."""
+        """Whether the file is config.json."""
         return file == CONFIG
 
     def read(self, file: str) -> bytes:
@@ -72,9 +86,9 @@ class PretrainedSkeleton(PretrainedFiles):
 
 
 def files_of_heads(files: PretrainedFiles) -> PretrainedFiles:
-    """Return the files that a head's weights come from: of what was kept without them, the pretrained model itself.
+    """Return the files with a head's weights: the pretrained model's own, if a skeleton stands for its body alone.
 
     Raises:
-        DataError: If that is not there any more.
+        DataError: If the pretrained model no longer exists.
     """
     return files if not isinstance(files, PretrainedSkeleton) or files.heads else open_pretrained(files.name)

@@ -1,1 +1,1 @@
-"""Models that transformers computes, behind the interfaces of etude's own."""
+"""Models that transformers computes, behind the interfaces of etude's own models."""

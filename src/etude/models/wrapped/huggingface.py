@@ -1,40 +1,49 @@
-"""A pretrained model of any architecture that transformers has, run by its own code: the task decides as what."""
+"""Pretrained models of any architecture in transformers, run by its own code, in the class that the task takes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import nn
 
 from etude.errors import ConfigurationError
 from etude.models.base import EncoderDecoder, TextDecoder, TextEncoder
+from etude.models.pretrained.base import PretrainedModel
+from etude.models.pretrained.skeleton import PretrainedSkeleton
 from etude.models.wrapped.wrapped_decoder import WrappedDecoder
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.models.wrapped.wrapped_seq2seq import WrappedEncoderDecoder
 from etude.types import Facts
 
-KINDS = (WrappedEncoder, WrappedDecoder, WrappedEncoderDecoder)
+WRAPPERS = (WrappedEncoder, WrappedDecoder, WrappedEncoderDecoder)
 
 
-def huggingface(
-    facts: Facts, wanted: type[nn.Module], name: str, dropout: float | None = None, max_length: int | None = None
-) -> TextEncoder | TextDecoder | EncoderDecoder:
-    """Load a pretrained model as what the task takes: an encoder, a decoder, or an encoder with a decoder.
+@dataclass(frozen=True)
+class HuggingFace(PretrainedModel):
+    """A pretrained model as transformers computes it: an encoder, a decoder, or an encoder with a decoder.
 
-    Args:
-        facts: The tokenizer's vocabulary, which must be the weights'.
-        wanted: The class of models that the task takes.
-        name: A folder, a package, or a name in the hub, with config.json and model.safetensors.
-        dropout: The probability of every dropout in the model, that of attention included; None: as config.json says.
-        max_length: The most tokens of a text; None: as many as the model has positions.
-
-    Raises:
-        ConfigurationError: If the task takes none of these, transformers has no such model, the weights are not those of
-            their config.json, or the tokenizer is another's.
-        DataError: If the files are missing or unreadable.
+    Attributes:
+        name: As in `PretrainedModel`.
+        dropout: Rate of every dropout in the model, including that of attention; None: as in config.json.
+        max_length: Largest number of tokens in a text; None: the model's number of positions.
     """
-    for kind in KINDS:
-        if issubclass(kind, wanted):
-            return kind(facts, name, dropout, max_length)
-    raise ConfigurationError(
-        f"the task takes a {wanted.__name__}, and model=huggingface makes a TextEncoder, a TextDecoder or an EncoderDecoder; "
-        "choose another model=… or task=…"
-    )
+
+    name: str
+    dropout: float | None = None
+    max_length: int | None = None
+
+    def build(
+        self, facts: Facts, interface: type[nn.Module], saved: PretrainedSkeleton | None = None
+    ) -> TextEncoder | TextDecoder | EncoderDecoder:
+        """Build the model in the class that the task takes, as `PretrainedModel.build` says.
+
+        Raises:
+            ConfigurationError: Also if the task takes none of the three classes, or transformers has no such model.
+        """
+        for wrapper in WRAPPERS:
+            if issubclass(wrapper, interface):
+                return wrapper(facts, self.files(saved), self.dropout, self.max_length)
+        raise ConfigurationError(
+            f"the task takes a {interface.__name__}, and model=huggingface makes a TextEncoder, a TextDecoder or an "
+            "EncoderDecoder; choose another model=… or task=…"
+        )

@@ -1,6 +1,6 @@
-"""What attention looks at in models that transformers computes.
+"""Attention probabilities of models that transformers computes.
 
-Axes: B texts, H heads, Q positions that attend, L positions attended to.
+Axes: B rows, H heads, Q queries, L keys.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from etude.models.wrapped.wrapped_files import quiet
+from etude.models.wrapped.files import quiet
 
 STACKS = {
     "attentions": "layers.{}.attention",
@@ -20,44 +20,46 @@ STACKS = {
     "decoder_attentions": "decoder.{}.self_attention",
     "cross_attentions": "decoder.{}.cross_attention",
 }
-"""What transformers calls the probabilities of all layers, and etude those of one."""
+"""Output fields of transformers with the probabilities of all layers, and etude's names of a layer's."""
 
 
 @contextmanager
 def record_wrapped(model: Any) -> Iterator[dict[str, Float[Tensor, "B H Q L"]]]:
-    """Look inside a model of transformers, as `etude.models.layers.attention.record_attention` does inside etude's own.
+    """Record the attention probabilities of a transformers model, as `record_attention` does for etude's own.
 
-    Its attention is computed by plain products meanwhile: fused kernels keep no probabilities. Recorded are those between
-    all positions; an architecture that attends in windows, or has no attention, has none.
+    Meanwhile its attention is computed by plain products, since fused kernels keep no probabilities. Only attention
+    between all positions is recorded; an architecture that attends in windows, or has no attention, records none.
 
     Args:
         model: A module of transformers.
 
     Yields:
-        A dictionary that each forward pass fills anew.
+        A dictionary that each forward pass within the context refills.
     """
     maps: dict[str, Tensor] = {}
 
-    def ask(_model: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def request(
+        _model: Any, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return positional, {**named, "output_attentions": True}
 
     def record(_model: Any, _positional: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
         maps.clear()
-        own = named["decoder_input_ids" if "decoder_input_ids" in named else "input_ids"].shape[1]
+        target = named["decoder_input_ids" if "decoder_input_ids" in named else "input_ids"].shape[1]
         source = named["input_ids"].shape[1]
-        between = {
-            "attentions": (own, own),
+        shapes = {
+            "attentions": (target, target),
             "encoder_attentions": (source, source),
-            "decoder_attentions": (own, own),
-            "cross_attentions": (own, source),
+            "decoder_attentions": (target, target),
+            "cross_attentions": (target, source),
         }
         for kind, name in STACKS.items():
             for number, weights in enumerate(getattr(output, kind, None) or ()):
-                if getattr(weights, "shape", ())[2:] == between[kind]:
+                if getattr(weights, "shape", ())[2:] == shapes[kind]:
                     maps[name.format(number)] = weights.detach()
 
     hooks = [
-        model.register_forward_pre_hook(ask, with_kwargs=True),
+        model.register_forward_pre_hook(request, with_kwargs=True),
         model.register_forward_hook(record, with_kwargs=True),
     ]
     try:
@@ -70,7 +72,7 @@ def record_wrapped(model: Any) -> Iterator[dict[str, Float[Tensor, "B H Q L"]]]:
 
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
-    """Have a model of transformers attend by plain products while the block runs."""
+    """Make a transformers model attend by plain products within the context."""
     implementation = model.config._attn_implementation
     with quiet():
         model.set_attn_implementation("eager")

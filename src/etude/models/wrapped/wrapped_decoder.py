@@ -1,6 +1,6 @@
-"""Decoders of any architecture that transformers has: its own code runs, with etude's task around it.
+"""Decoders of any architecture in transformers, run by its own code.
 
-Axes: B texts, L positions, N real tokens, M documents, D model width, V vocabulary.
+Axes: B rows, L positions, N real tokens, M documents, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from etude.models.base import TextDecoder
 from etude.models.layers.flop_counts import Flops
 from etude.models.layers.positions import check_length
 from etude.models.layers.unpad import Unpadding
-from etude.models.wrapped.wrapped_files import first_list
-from etude.models.wrapped.wrapped_flops import counted_flops, texts_of
-from etude.models.wrapped.wrapped_model import WrappedModel, copied
+from etude.models.wrapped.base import WrappedModel, copy_cache
+from etude.models.wrapped.files import first_module_list
+from etude.models.wrapped.flops import dummy_texts, measured_flops
 from etude.types import Facts
 
 
 @dataclass(frozen=True)
 class WrappedPast:
-    """What one step of decoding leaves for the next. It is never changed: every step returns a new one.
+    """Cache between steps of decoding. It is immutable: every step returns a new cache.
 
     Attributes:
-        tokens: What was read, from position 0 on.
-        cache: What transformers keeps of them; None before the first step.
+        tokens: Token ids that were read, from position 0 on.
+        cache: The key-value cache of transformers; None before the first step.
     """
 
     tokens: Int[Tensor, "B L"]
     cache: Any
 
     def select(self, rows: Int[Tensor, " R"]) -> WrappedPast:
-        """Return the past of the given rows, in that order; a row may be repeated or left out."""
-        cache = copied(self.cache)
+        """Return the cache of the given rows, in that order; rows may be repeated or left out."""
+        cache = copy_cache(self.cache)
         if cache is not None:
             cache.reorder_cache(rows)
         return WrappedPast(self.tokens.index_select(0, rows), cache)
 
 
 class WrappedDecoder(WrappedModel, TextDecoder):
-    """A decoder as transformers computes it. Takes, has and raises what `WrappedModel` does.
+    """A decoder as transformers computes it. Arguments, attributes and errors are those of `WrappedModel`.
 
-    Not every architecture can keep the documents of a row apart, so each document gets a row of its own. Padding takes
-    part in linear layers.
+    Not every architecture can keep the documents of a row apart, so each document gets a row of its own. Linear layers
+    see padding.
     """
 
     AUTO: ClassVar[str] = "AutoModelForCausalLM"
@@ -67,73 +67,73 @@ class WrappedDecoder(WrappedModel, TextDecoder):
             )
 
     @torch.no_grad()
-    def try_out(self, facts: Facts, name: str) -> Float[Tensor, "2 2 V"]:
-        """Return what the model makes of two texts of two tokens, of which the first is the same.
+    def probe(self, facts: Facts, name: str) -> Float[Tensor, "2 2 V"]:
+        """Return the model's outputs for two texts of two tokens that share the first token.
 
         Raises:
-            ConfigurationError: If the second token changes what is said at the first.
+            ConfigurationError: If the second token changes the output at the first.
         """
-        others = (facts.eos, (facts.eos + 1) % facts.vocabulary)
-        tokens = torch.tensor([[facts.bos, other] for other in others], device=self.model.device)
-        found: Tensor = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-        if not torch.allclose(found[0, 0], found[1, 0], rtol=1e-4, atol=1e-4):
+        seconds = (facts.eos, (facts.eos + 1) % facts.vocabulary)
+        tokens = torch.tensor([[facts.bos, second] for second in seconds], device=self.model.device)
+        outputs: Tensor = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+        if not torch.allclose(outputs[0, 0], outputs[1, 0], rtol=1e-4, atol=1e-4):
             raise ConfigurationError(
                 f"{name} reads the tokens behind the one that it predicts: it is no causal language model; set another model.name"
             )
-        return found
+        return outputs
 
     def stacks(self) -> list[str]:
-        """Return the name of the list of layers: the first as long as config.json says, or the first at all."""
-        return [first_list(self.model, self.model.config.num_hidden_layers)]
+        """Return the name of the list of layers: the first that is as long as config.json says, or the first of all."""
+        return [first_module_list(self.model, self.model.config.num_hidden_layers)]
 
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L V"]:
-        """Return logits of the token after each token; zeros at padding. As `TextDecoder` says."""
+        """Return logits of the token after each token; zeros at padding. See `TextDecoder.forward`."""
         features = self.hidden(tokens, mask, documents)
         return Unpadding.from_mask(mask).pad(F.linear(features, self.output_weight, self.output_bias))
 
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "N D"]:
-        """Return the features at the N real tokens, in the order of `tokens[mask]`. As `TextDecoder` says."""
+        """Return the features at the N real tokens, in the order of `tokens[mask]`. See `TextDecoder.hidden`."""
         if documents is not None:
-            tokens, mask = own_rows(tokens, mask, documents, self.pad)
+            tokens, mask = split_documents(tokens, mask, documents, self.pad)
         check_length(mask.cumsum(1)[mask] - 1, self.max_length)
         features: Tensor = self.model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).logits
         return features[mask]
 
     def training_flops(self, lengths: Int[np.ndarray, "N 1"]) -> Flops | None:
-        """Count training, as `counted_flops` says."""
-        return counted_flops(
-            self.model, lambda few: self.hidden(*texts_of(few[:, 0], self.matrix)), lengths, self.max_length
+        """Count training by `measured_flops`."""
+        return measured_flops(
+            self.model, lambda texts: self.hidden(*dummy_texts(texts[:, 0], self.matrix)), lengths, self.max_length
         )
 
     def start(self, rows: int) -> WrappedPast:
-        """Return the past before the first step: nothing was read."""
+        """Return an empty cache for the given number of rows."""
         return WrappedPast(torch.empty(rows, 0, dtype=torch.long, device=self.matrix.device), None)
 
     def step(self, tokens: Int[Tensor, " B"], past: WrappedPast) -> tuple[Float[Tensor, "B V"], WrappedPast]:
-        """Decode one position further. As `TextDecoder` says."""
-        new, seen, cache = tokens[:, None], past.tokens, copied(past.cache)
-        if seen.shape[1] == self.max_length:
-            seen, cache = seen[:, seen.shape[1] - self.max_length // 2 :], None
-            new = torch.cat([seen, new], dim=1)
+        """Decode one position further. See `TextDecoder.step`."""
+        new, previous, cache = tokens[:, None], past.tokens, copy_cache(past.cache)
+        if previous.shape[1] == self.max_length:
+            previous, cache = previous[:, previous.shape[1] - self.max_length // 2 :], None
+            new = torch.cat([previous, new], dim=1)
         features, cache = self.run_cached(cache, input_ids=new)
         logits = F.linear(features[:, -1], self.output_weight, self.output_bias)
-        return logits, WrappedPast(torch.cat([seen, tokens[:, None]], dim=1), cache)
+        return logits, WrappedPast(torch.cat([previous, tokens[:, None]], dim=1), cache)
 
 
-def own_rows(
+def split_documents(
     tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"], pad: int
 ) -> tuple[Int[Tensor, "M l"], Bool[Tensor, "M l"]]:
-    """Return the documents of a grid, each in a row of its own; the real tokens keep their order.
+    """Return the tokens and mask with each document in a row of its own; the real tokens keep their order.
 
     Args:
-        tokens: Ids.
+        tokens: Token ids.
         mask: True at real tokens.
-        documents: The document of each cell, as `TextDecoder.forward` says.
-        pad: Id of padding.
+        documents: Document of each cell, as in `TextDecoder.forward`.
+        pad: Token id of padding.
     """
     begins = torch.ones_like(mask)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]

@@ -1,4 +1,4 @@
-"""Encoder-decoders of any architecture that transformers has: its own code runs, with etude's tasks around it.
+"""Encoder-decoders of any architecture in transformers, run by its own code.
 
 Axes: B rows, S source length, T target length, N real tokens, D model width, V vocabulary.
 """
@@ -22,18 +22,18 @@ from etude.models.base import EncoderDecoder
 from etude.models.layers.flop_counts import Flops
 from etude.models.layers.positions import check_length
 from etude.models.layers.unpad import Unpadding
-from etude.models.wrapped.wrapped_files import first_list
-from etude.models.wrapped.wrapped_flops import counted_flops, texts_of
-from etude.models.wrapped.wrapped_model import WrappedModel, copied
+from etude.models.wrapped.base import WrappedModel, copy_cache
+from etude.models.wrapped.files import first_module_list
+from etude.models.wrapped.flops import dummy_texts, measured_flops
 from etude.types import Facts
 
 
 @dataclass(frozen=True)
 class WrappedMemory:
-    """What the decoder attends to of the source.
+    """The encoded source.
 
     Attributes:
-        states: The encoder's last states.
+        states: The encoder's last hidden states.
         mask: True at real source tokens.
     """
 
@@ -47,13 +47,13 @@ class WrappedMemory:
 
 @dataclass(frozen=True)
 class WrappedCache:
-    """What one step of decoding leaves for the next. It is never changed: every step returns a new one.
+    """Cache between steps of decoding. It is immutable: every step returns a new cache.
 
     Attributes:
-        memory: Of each row.
-        sentences: Which source sentence each row translates.
-        past: What transformers keeps of the target so far, and of the source; None before the first step.
-        length: Target positions so far.
+        memory: Encoded source of each row.
+        sentences: Index of the source sentence that each row translates.
+        past: The key-value caches of transformers, for target and source; None before the first step.
+        length: Number of target positions so far.
     """
 
     memory: WrappedMemory
@@ -62,10 +62,10 @@ class WrappedCache:
     length: int
 
     def select(self, rows: Int[Tensor, " R"]) -> WrappedCache:
-        """Return the cache of the given rows, in that order; a row may be repeated or left out."""
+        """Return the cache of the given rows, in that order; rows may be repeated or left out."""
         sentences = self.sentences.index_select(0, rows)
-        # Beams mostly change places within their sentence, whose keys and values then stay where they are.
-        same, memory, past = torch.equal(sentences, self.sentences), self.memory, both_copied(self.past)
+        # Beams mostly change places within their sentence, whose keys and values can then stay.
+        same, memory, past = torch.equal(sentences, self.sentences), self.memory, copy_caches(self.past)
         if not same:
             memory = memory.select(rows)
         if past is not None:
@@ -76,10 +76,10 @@ class WrappedCache:
 
 
 class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
-    """An encoder-decoder as transformers computes it. Takes, has and raises what `WrappedModel` does.
+    """An encoder-decoder as transformers computes it. Arguments, attributes and errors are those of `WrappedModel`.
 
-    A target begins with the token that config.json lets the decoder start from, which is the tokenizer's bos. Padding
-    takes part in linear layers.
+    A target begins with the decoder's start token in config.json, which must be the tokenizer's bos. Linear layers see
+    padding.
     """
 
     AUTO: ClassVar[str] = "AutoModelForSeq2SeqLM"
@@ -91,33 +91,33 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
 
     @classmethod
     def check_kind(cls, config: Any, name: str) -> None:
-        """Refuse a model that is not both."""
+        """Refuse a model that is not an encoder-decoder."""
         if not config.is_encoder_decoder:
             raise ConfigurationError(
                 f"{name} has model_type = {config.model_type!r}, which is no encoder with a decoder; set another model.name"
             )
 
     @torch.no_grad()
-    def try_out(self, facts: Facts, name: str) -> Float[Tensor, "1 2 V"]:
-        """Return what the model makes of a source of two tokens and a target of two."""
+    def probe(self, facts: Facts, name: str) -> Float[Tensor, "1 2 V"]:
+        """Return the model's outputs for a source and a target of two tokens each."""
         source, target = (
             torch.tensor([[first, facts.eos]], device=self.model.device) for first in (facts.eos, facts.bos)
         )
         mask = torch.ones_like(source)
-        found: Tensor = self.model(
+        outputs: Tensor = self.model(
             input_ids=source,
             attention_mask=mask,
             decoder_input_ids=target,
             decoder_attention_mask=mask,
             use_cache=False,
         ).logits
-        return found
+        return outputs
 
     def stacks(self) -> list[str]:
         """Return the names of the encoder's list of layers and of the decoder's."""
         names = {id(module): name for name, module in self.model.named_modules()}
         sides: tuple[nn.Module, nn.Module] = (self.model.get_encoder(), self.model.get_decoder())
-        return [f"{names[id(side)]}.{first_list(side)}" for side in sides]
+        return [f"{names[id(side)]}.{first_module_list(side)}" for side in sides]
 
     def forward(
         self,
@@ -126,7 +126,7 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T V"]:
-        """Return logits of the token after each target token; zeros at padding. As `EncoderDecoder` says."""
+        """Return logits of the token after each target token; zeros at padding. See `EncoderDecoder.forward`."""
         features = self.hidden(src, tgt, src_mask, tgt_mask)
         return Unpadding.from_mask(tgt_mask).pad(F.linear(features, self.output_weight, self.output_bias))
 
@@ -137,7 +137,7 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         src_mask: Bool[Tensor, "B S"],
         tgt_mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "N D"]:
-        """Return the features at the N real target positions. As `EncoderDecoder` says."""
+        """Return the features at the N real target positions. See `EncoderDecoder.hidden`."""
         for mask in (src_mask, tgt_mask):
             check_length(mask.cumsum(1)[mask] - 1, self.max_length)
         features: Tensor = self.model(
@@ -150,30 +150,30 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         return features[tgt_mask]
 
     def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> WrappedMemory:
-        """Return what the decoder attends to of the source. As `EncoderDecoder` says."""
+        """Encode the source into what the decoder attends to. See `EncoderDecoder.encode`."""
         check_length(src_mask.cumsum(1)[src_mask] - 1, self.max_length)
         states = self.model.get_encoder()(input_ids=src, attention_mask=src_mask.long()).last_hidden_state
         return WrappedMemory(states, src_mask)
 
     def training_flops(self, lengths: Int[np.ndarray, "N 2"]) -> Flops | None:
-        """Count training, as `counted_flops` says."""
+        """Count training by `measured_flops`."""
 
-        def run(few: Int[np.ndarray, "B 2"]) -> Float[Tensor, "N D"]:
-            (src, src_mask), (tgt, tgt_mask) = (texts_of(side, self.matrix) for side in few.T)
+        def run(pairs: Int[np.ndarray, "B 2"]) -> Float[Tensor, "N D"]:
+            (src, src_mask), (tgt, tgt_mask) = (dummy_texts(side, self.matrix) for side in pairs.T)
             return self.hidden(src, tgt, src_mask, tgt_mask)
 
-        return counted_flops(self.model, run, lengths, self.max_length)
+        return measured_flops(self.model, run, lengths, self.max_length)
 
     def start(self, memory: WrappedMemory) -> WrappedCache:
-        """Return the cache before the first step: one row for each source sentence."""
+        """Return an empty cache with one row for each source sentence."""
         sentences = torch.arange(len(memory.mask), device=memory.mask.device)
         return WrappedCache(memory, sentences, None, length=0)
 
     def step(self, tokens: Int[Tensor, " B"], cache: WrappedCache) -> tuple[Float[Tensor, "B V"], WrappedCache]:
-        """Decode one position further. As `EncoderDecoder` says."""
+        """Decode one position further. See `EncoderDecoder.step`."""
         check_length(torch.tensor([cache.length]), self.max_length)
         features, past = self.run_cached(
-            both_copied(cache.past),
+            copy_caches(cache.past),
             encoder_outputs=BaseModelOutput(last_hidden_state=cache.memory.states),
             attention_mask=cache.memory.mask.long(),
             decoder_input_ids=tokens[:, None],
@@ -182,8 +182,8 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         return logits, WrappedCache(cache.memory, cache.sentences, past, cache.length + 1)
 
 
-def both_copied(cache: Any) -> Any:
-    """Return a cache of both attentions that goes its own way from here on. None is none."""
+def copy_caches(cache: Any) -> Any:
+    """Return an independent copy of the caches of self- and cross-attention; that of None is None."""
     if cache is None:
         return None
-    return EncoderDecoderCache(copied(cache.self_attention_cache), copied(cache.cross_attention_cache))
+    return EncoderDecoderCache(copy_cache(cache.self_attention_cache), copy_cache(cache.cross_attention_cache))

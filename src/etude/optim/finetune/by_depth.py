@@ -1,4 +1,4 @@
-"""Fine-tuning by depth: what is nearer to the input changes less, or later."""
+"""Fine-tuning by depth: layers nearer to the input change less, or later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.optim.parameter_schedule import ParameterSchedule
 
 
 class LayerDecay(Finetune):
-    """Each layer's rate is a fraction of that of the layer above.
+    """The rate of each layer is a fraction of the rate of the layer above.
 
     The head has the optimizer's rate, the model's last layer that times the decay, and so on down to the embeddings.
     (Howard and Ruder 2018, section 3.2, divide by 2.6: a decay of 0.385. Clark et al. 2020 take 0.8 for small models and
@@ -27,25 +27,25 @@ class LayerDecay(Finetune):
     def __init__(self, decay: float = 0.8) -> None:
         self.decay = fraction(decay)
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter; the rates are powers of the decay."""
-        parts = enumerate(from_the_top(task))
-        return {name: ParameterSchedule(self.decay**depth) for depth, names in parts for name in names}
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter; the rates are powers of the decay."""
+        depths = enumerate(from_the_top(task))
+        return {name: ParameterSchedule(self.decay**depth) for depth, names in depths for name in names}
 
 
 class Gradual(Finetune):
-    """Parts begin to train one after the other, from the top (Howard and Ruder 2018, section 3.3).
+    """Gradual unfreezing: parts begin to train one after the other, from the top (Howard and Ruder 2018, section 3.3).
 
-    First the head, then the model's last layer too, down to the embeddings. What does not train yet has its gradient
-    dropped before each update: it neither moves nor has a state in the optimizer. (Its gradient is computed: a
+    First the head, then the model's last layer too, down to the embeddings. A part that does not train yet has its
+    gradient dropped before each update: it neither moves nor has a state in the optimizer. (Its gradient is computed:
     distributed training fixes which gradients it exchanges when it starts.)
 
     Args:
-        every: The time between two parts, with its unit, such as `1epoch`; not in seconds.
-        decay: The rate of each part is this fraction of that above, as in `LayerDecay`; None: all have the same.
+        every: Time between the starts of two parts, with its unit, such as `1epoch`; not in seconds.
+        decay: Rate of each part as a fraction of the rate of the part above, as in `LayerDecay`; None: the same rate.
 
     Raises:
-        ConfigurationError: If `every` is nothing, or in seconds, or the decay is out of range.
+        ConfigurationError: If `every` is zero, or in seconds, or the decay is out of range.
     """
 
     def __init__(self, every: str = "1epoch", decay: float | None = None) -> None:
@@ -56,8 +56,8 @@ class Gradual(Finetune):
             )
         self.decay = 1.0 if decay is None else fraction(decay)
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter; the starts are multiples of `every`."""
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter; the starts are multiples of `every`."""
         return {
             name: ParameterSchedule(self.decay**depth, Duration(depth * self.every.amount, self.every.unit))
             for depth, names in enumerate(from_the_top(task))
@@ -66,7 +66,7 @@ class Gradual(Finetune):
 
 
 def fraction(decay: float) -> float:
-    """Return a decay of rates.
+    """Return a decay of rates, checked.
 
     Raises:
         ConfigurationError: If it is not between 0 and 1.

@@ -21,25 +21,25 @@ from etude.optim.finetune.selection import at_once
 from etude.optim.parameter_schedule import ParameterSchedule
 
 ADAPTERS = (".lora_a", ".lora_b")
-"""Ends of the names of what is added."""
+"""Endings of the names of the adapters' parameters."""
 
 FUSED = {"query_key_value": ("query", "key", "value")}
-"""Linear layers of etude's self-attention that are several in one: what their rows are, in equal parts.
+"""Fused linear layers of etude's self-attention, and the parts, of equal size, that their rows consist of.
 
-Other libraries give such names to layers whose rows are in another order: those are taken as one layer.
+Other libraries give such names to layers whose rows are in another order: those are treated as single layers.
 """
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with adapters on some of its parts. Weight and bias are those of the layer, under their own names.
+    """A linear layer with adapters on some of its parts. Weight and bias are the layer's, under their own names.
 
     Args:
         linear: The layer.
-        parts: Of how many equal parts its outputs are.
-        adapted: Which of them get an adapter.
+        parts: Number of equal parts that its outputs consist of.
+        adapted: Indices of the parts that get an adapter.
         rank: R, of each adapter.
         alpha: α.
-        dropout: On the adapters' input.
+        dropout: Dropout on the adapters' input.
     """
 
     placement: Float[Tensor, "parts P"]
@@ -51,7 +51,7 @@ class LoRALinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale = alpha / rank
         self.dropout = Dropout(dropout)
-        # A as in the authors' code, uniform with variance 1 / 3I; B is zero, so that at first nothing is added.
+        # A as in the authors' code, uniform with variance 1 / 3I; B is zero, so that nothing is added at first.
         self.lora_a = nn.Parameter(linear.weight.new_empty(len(adapted), rank, self.in_features))
         self.lora_b = nn.Parameter(linear.weight.new_zeros(len(adapted), self.out_features // parts, rank))
         nn.init.uniform_(self.lora_a, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
@@ -62,7 +62,7 @@ class LoRALinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + F.linear(F.linear(self.dropout(x), self._down), self._up)
 
     def matrices(self) -> list[tuple[int, bool]]:
-        """Return size of W, A and B as they are multiplied by, and whether each trains (see `layers.flop_counts`)."""
+        """Return the sizes of W, A and B as factors of products, and whether each trains (see `layers.flop_counts`)."""
         adapted, rank, _ = self.lora_a.shape
         sizes = (
             self.in_features * self.out_features,
@@ -72,7 +72,7 @@ class LoRALinear(nn.Linear):
         return list(zip(sizes, (self.weight.requires_grad, True, True), strict=True))
 
     def merged(self) -> nn.Linear:
-        """Return a plain layer of the same function, but for rounding."""
+        """Return a plain layer that computes the same function, up to rounding."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         weight = self.weight.detach() + (self._up @ self._down).detach()
         linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), self.bias
@@ -90,13 +90,13 @@ class LoRALinear(nn.Linear):
 
 
 class LoRA(Finetune):
-    """Adapters in the model's linear layers train, and the head.
+    """Adapters in the model's linear layers and the head train.
 
     Args:
         rank: R.
-        alpha: α: what the adapters add is multiplied by α / R.
-        dropout: On the adapters' input.
-        modules: The layers that get one, by the last part of their names: `query`, `key`, `value` (also where they are
+        alpha: α: the adapters' output is multiplied by α / R.
+        dropout: Dropout on the adapters' input.
+        modules: Layers that get adapters, by the last part of their names: `query`, `key`, `value` (also where they are
             fused in one layer), `output` of attention, `inner` and `outer` of feed-forward, or any other.
 
     Raises:
@@ -107,47 +107,47 @@ class LoRA(Finetune):
         self, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, modules: Sequence[str] = ("query", "value")
     ) -> None:
         if rank < 1 or alpha <= 0 or not modules:
-            given = f"finetune.rank = {rank}, alpha = {alpha:g}, modules = {list(modules)}"
-            raise ConfigurationError(f"{given}: write a rank of at least 1, alpha above 0, and some modules")
+            settings = f"finetune.rank = {rank}, alpha = {alpha:g}, modules = {list(modules)}"
+            raise ConfigurationError(f"{settings}: write a rank of at least 1, alpha above 0, and some modules")
         self.rank, self.alpha, self.dropout, self.modules = rank, alpha, dropout, tuple(modules)
 
     def prepare(self, task: nn.Module) -> None:
-        """Put the adapters into the task's model.
+        """Add the adapters to the task's model.
 
         Raises:
-            ConfigurationError: If one of the names is of no linear layer, or the rank is more than a layer has.
+            ConfigurationError: If a name matches no linear layer, or the rank is higher than a layer's.
         """
-        model, met = task.get_submodule(MODEL), set()
+        model, matched = task.get_submodule(MODEL), set()
         for name, linear in _linear_layers(model):
             parts = _parts(model, name)
             adapted = [index for index, part in enumerate(parts) if part in self.modules]
-            met |= {parts[index] for index in adapted}
+            matched |= {parts[index] for index in adapted}
             if adapted:
                 self._check_rank(name, linear, len(parts))
                 layer = LoRALinear(linear, len(parts), adapted, self.rank, self.alpha, self.dropout)
                 model.set_submodule(name, layer)
-        unmet = [name for name in self.modules if name not in met]
-        if unmet:
-            known = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(model, name))
+        unmatched = [name for name in self.modules if name not in matched]
+        if unmatched:
+            layers = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(model, name))
             raise ConfigurationError(
-                f"finetune.modules: {unmet[0]} is no linear layer of {type(model).__name__}; it has {', '.join(known)}"
+                f"finetune.modules: {unmatched[0]} is no linear layer of {type(model).__name__}; it has {', '.join(layers)}"
             )
 
     def _check_rank(self, name: str, linear: nn.Linear, parts: int) -> None:
-        most = min(linear.in_features, linear.out_features // parts)
-        if self.rank > most:
+        limit = min(linear.in_features, linear.out_features // parts)
+        if self.rank > limit:
             raise ConfigurationError(
-                f"finetune.rank = {self.rank} is more than the {most} of {name}; write at most that"
+                f"finetune.rank = {self.rank} is more than the {limit} of {name}; write at most that"
             )
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter of the adapters and the head."""
-        added = [name for name, _ in task.named_parameters() if name.endswith(ADAPTERS)]
-        return at_once([*head(task), *added])
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter of the adapters and the head."""
+        adapters = [name for name, _ in task.named_parameters() if name.endswith(ADAPTERS)]
+        return at_once([*head(task), *adapters])
 
 
 def merge(module: nn.Module) -> None:
-    """Replace every layer with adapters inside a module by a plain one of the same function: what can be exported."""
+    """Replace every layer with adapters inside a module by a plain layer of the same function, for export."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, LoRALinear):
             module.set_submodule(name, layer.merged())

@@ -1,4 +1,4 @@
-"""Fine-tuning of some parameters, all at one rate and from the start; the others keep every bit."""
+"""Fine-tuning of selected parameters, all at the full rate from the start; the others keep every bit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etude.optim.parameter_schedule import FROM_THE_START, ParameterSchedule
 class Full(Finetune):
     """Everything trains."""
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter."""
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter."""
         return at_once(trainable(task))
 
 
 class Head(Finetune):
-    """Only what the task adds to its model trains: the model's states are features, and are computed without autograd."""
+    """Only the head trains: the model's states are features, computed without autograd."""
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter outside the model.
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter outside the model.
 
         Raises:
-            ConfigurationError: If there is none.
+            ConfigurationError: If there are none.
         """
         names = head(task)
         if not names:
@@ -38,20 +38,20 @@ class Head(Finetune):
 
 
 class TopLayers(Finetune):
-    """The last layers train, and the head; what is below is computed without autograd.
+    """The last layers and the head train; everything below is computed without autograd.
 
     Args:
-        layers: How many. The layers of a decoder stand above all those of its encoder.
+        layers: Number of layers. The layers of a decoder are above all those of its encoder.
     """
 
     def __init__(self, layers: int = 2) -> None:
         self.layers = layers
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every parameter of the last layers and the head.
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every parameter of the last layers and the head.
 
         Raises:
-            ConfigurationError: If the model has no so many layers.
+            ConfigurationError: If the model has fewer layers.
         """
         _embeddings, *layers = stages(task)
         if not 1 <= self.layers <= len(layers):
@@ -65,21 +65,21 @@ class TopLayers(Finetune):
 class BitFit(Finetune):
     """Biases train, those of norms included, and the head (Ben Zaken et al. 2022, without their subset of biases)."""
 
-    def courses(self, task: nn.Module) -> dict[str, ParameterSchedule]:
-        """Return a course for every bias and every parameter of the head.
+    def parameter_schedules(self, task: nn.Module) -> dict[str, ParameterSchedule]:
+        """Return a schedule for every bias and every parameter of the head.
 
         Raises:
             ConfigurationError: If the model has no biases.
         """
-        new = set(head(task))
-        biases = [name for name in trainable(task) if name not in new and name.rpartition(".")[2] == "bias"]
+        head_names = set(head(task))
+        biases = [name for name in trainable(task) if name not in head_names and name.rpartition(".")[2] == "bias"]
         if not biases:
             raise ConfigurationError(
                 f"finetune=bitfit: the model of {type(task).__name__} has no biases; choose finetune=head or lora"
             )
-        return at_once([*new, *biases])
+        return at_once([*head_names, *biases])
 
 
 def at_once(names: Iterable[str]) -> dict[str, ParameterSchedule]:
-    """Return one course for all: the optimizer's rate, from the start."""
+    """Return the same schedule for all names: the full rate, from the start."""
     return dict.fromkeys(names, FROM_THE_START)

@@ -1,1 +1,1 @@
-"""What watches a training: averaged weights, samples, progress."""
+"""Callbacks of a training: averaged weights, samples, progress, cost."""

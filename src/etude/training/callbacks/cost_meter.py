@@ -1,4 +1,4 @@
-"""What a training spends, from its beginning to its end: over all ranks, and over all the times that it was continued."""
+"""Meter of the time, energy and memory that a training takes, over all ranks and over interruptions."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from etude.training.energy import Nvml, Rapl
 from etude.training.peak_flops import peak_memory_mb
 
 LARGEST = ("peak_memory_mb", "peak_gpu_memory_mb")
-"""What is not summed."""
+"""Quantities of which the largest is kept, not the sum."""
 
 POLL = 10.0
-"""Seconds between two looks at the energy counters, which begin anew at some time."""
+"""Seconds between two readings of the energy counters, which wrap around."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What clocks and meters say.
+    """Time, energy and memory that a training took.
 
     Attributes:
-        seconds: By the clock on the wall, validations included.
-        validation_seconds: Of these, in validations.
-        cpu_seconds: Of all cores, in processes that train and in those that make batches.
-        gpu_seconds: Seconds times the GPUs that were held, busy or not.
-        peak_memory_mb: The most memory of one process.
-        peak_gpu_memory_mb: The most memory of one GPU.
-        cpu_joules: By RAPL.
-        gpu_joules: By NVML.
-        unmetered_cpu_seconds: Of the CPU seconds, those on machines where RAPL could not be read.
-        unmetered_gpu_seconds: Of the GPU seconds, those of GPUs that NVML could not be asked of.
+        seconds: Wall-clock time, validations included.
+        validation_seconds: The part of it spent in validations.
+        cpu_seconds: CPU time of all cores, in processes that train and in those that make batches.
+        gpu_seconds: Wall-clock time multiplied by the number of GPUs held, busy or not.
+        peak_memory_mb: Largest memory of one process.
+        peak_gpu_memory_mb: Largest memory of one GPU.
+        cpu_joules: Energy of CPUs, measured by RAPL.
+        gpu_joules: Energy of GPUs, measured by NVML.
+        unmetered_cpu_seconds: The part of the CPU time on machines whose RAPL counters cannot be read.
+        unmetered_gpu_seconds: The part of the GPU time on GPUs that NVML does not measure.
     """
 
     seconds: float = 0.0
@@ -54,7 +54,7 @@ class Spent:
     unmetered_gpu_seconds: float = 0.0
 
     def __add__(self, other: Spent) -> Spent:
-        """Return both together; of memory, the larger."""
+        """Return the sum of both; of memory, the larger."""
         return Spent(
             **{
                 field.name: (max if field.name in LARGEST else sum)(
@@ -66,7 +66,7 @@ class Spent:
 
 
 class Meter(Callback):
-    """Measures a training. What was spent is in each checkpoint: of a killed process, what came after its last is lost."""
+    """Measures a training. Its state is in each checkpoint: what a killed process spent after its last one is lost."""
 
     def __init__(self) -> None:
         self._before = Spent()
@@ -82,7 +82,7 @@ class Meter(Callback):
         self._validated = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
+        """Start the clocks."""
         self._device = pl_module.device
         self._first_here, self._leader = trainer.local_rank == 0, trainer.is_global_zero
         self._rapl, self._nvml = Rapl.find(), Nvml.find(self._device)
@@ -91,7 +91,7 @@ class Meter(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the counters from time to time."""
+        """Read the counters from time to time."""
         self._poll()
 
     def on_validation_batch_end(
@@ -103,7 +103,7 @@ class Meter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at the counters from time to time."""
+        """Read the counters from time to time."""
         self._poll()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,28 +115,28 @@ class Meter(Callback):
         self._validated += time.monotonic() - self._validation_started
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End, while the processes that made batches are still there."""
+        """Stop, while the processes that make batches still exist."""
         self._ended = self.spent()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was spent so far; all ranks ask together."""
+        """Return what was spent so far; called by all ranks together."""
         return asdict(self.spent())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self._before = Spent(**state_dict)
 
     def spent(self) -> Spent:
-        """Return what was spent so far, or until the end; all ranks ask together."""
+        """Return what was spent so far, or until the end; called by all ranks together."""
         if self._ended is not None:
             return self._ended
         total = self._before
-        for one in gathered([asdict(self._here())]):
-            total += Spent(**one)
+        for rank in gathered([asdict(self._here())]):
+            total += Spent(**rank)
         return total
 
     def _here(self) -> Spent:
-        """Return what this process has spent since it began; the wall's clock runs for the first of all."""
+        """Return what this process has spent since it started; wall-clock time counts on the first rank alone."""
         seconds, busy = time.monotonic() - self._started, cpu_seconds() - self._cpu_started
         gpu = self._device.type == "cuda"
         held = seconds if gpu else 0.0
@@ -147,7 +147,7 @@ class Meter(Callback):
             gpu_seconds=held,
             peak_memory_mb=peak_memory_mb(),
             peak_gpu_memory_mb=torch.cuda.max_memory_allocated(self._device) / 2**20 if gpu else 0.0,
-            # The counters are the machine's: one of its ranks reads them.
+            # The counters are the machine's: its first rank reads them.
             cpu_joules=self._rapl.joules() if self._rapl and self._first_here else 0.0,
             gpu_joules=self._nvml.joules() if self._nvml else 0.0,
             unmetered_cpu_seconds=0.0 if self._rapl else busy,
@@ -161,14 +161,14 @@ class Meter(Callback):
 
 
 def cpu_seconds() -> float:
-    """Return the seconds that cores have worked for this process, for its children that ended, and for those of Python's."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    living = sum(_seconds_of(child.pid) for child in multiprocessing.active_children() if child.pid is not None)
-    return sum(one.ru_utime + one.ru_stime for one in used) + living
+    """Return the CPU time of this process, of its children that ended, and of those started by multiprocessing."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    alive = sum(_seconds_of(child.pid) for child in multiprocessing.active_children() if child.pid is not None)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + alive
 
 
 def _seconds_of(process: int) -> float:
-    """Return a process's seconds in user and system mode as Linux tells them (proc_pid_stat(5)); 0 where it does not."""
+    """Return a process's seconds in user and system mode as Linux reports them (proc_pid_stat(5)); 0 elsewhere."""
     try:
         words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

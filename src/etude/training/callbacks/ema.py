@@ -1,4 +1,4 @@
-"""Weights averaged over the steps: what is validated, tested and kept."""
+"""Exponential moving average of the weights, which is validated, tested and saved."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from etude.errors import ConfigurationError
 class EMA(Callback):
     """Keeps an exponential moving average of the trained weights: average ← average + (1 - d) · (weights - average).
 
-    The t-th update (from 0) takes d = min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten.
-    Validation, test and prediction see the averages, and a checkpoint's `state_dict` holds them: whoever reads it
-    gets what was validated. The weights that training goes on with are in the callback's own state, and take their
-    place back when a training is continued. Frozen weights and buffers are as they are.
+    The t-th update (from 0) uses d = min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten.
+    Validation, test and prediction use the averages, and the `state_dict` of a checkpoint holds them: whoever reads it
+    gets the weights that were validated. The training weights are in the callback's own state, and are put back when a
+    training is continued. Frozen weights and buffers are not averaged.
 
-    Lightning's `EMAWeightAveraging` has no such warmup and averages frozen weights too, in a copy of the whole module.
+    Lightning's `EMAWeightAveraging` has no such warm-up and averages frozen weights too, in a copy of the whole module.
 
     Args:
-        decay: How slowly weights are forgotten: about the last 1 / (1 - decay) steps count. At least 0, below 1.
+        decay: d, at least 0 and below 1: about the last 1 / (1 - decay) steps count.
 
     Raises:
-        ConfigurationError: If decay is out of its range; when a training starts, if its strategy shards weights.
+        ConfigurationError: If decay is out of range; when training starts, if its strategy shards weights.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -35,31 +35,31 @@ class EMA(Callback):
             raise ConfigurationError(f"callbacks.ema.decay={decay} is out of range; write a number from 0 to below 1")
         self.decay = decay
         self._updates = 0
-        self._step = 0  # the optimizer step of the last update
-        self._weights: dict[str, nn.Parameter] = {}  # of the model that is trained
+        self._step = 0  # optimizer step of the last update
+        self._weights: dict[str, nn.Parameter] = {}  # parameters of the model that is trained
         self._averages: dict[str, Tensor] = {}
-        self._training_weights: dict[str, Tensor] = {}  # while the averages are in their place
+        self._training_weights: dict[str, Tensor] = {}  # while the averages replace them
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget what was averaged before, if a training starts."""
+        """Discard earlier averages, if a training starts."""
         if stage == "fit":
             self._updates, self._averages, self._training_weights = 0, {}, {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the averages; the model has them too, but in its own precision, and keeps them unless a fit starts."""
+        """Keep the averages in full precision; the model has them too, in its own, until a fit starts."""
         self._averages = checkpoint["state_dict"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the averages from the weights; or, in a continued run, put the training weights back."""
+        """Initialize the averages with the weights; in a continued run, put the training weights back."""
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise ConfigurationError(
                 f"callbacks.ema cannot average weights sharded by {type(trainer.strategy).__name__}; "
                 "write trainer.strategy=ddp, or ~callbacks.ema"
             )
         self._weights = {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
-        # In at least float32: (1 - decay) of a weight is below the resolution of half precision.
+        # At least float32: (1 - decay) of a weight is below the resolution of half precision.
         self._averages = {
             name: _wide(self._averages.get(name, weight)).to(weight.device, copy=True)
             for name, weight in self._weights.items()
@@ -67,14 +67,14 @@ class EMA(Callback):
         self._show_training_weights()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where training starts."""
+        """Store the step that training starts at."""
         self._step = trainer.global_step
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the averages after an optimizer step, not after a micro-batch that only adds to a gradient."""
+        """Update the averages after an optimizer step, not after a micro-batch that only accumulates gradients."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -84,7 +84,7 @@ class EMA(Callback):
         torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the averages in place."""
+        """Replace the training weights with the averages."""
         self._show_averages()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,19 +95,19 @@ class EMA(Callback):
     on_test_end = on_predict_end = on_validation_end
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights that training goes on with, and how many updates the averages had."""
+        """Return the training weights, and the number of updates of the averages."""
         if not self._weights:
             return {}
         return {"updates": self._updates, "weights": self._training_weights or _data(self._weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._updates, self._training_weights = state_dict["updates"], state_dict["weights"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the averages in the place of the weights, under each name of a tied one."""
+        """Replace the weights in the checkpoint with the averages, under each name of a tied one."""
         average_of = {id(weight): self._averages[name] for name, weight in self._weights.items()}
         for name, weight in pl_module.named_parameters(remove_duplicate=False):
             if id(weight) in average_of:

@@ -1,4 +1,4 @@
-"""A checkpoint knows how far the record was when it was written, so that the record can be cut back to it."""
+"""Position of the record in each checkpoint, so that the record can be cut back to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from etude.runs.record import Record
 
 
 class RecordPosition(Callback):
-    """Saves the record's position with each checkpoint, and cuts the record back when one is continued from.
+    """Saves the record's position in each checkpoint, and cuts the record back when a run continues from it.
 
     Args:
-        record: The record; None on ranks that write none.
+        record: The record; None on ranks that do not write it.
     """
 
     def __init__(self, record: Record | None) -> None:
@@ -24,6 +24,6 @@ class RecordPosition(Callback):
         return {"bytes": self._record.position() if self._record else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Forget what was recorded after the checkpoint."""
+        """Discard what was recorded after the checkpoint."""
         if self._record:
             self._record.cut(state_dict["bytes"])

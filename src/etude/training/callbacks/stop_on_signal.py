@@ -1,4 +1,4 @@
-"""A signal ends a training in good order: the step is finished, its checkpoint written, and the process leaves."""
+"""Graceful stop on a signal: the step is finished, its checkpoint written, and the process exits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from etude.signals import SIGNALS, StoppedError, leave_at_once
 
 
 class StopOnSignal(Callback):
-    """Saves and leaves after the step, or the batch of a validation, in which a signal came.
+    """Saves and exits after the step, or the batch of a validation, in which a signal arrived.
 
-    Whichever rank was signalled, all save together and leave. The exit code is that of the signal: 130 or 143. A second
-    Ctrl-C leaves at once.
+    Whichever rank received it, all save together and exit. The exit code is the signal's: 130 or 143. A second Ctrl-C
+    exits at once.
 
     Args:
-        save: Saves a checkpoint of the last whole step, unless there is one.
+        save: Saves a checkpoint of the last whole step, unless it exists.
     """
 
     def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
@@ -32,7 +32,7 @@ class StopOnSignal(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take over the signals."""
+        """Install the handlers."""
         self._step = trainer.global_step
         self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
@@ -49,14 +49,14 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Leave after a whole step.
+        """Exit after a whole step.
 
         Raises:
-            StoppedError: If any rank was signalled.
+            StoppedError: If any rank received a signal.
         """
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._leave_if_asked(trainer)
+            self._exit_if_signalled(trainer)
 
     def on_validation_batch_end(
         self,
@@ -67,22 +67,22 @@ class StopOnSignal(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave a validation; the continued run begins with it.
+        """Exit from a validation; the continued run starts with it.
 
         Raises:
-            StoppedError: If any rank was signalled.
+            StoppedError: If any rank received a signal.
         """
-        self._leave_if_asked(trainer)
+        self._exit_if_signalled(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leave when no step follows any more.
+        """Exit when no further step follows.
 
         Raises:
-            StoppedError: If any rank was signalled.
+            StoppedError: If any rank received a signal.
         """
-        self._leave_if_asked(trainer)
+        self._exit_if_signalled(trainer)
 
-    def _leave_if_asked(self, trainer: lightning.Trainer) -> None:
+    def _exit_if_signalled(self, trainer: lightning.Trainer) -> None:
         received = self._received_anywhere(trainer)
         if received:
             self._save(trainer)
@@ -100,7 +100,7 @@ class StopOnSignal(Callback):
         return int(received)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

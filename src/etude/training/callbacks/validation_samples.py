@@ -1,4 +1,4 @@
-"""A few outputs of each validation, for a person to read."""
+"""Samples of the outputs of each validation, for people to read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError, StorageError
-
-
-@runtime_checkable
-class KeepsSamples(Protocol):
-    """A task that keeps the first `sample_count` rows of a validation, as texts by name."""
-
-    sample_count: int
-    samples: list[dict[str, str]]
+from etude.tasks.base import Task
 
 
 @runtime_checkable
@@ -33,21 +26,21 @@ class LogsTables(Protocol):
         dataframe: Any = None,
         step: int | None = None,
     ) -> None:
-        """Show rows of cells under a name."""
+        """Log rows of cells under a name."""
         ...
 
 
 class ValidationSamples(Callback):
-    """Writes the task's samples to RUN/samples/step-00001000.jsonl, one a line, and to loggers that show tables.
+    """Writes the task's samples to RUN/samples/step-00001000.jsonl, one per line, and to loggers that show tables.
 
-    A validation that happens again, since its run was continued from before it, writes its file anew. A logger that
-    fails is reported and does not stop the training.
+    A validation that is repeated, since its run was continued from before it, rewrites its file. A logger that fails is
+    reported and does not stop the training.
 
     Args:
-        count: Samples of each validation.
+        count: Number of samples of each validation.
 
     Raises:
-        ConfigurationError: If count is negative; when a training starts, if its task keeps no samples.
+        ConfigurationError: If count is negative; when training starts, if it is not of a `Task`.
         StorageError: If the file cannot be written.
     """
 
@@ -59,11 +52,11 @@ class ValidationSamples(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Tell the task how many samples to keep."""
         if stage == "fit":
-            _keeper(pl_module).sample_count = self.count
+            _task(pl_module).sample_count = self.count
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the samples, while training, on the first rank."""
-        samples = _keeper(pl_module).samples
+        samples = _task(pl_module).samples
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero or not samples:
             return
         step = trainer.global_step
@@ -80,14 +73,14 @@ class ValidationSamples(Callback):
                     )
 
 
-def _keeper(task: pl.LightningModule) -> KeepsSamples:
-    if isinstance(task, KeepsSamples):
-        return task
-    raise ConfigurationError(f"callbacks.samples: {type(task).__name__} keeps no samples; write ~callbacks.samples")
+def _task(module: pl.LightningModule) -> Task:
+    if isinstance(module, Task):
+        return module
+    raise ConfigurationError(f"callbacks.samples: {type(module).__name__} keeps no samples; write ~callbacks.samples")
 
 
 def _write(path: Path, samples: list[dict[str, str]]) -> None:
-    """Write the file whole or not at all."""
+    """Write the file completely or not at all."""
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

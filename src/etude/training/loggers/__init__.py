@@ -1,1 +1,1 @@
-"""Where a run's values go besides the terminal: the local record, and trackers that can do the run no harm."""
+"""Loggers of a run: the local record, and trackers behind a guard."""

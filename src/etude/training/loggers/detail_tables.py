@@ -1,4 +1,4 @@
-"""What an evaluation tells of its rows besides scores, for dashboards: see `etude.tasks.base.Task.details`."""
+"""Details of an evaluation (`etude.tasks.base.Task.details`) as tables of a tracker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Table = tuple[list[str], list[list[Any]]]
 
 
 def log_details(details: Mapping[str, Any], split: str, loggers: Iterable[Logger], step: int) -> None:
-    """Show the details of an evaluation as tables `<split>/<name>`, where a logger shows tables.
+    """Log the details of an evaluation as tables `<split>/<name>`.
 
     Args:
-        details: Those of the evaluation.
+        details: Details of the evaluation.
         split: The split that was evaluated.
-        loggers: Get the tables. One that fails is told of by its guard, `SafeLogger`, and stops nothing.
-        step: That the run has come to.
+        loggers: Loggers; those that show tables get them. Their `SafeLogger` reports a failure, which stops nothing.
+        step: Last step of the run.
     """
     for name, (columns, rows) in tables(details).items():
         for logger in loggers:
@@ -29,16 +29,20 @@ def log_details(details: Mapping[str, Any], split: str, loggers: Iterable[Logger
 
 
 def tables(details: Mapping[str, Any]) -> dict[str, Table]:
-    """Return the tables that details are shown as; what is not there has none."""
-    found: dict[str, Table] = {}
+    """Return a table for each kind of details that is present."""
+    by_name: dict[str, Table] = {}
     if "calibration" in details:
-        # As texts, since a column of a dashboard's table has one type.
+        # As text, since a column of a tracker's table has one type.
         cells = [[name, str(value)] for name, value in details["calibration"].items()]
-        found["calibration"] = (["name", "value"], cells)
+        by_name["calibration"] = (["name", "value"], cells)
     if "confusion" in details:
-        counted = [[right, made, n] for right, row in details["confusion"].items() for made, n in row.items()]
-        found["confusion"] = (["label", "prediction", "count"], counted)
+        counts = [
+            [label, prediction, count]
+            for label, row in details["confusion"].items()
+            for prediction, count in row.items()
+        ]
+        by_name["confusion"] = (["label", "prediction", "count"], counts)
     if details.get("errors"):
         columns = list(details["errors"][0])
-        found["errors"] = (columns, [[row[column] for column in columns] for row in details["errors"]])
-    return found
+        by_name["errors"] = (columns, [[row[column] for column in columns] for row in details["errors"]])
+    return by_name

@@ -1,4 +1,4 @@
-"""A logger between Lightning and any other logger: the other one can then neither stop nor slow the training."""
+"""Guard around a logger, which can then neither stop nor slow the training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from etude.runs.record import RECORD, Where
 
-HURRY = 2.0
-"""Seconds to wait for the other logger where a training has failed or a signal ends it."""
+FAILURE_PATIENCE = 2.0
+"""Seconds to wait for the guarded logger after a failure or a signal."""
 
 _log = logging.getLogger(__name__)
 
 
 class SafeLogger(Logger):
-    """Hands everything on to another logger, which can then neither stop nor slow the training.
+    """Forwards every call to another logger from a thread, in order.
 
-    A thread makes the other logger's calls, one after the other. The first that fails is told in one line, and so is a
-    logger that falls too far behind; it is then left alone for the rest of the process. What it holds is let go by its
-    `abandon`, if it has that, in a thread that nobody waits for.
+    When a call fails, or the logger falls too far behind, a warning is logged and the logger is turned off for the rest of
+    the process. Its method `abandon`, if it has one, then releases its resources, in a thread of its own since it may hang.
     """
 
     def __init__(
@@ -36,10 +35,11 @@ class SafeLogger(Logger):
         """Guard `logger`.
 
         Args:
-            logger: Any logger of Lightning's kind.
-            where: Adds the position to each of its metrics, as `tokens` and `seconds`, and takes the step from there.
-            backlog: How many calls may wait.
-            patience: Seconds to wait for it at the end of a fit or test.
+            logger: Any Lightning logger.
+            where: Returns the position in the run, which is added to all metrics as `tokens` and `seconds` and replaces
+                their step; None: the step is Lightning's.
+            backlog: Number of calls that may be pending.
+            patience: Seconds to wait for the logger at the end of a fit or test.
         """
         super().__init__()
         self.logger = logger
@@ -51,75 +51,75 @@ class SafeLogger(Logger):
 
     @property
     def name(self) -> str | None:
-        """The other logger's name."""
+        """Name of the guarded logger."""
         return self.logger.name
 
     @property
     def version(self) -> int | str | None:
-        """The other logger's version."""
+        """Version of the guarded logger."""
         return self.logger.version
 
     @property
     def save_dir(self) -> str | None:
-        """The other logger's folder."""
+        """Folder of the guarded logger."""
         return self.logger.save_dir
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, soon."""
+        """Queue metrics."""
         row = dict(metrics)
         if self._where:
             step, row["tokens"], row["seconds"] = self._where()
-        self._later(lambda: self.logger.log_metrics(row, step))
+        self._enqueue(lambda: self.logger.log_metrics(row, step))
 
     @rank_zero_only
     def log_table(
         self, key: str, columns: Sequence[str], data: Sequence[Sequence[Any]], step: int | None = None
     ) -> None:
-        """Log a table, soon, where the other logger has tables."""
+        """Queue a table, if the guarded logger shows tables."""
         log_table = getattr(self.logger, "log_table", None)
         if log_table is not None:
             step = self._where()[0] if self._where else step
-            self._later(lambda: log_table(key, columns=list(columns), data=[list(row) for row in data], step=step))
+            self._enqueue(lambda: log_table(key, columns=list(columns), data=[list(row) for row in data], step=step))
 
     @rank_zero_only
     def log_page(self, key: str, page: str, step: int | None = None) -> None:
-        """Log a page of HTML, soon, where the other logger shows pages."""
+        """Queue a page of HTML, if the guarded logger shows pages."""
         log_page = getattr(self.logger, "log_page", None)
         if log_page is not None:
             step = self._where()[0] if self._where else step
-            self._later(lambda: log_page(key, page, step))
+            self._enqueue(lambda: log_page(key, page, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Log hyperparameters, soon."""
-        self._later(lambda: self.logger.log_hyperparams(params, *args, **kwargs))
+        """Queue hyperparameters."""
+        self._enqueue(lambda: self.logger.log_hyperparams(params, *args, **kwargs))
 
     @rank_zero_only
     def save(self) -> None:
-        """Have the other logger save, soon. Lightning asks for it when a fit starts."""
-        self._later(self.logger.save)
+        """Queue a save, which Lightning requests when a fit starts."""
+        self._enqueue(self.logger.save)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Have the other logger end a fit or a test, and wait for that, but only so long; after a failure let go of it."""
-        self._later(lambda: self.logger.finalize(status))
+        """End a fit or a test in the guarded logger and wait for it, up to `patience`; after a failure, abandon it."""
+        self._enqueue(lambda: self.logger.finalize(status))
         if status == "success":
             self._drain(self._patience)
         else:
-            self._drain(min(HURRY, self._patience))
+            self._drain(min(FAILURE_PATIENCE, self._patience))
             self._off = True
-            self._let_go().join(HURRY)
+            self._abandon().join(FAILURE_PATIENCE)
 
     @rank_zero_only
     def close(self) -> None:
-        """End the other logger's run, if it has an end, and wait for that, but only so long."""
+        """Close the guarded logger, if it can be closed, and wait for that, up to `patience`."""
         close = getattr(self.logger, "close", None)
         if close is not None and self._thread is not None:
-            self._later(close)
+            self._enqueue(close)
             self._drain(self._patience)
 
-    def _later(self, call: Callable[[], object]) -> None:
+    def _enqueue(self, call: Callable[[], object]) -> None:
         if self._off:
             return
         if self._thread is None:
@@ -135,13 +135,13 @@ class SafeLogger(Logger):
             call = self._calls.get()
             try:
                 call()
-            except Exception as error:  # whatever it is, it is not the training's
+            except Exception as error:  # of any kind: it must not reach the training
                 self._turn_off(str(error) or type(error).__name__)
 
     def _turn_off(self, why: str) -> None:
-        """Leave the other logger alone from now on, and let nobody wait for the calls that are left."""
+        """Make no more calls, and discard those that are pending."""
         if self._off:
-            return  # what fails now, fails because it was let go
+            return  # a call fails now because the logger was abandoned
         self._off = True
         with suppress(Empty):
             while True:
@@ -149,19 +149,19 @@ class SafeLogger(Logger):
         _log.warning(
             "%s is off: %s; training goes on, and %s has every value", self._kind, " ".join(why.split()), RECORD
         )
-        self._let_go()
+        self._abandon()
 
-    def _let_go(self) -> threading.Thread:
-        """Have the other logger let go of what it holds, in a thread that may never end."""
+    def _abandon(self) -> threading.Thread:
+        """Release the resources of the guarded logger in a thread, which may never end."""
         abandon = getattr(self.logger, "abandon", lambda: None)
         thread = threading.Thread(target=abandon, name=f"etude-{self._kind}-end", daemon=True)
         thread.start()
         return thread
 
     def _drain(self, patience: float) -> None:
-        """Wait until the calls so far are done, at most as long as patience allows, in seconds."""
+        """Wait until the calls so far are done, at most `patience` seconds."""
         done, deadline = threading.Event(), time.monotonic() + patience
-        self._later(done.set)
+        self._enqueue(done.set)
         while not (self._off or done.wait(0.05)):
             if time.monotonic() > deadline:
                 self._turn_off(f"no answer in {patience:g} s")

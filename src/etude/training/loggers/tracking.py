@@ -1,7 +1,7 @@
-"""Where a run's values go: the local record, and beside it dashboards that can do the run no harm.
+"""Loggers of a run's metrics: the local record, and Weights & Biases as its mirror.
 
-`metrics.jsonl` is the truth. Weights & Biases mirrors it: whatever a killed process left unsent is sent from the record
-when the run is continued, so that all its local files together hold every event once.
+`metrics.jsonl` is the truth. Events that a killed process did not send to W&B are sent from the record when the run is
+continued, so that all local files of W&B together hold every event once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,27 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from etude.config.values import without_secrets
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD, Event, Record, Where, read
+from etude.runs.saved_run import SavedRun
+from etude.training.loggers.base import Tracker
 
 STEP = "trainer/global_step"
 """Lightning's name for the step in W&B, and the x-axis of its charts."""
 
 MODES = ("online", "offline", "disabled")
 INIT_TIMEOUT = 30.0
-"""Seconds to wait for W&B's server when a run starts; then the run is offline."""
+"""Seconds to wait for W&B's server when a run starts, before the run goes offline."""
 
 FINISH_TIMEOUT = 30.0
-"""Seconds to wait for the upload when a run ends; what is left can be uploaded by `wandb sync`."""
+"""Seconds to wait for the upload when a run ends; `wandb sync` uploads the rest."""
 
 INSPECT_TIMEOUT = 120.0
-"""Seconds to wait for W&B's own reading of one of its local files."""
+"""Seconds that W&B may take to read one of its local files."""
 
 Row = tuple[int, frozenset[str]]
-"""A step, and the names of what was logged there together."""
+"""A step, and the names of the metrics that were logged together at it."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,36 +50,36 @@ _log = logging.getLogger(__name__)
 class RecordLogger(Logger):
     """Writes every metric that Lightning logs to the run's record.
 
-    Hyperparameters are in the run's `config.yaml`, and are not written again. Only rank zero writes.
+    Hyperparameters are in the run's `config.yaml` and are not repeated. Only rank 0 writes.
     """
 
     def __init__(self, record: Record, where: Where) -> None:
-        """Log to `record`, each event at the position that `where` tells."""
+        """Log to `record`, each event at the position that `where` returns."""
         super().__init__()
         self.record = record
         self._where = where
 
     @property
     def name(self) -> str:
-        """The record's name."""
+        """Name of the record."""
         return self.record.path.stem
 
     @property
     def version(self) -> str:
-        """Nothing: a run has one record."""
+        """Empty: a run has one record."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
+        """Folder of the run."""
         return str(self.record.path.parent)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append an event. The position is `where`'s, which counts optimizer steps; `step` is not used.
+        """Append an event. Its position is that of `where`, which counts optimizer steps; `step` is ignored.
 
         Raises:
-            StorageError: If it cannot be written.
+            StorageError: If the event cannot be written.
         """
         self.record.append(Event(*self._where(), metrics))
 
@@ -89,20 +93,19 @@ class RecordLogger(Logger):
 
 
 class WeightsAndBiases(WandbLogger):
-    """One run in W&B for one run folder, however often its process is stopped and continued.
+    """One run in W&B for one run folder, however often it is interrupted and continued.
 
-    To be wrapped in a `SafeLogger`: connecting may take as long as `INIT_TIMEOUT`, and everything here may fail.
+    Wrap it in a `SafeLogger`: connecting can take `INIT_TIMEOUT`, and every call can fail.
 
-    A killed process leaves W&B's last values unwritten, up to 32 KB of them, among them values from before the
-    checkpoint that the run continues from. When it is continued, what W&B lacks is sent from the record, and what it
-    has already is not sent again. Offline, each continuation makes a folder of its own, `offline-run-<time>-<id>`.
-    Together these folders hold every event once and number their rows through; `wandb sync` given all of them uploads
-    them into the one run, in the order of time. Online, W&B continues the run itself; only the values of the last step
-    that it knew may then appear twice, with the same numbers.
+    A killed process loses up to 32 KB of W&B's last values, some of them from before the checkpoint that the run continues
+    from. On continuation, missing events are sent from the record, and the others are not repeated. Offline, each
+    continuation has its own folder, `offline-run-<time>-<id>`. Together these folders hold every event once, with
+    consecutive row numbers; `wandb sync` uploads all of them to the same run, in chronological order. Online, W&B continues
+    the run itself; only the values of the last step it received may then appear twice, with the same numbers.
     """
 
     def __init__(self, run_folder: Path, run_id: str, mode: str | None, **arguments: Any) -> None:
-        """Remember what `wandb.init` will be given; nothing is started before the first use."""
+        """Store the arguments of `wandb.init`; nothing is started before the first use."""
         super().__init__(save_dir=run_folder, id=run_id, log_model=False, **arguments)
         self._folder = run_folder
         self._mode = mode
@@ -112,16 +115,16 @@ class WeightsAndBiases(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run in W&B; connects at the first use."""
+        """The run in W&B, connected at the first use."""
         if self._experiment is None:
-            written = sorted(self._folder.glob(f"wandb/*run-*-{self._id}/run-{self._id}.wandb"))
+            files = sorted(self._folder.glob(f"wandb/*run-*-{self._id}/run-{self._id}.wandb"))
             self._experiment = self._connect()
-            self._catch_up(written)
+            self._catch_up(files)
         return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics or a table at a step; the same names at the same step are logged once."""
+        """Log metrics or a table at a step; a second call with the same names and step is ignored."""
         _ = self.experiment
         self._send(metrics, step or 0)
 
@@ -136,14 +139,14 @@ class WeightsAndBiases(WandbLogger):
         _ = self.experiment
 
     def close(self) -> None:
-        """End the run in W&B as far as this process is concerned."""
+        """Finish the run in W&B for this process."""
         if self._experiment is not None:
             self._experiment.finish()
 
     def abandon(self) -> None:
-        """Let go of W&B's service process: one that is gone, or does not answer, would fail or wait when this one ends.
+        """Detach from W&B's service process, which would otherwise block or fail at exit if it is gone or hangs.
 
-        Where it works, it writes and sends what it has, also after the end of this process.
+        A working service still writes and sends its data, even after the end of this process.
         """
         import wandb
 
@@ -151,9 +154,9 @@ class WeightsAndBiases(WandbLogger):
             wandb.teardown()
 
     def _connect(self) -> Any:
-        """Start the run online where that is wanted and possible, else offline, and say so."""
+        """Start the run online if configured and possible, else offline with a warning."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network its reports hold up the exit
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network its error reports delay the exit
         import wandb
 
         if self._mode not in (None, "online"):
@@ -162,8 +165,8 @@ class WeightsAndBiases(WandbLogger):
             if wandb.login(prompt=False, verify=False):
                 return self._init("online")
             reason = "no key on this machine (WANDB_API_KEY, or `wandb login`)"
-        except Exception as error:  # whatever it was, offline is possible
-            wandb.teardown()  # the attempt that failed still holds the run's id
+        except Exception as error:  # of any kind: offline remains possible
+            wandb.teardown()  # the failed attempt still holds the run's id
             reason = " ".join(str(error).split()) or type(error).__name__
         _log.warning("W&B is offline: %s; upload later by `wandb sync %s/wandb/offline-run-*`", reason, self._folder)
         return self._init("offline")
@@ -173,21 +176,21 @@ class WeightsAndBiases(WandbLogger):
 
         settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT)
         arguments = {name: value for name, value in self._wandb_init.items() if value is not None}
-        # `create_new`, since one process may hold several runs: the members of a sweep.
+        # `create_new`, since one process may have several runs: the members of a sweep.
         run = wandb.init(**{**arguments, "mode": mode, "reinit": "create_new", "settings": settings})
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
 
-    def _catch_up(self, written: Iterable[Path]) -> None:
-        """Send what the record has and W&B lacks: an earlier process of this run was killed before it wrote that."""
+    def _catch_up(self, files: Iterable[Path]) -> None:
+        """Send events of the record that are missing in W&B's local files: an earlier process was killed before."""
         run: Any = self._experiment
         if run.disabled or not (self._folder / RECORD).exists():
             return
         if run.resumed:  # only online
             self._complete_before = int(run.summary.get(STEP, 0))
         elif run.offline:
-            self._sent = {row for file in written for row in _rows(file)}
+            self._sent = {row for file in files for row in _rows(file)}
         for event in read(self._folder / RECORD):
             self._send({**event.values, "tokens": event.tokens, "seconds": event.seconds}, event.step)
 
@@ -196,25 +199,61 @@ class WeightsAndBiases(WandbLogger):
         row = _row(step, metrics)
         if step < self._complete_before or row in self._sent:
             return
-        # Online the server knows the next row's number. Offline each file would start at 0, and hide the one before.
+        # Online the server numbers the rows. Offline each file would start at 0, and hide rows of the previous file.
         number = len(self._sent) if run.offline else None
         run.log({**metrics, STEP: step}, step=number, commit=True)
         self._sent.add(row)
 
 
 def _row(step: int, names: Iterable[str]) -> Row:
-    """What tells one row of W&B's history from another. W&B writes a table as `name.path`, `name.size` and so on."""
+    """Return the key of a row in W&B's history, which lists a table as `name.path`, `name.size` and so on."""
     metrics = {name.partition(".")[0] for name in names if not name.startswith("_")}
     return step, frozenset(metrics - {STEP, "tokens", "seconds"})
 
 
 def _rows(file: Path) -> set[Row]:
-    """Return the rows in one of W&B's local files, as far as it is whole."""
+    """Return the rows in one of W&B's local files, up to where it is intact."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSPECT_TIMEOUT)
     records = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
     items = [record["history"]["item"] for record in records if record.get("type") == "history"]
     return {_row(item[STEP], item) for item in items if STEP in item}
+
+
+@dataclass(frozen=True)
+class Wandb(Tracker):
+    """Weights & Biases, with one W&B run per run folder: online with a key, offline without one.
+
+    Attributes:
+        project: W&B's project.
+        entity: Person or team; None: that of the key.
+        group: Name under which W&B groups runs.
+        mode: `online`, `offline` or `disabled`; None: that of WANDB_MODE, else online if there is a key.
+    """
+
+    project: str = "etude"
+    entity: str | None = None
+    group: str | None = None
+    mode: str | None = None
+
+    def open(self, run: SavedRun) -> WeightsAndBiases:
+        """Return the logger of a run.
+
+        Raises:
+            ConfigurationError: If the mode is unknown.
+        """
+        return wandb_logger(
+            run_folder=run.path,
+            run_id=run.identity(),
+            name=run.name,
+            tags=run.config.run.tags,
+            notes=run.config.run.notes,
+            config=dict(without_secrets(run.config.values)),
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            mode=self.mode,
+        )
 
 
 def wandb_logger(
@@ -229,22 +268,22 @@ def wandb_logger(
     group: str | None = None,
     mode: str | None = None,
 ) -> WeightsAndBiases:
-    """Return a logger to W&B: online with a key, offline by itself without one, and never in the way.
+    """Return a W&B logger: online with a key, offline without one.
 
-    W&B also gets the code's commit and its difference from it, and measures the machine. Without `mode`, the variable
+    W&B also records the code's commit and uncommitted changes, and measures the machine. Without `mode`, the variable
     WANDB_MODE decides, then whether W&B finds a key (WANDB_API_KEY, a settings file, or netrc).
 
     Args:
-        run_folder: Where W&B's own folder `wandb/` goes, and where the record is.
-        run_id: The run's id in W&B: the same whenever the run is continued.
-        name: What W&B shows as the run's name.
-        tags: W&B's tags.
-        notes: W&B's notes.
+        run_folder: Folder of the run, which has the record and gets W&B's folder `wandb/`.
+        run_id: Id of the run in W&B, which stays the same when the run is continued.
+        name: Name of the run in W&B.
+        tags: Tags of the run in W&B.
+        notes: Notes of the run in W&B.
         config: The resolved configuration, as plain values.
         project: W&B's project.
-        entity: Person or team; by default the key's.
-        group: Runs with the same group are shown together.
-        mode: `online`, `offline` or `disabled`.
+        entity: Person or team; None: that of the key.
+        group: Name under which W&B groups runs.
+        mode: `online`, `offline` or `disabled`; None: see above.
 
     Raises:
         ConfigurationError: If there is no such mode.

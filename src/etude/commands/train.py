@@ -1,0 +1,128 @@
+"""`etude train`, `etude resume` and `etude prepare`: beginning, continuing and reporting a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etude.config.schema import Config
+from etude.errors import ConfigurationError, defects, memory_errors
+from etude.report import report, terminal_summary
+from etude.runs.folder import CONFIGURATION, create, state
+from etude.runs.lock import RunLock
+from etude.runs.saved_run import SavedRun
+from etude.training import launch
+from etude.training.build import build_data, factory, warm_start_run
+from etude.training.continuation import BUDGET, continue_with, is_complete, requested_changes
+from etude.training.fit import fit
+from etude.training.machine import Machine
+from etude.training.warm_start import with_warm_start
+
+RESUMABLE = ("trainer", "logger", "log", "paths", BUDGET)
+"""Configuration keys, with all below them, whose values may change when a run is continued."""
+
+_log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> SavedRun:
+    """Begin a run, or continue the run of the configured name, and conclude it.
+
+    Raises:
+        ConfigurationError: If the run of that name was begun with another configuration.
+        FolderInUseError: If another process is using its folder.
+    """
+    config = with_warm_start(config)
+    _machine(config).check()  # before a folder is made and processes are started
+    folder = _folder(config)
+    if state(folder) != "new" and is_complete(run := SavedRun.open(folder), config):
+        _log_finished(run)
+        return run
+    if launch.global_rank() > 0:
+        run = _wait_for_rank_0(folder, config)
+        fit(run)
+        return run
+    return execute(folder, config)
+
+
+def resume(run: SavedRun, changes: Mapping[str, Any] | None = None) -> SavedRun:
+    """Continue a run to its end; a finished run is left unchanged.
+
+    Args:
+        run: The run.
+        changes: Values of configuration keys at or below `RESUMABLE`: keys of the machine, such as `trainer.devices`, which
+            do not affect results, and `budget`, to train for longer.
+    """
+    changes = changes or {}
+    config = run.changed(changes, RESUMABLE)
+    if is_complete(run, config):
+        _log_finished(run)
+        return run
+    _machine(config).check()
+    return execute(run.path, config.updated({}, [f"{key}={value}" for key, value in changes.items()]))
+
+
+def prepare(config: Config) -> dict[str, Any]:
+    """Read the data, train the tokenizer and fill the cache, so that training begins at once.
+
+    Returns:
+        The content of `data.json` of such a run.
+    """
+    config = with_warm_start(config)
+    start = warm_start_run(config)
+    return build_data(config, _machine(config), start.tokenizer if start else None).describe()
+
+
+def _machine(config: Config) -> Machine:
+    machine = factory(config.trainer)()
+    assert isinstance(machine, Machine)  # noqa: S101 (for type checkers: the configuration was checked)
+    return machine
+
+
+def execute(folder: Path, config: Config) -> SavedRun:
+    """Begin a run in a folder, or continue the run there, and conclude it.
+
+    Raises:
+        ConfigurationError: If the run was begun with another configuration.
+        FolderInUseError: If another process is using the folder.
+    """
+    with RunLock(folder) as lock, defects(folder), memory_errors():
+        new = state(folder) == "new"
+        run = SavedRun.begin(folder, config) if new else continue_with(SavedRun.open(folder), config)
+        if run.state != "finished":  # it is finished if the process was killed before the report was written
+            devices = run.config.trainer.arguments.get("devices", 1)
+            if devices > 1 and not launch.started_outside():
+                launch.launch(folder, devices, lock)
+            else:
+                fit(run)
+        report(folder)
+        terminal_summary(folder)
+    return SavedRun.open(folder)
+
+
+def _log_finished(run: SavedRun) -> None:
+    _log.info("%s is finished; nothing to do", run.path)
+
+
+def _folder(config: Config) -> Path:
+    """Return the run's folder, the same for all ranks that a launcher started."""
+    name = config.run.name
+    if name is None and launch.started_outside():
+        name = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+        if name in (None, "none"):
+            raise ConfigurationError("run.name is null, but several processes need one folder; give run.name=NAME")
+    return create(config.paths.outputs, config.run.experiment or "run", name)
+
+
+def _wait_for_rank_0(folder: Path, config: Config, seconds: float = 120.0) -> SavedRun:
+    """Return the run once rank 0 has written the configuration that this rank was started with."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if state(folder) != "new" and not requested_changes(run := SavedRun.open(folder), config):
+            return run
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"{folder / CONFIGURATION} was not written in {seconds:g} s; has rank 0 failed?")
+        time.sleep(0.1)

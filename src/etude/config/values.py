@@ -1,0 +1,94 @@
+"""Plain values of configurations: secrets, keys of the machine, and differences between two configurations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NONE = "(none)"
+"""Text for a key that a configuration does not have."""
+MACHINE = ("trainer", "logger", "paths", "log", "run.notes", "run.tags")
+"""Keys, with all below them, whose values may change when a run is continued: they do not change the science."""
+
+_SECRET = re.compile(
+    r"key|token"
+    r"|(?:.*[_-])?(?:api|access|secret|private|auth|hf|hub|wandb)[_-]?(?:key|token)"
+    r"|.*(?:password|passwd|passphrase|secret|credentials?)",
+    re.IGNORECASE,
+)
+_ASSIGNED = re.compile(r"([\w-]+)[ \"']*[=:]")
+
+
+def without_secrets(tree: Any) -> Any:
+    """Return nested plain values without secrets: keys such as `api_key`, `token` and `password`.
+
+    Names such as `tokens`, `mask_token` or `key_width` are not secrets, nor is a key with values under it.
+    """
+    if isinstance(tree, Mapping):
+        return {key: without_secrets(item) for key, item in tree.items() if _is_public(key, item)}
+    if isinstance(tree, (list, tuple)):
+        return [without_secrets(item) for item in tree]
+    return tree
+
+
+def _is_public(key: Any, value: Any) -> bool:
+    return value is None or isinstance(value, (Mapping, list, tuple)) or not _SECRET.fullmatch(str(key))
+
+
+def public_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command line without those that set a secret, even in braces: `a={api_key:…}`."""
+    return [text for text in arguments if not any(map(_SECRET.fullmatch, _ASSIGNED.findall(text)))]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the differences between two configurations, a line for each key: `model.width: 256 -> 512`.
+
+    Args:
+        old: Configuration of the run.
+        new: Requested configuration.
+
+    Returns:
+        Lines in the order of the keys, without those of the machine (`MACHINE`); a missing key has the value `(none)`.
+    """
+    return [f"{key}: {change}" for key, change in changes(old, new).items() if not is_machine(key)]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return all differences between two configurations, the machine included: `256 -> 512` by key, in order."""
+    before, after = shown_values(old), shown_values(new)
+    texts = [(key, before.get(key, NONE), after.get(key, NONE)) for key in sorted({*before, *after})]
+    return {key: f"{first} -> {second}" for key, first, second in texts if first != second}
+
+
+def shown_values(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a configuration as text by dotted key; equal values have equal text."""
+    return {key: _shown(value) for key, value in _flat(config).items()}
+
+
+def is_machine(key: str) -> bool:
+    """Return whether a dotted key is in `MACHINE`, or below a key that is."""
+    return within(key, MACHINE)
+
+
+def within(key: str, places: Sequence[str]) -> bool:
+    """Return whether a dotted key is in a list of keys, or below a key that is."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values by dotted key; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text, the same for a list and a tuple of equal items, and for 1 and 1.0."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return repr(list(value) if isinstance(value, tuple) else value)
