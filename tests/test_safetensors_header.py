@@ -76,7 +76,7 @@ TWO = {"a": tensor("F32", [2], 0, 8), "b": tensor("F16", [2, 2], 8, 16)}
         ({**TWO, "b": tensor("Q9\n", [2, 2], 8, 16)}, r"['b'].dtype is 'Q9\n', which is none of"),
         ({**TWO, "b": {"dtype": "F16", "shape": [2, 2]}}, "['b'].data_offsets is missing"),
         ({**TWO, "b": tensor("F16", "22", 8, 16)}, "['b'].shape is a text, not a list"),  # type: ignore[arg-type]
-        ({**TWO, "b": {**tensor("F16", [4], 8, 16), "at": "/etc/passwd"}}, "['b'].at is no key"),
+        ({**TWO, "b": {**tensor("F16", [4], 8, 16), "at": "/etc/passwd"}}, "['b'].at is not a key"),
         ({**TWO, "__metadata__": {"format": 1}}, "['__metadata__']['format'] is a whole number, not a text"),
         ({**TWO, "__metadata__": []}, "['__metadata__'] is a list, not an object"),
         ([1], "is a list, not an object"),

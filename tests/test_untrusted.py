@@ -67,7 +67,7 @@ def refused(action: Callable[[], Any], *words: str) -> BrokenFileError:
     return caught.value
 
 
-# What is no file
+# What is not a file
 
 
 def test_a_pipe_that_nobody_writes_to_does_not_hold_up(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_folders_sockets_loops_and_what_is_not_there(tmp_path: Path) -> None:
     refused(lambda: read_bytes(tmp_path / "folder", ADVICE), "folder is a folder, not a file")
     refused(lambda: read_bytes(tmp_path / "loop", ADVICE), "loop cannot be read")
     refused(lambda: read_bytes(tmp_path / "absent", ADVICE), "absent cannot be read: No such file or directory")
-    refused(lambda: read_bytes(tmp_path / "a\0b", ADVICE), "is no name of a file")
+    refused(lambda: read_bytes(tmp_path / "a\0b", ADVICE), "is not the name of a file")
     refused(lambda: read_bytes(tmp_path / ("a" * 300), ADVICE), "cannot be read: File name too long")
 
 
@@ -117,8 +117,8 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a", "a/../../b", "..", ".", "", "a//b", "a/", "a\0b", "./a"])
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
-    refused(lambda: inside(tmp_path, name, tmp_path / "index.json", ADVICE), "index.json", "no name of a file")
-    refused(lambda: check_name(name, "index.json of it", ADVICE), "index.json of it", "no name of a file")
+    refused(lambda: inside(tmp_path, name, tmp_path / "index.json", ADVICE), "index.json", "not the name of a file")
+    refused(lambda: check_name(name, "index.json of it", ADVICE), "index.json of it", "not the name of a file")
 
 
 def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_every_truncation_is_one_line() -> None:
         ({"files": {"a": {"size": 1}, "b": {}, "c": {"size": 2}}}, "files['b'].size is missing"),
         ({"files": {"a": {"size": -1}}}, "files['a'].size is a number that is not >= 0"),
         ({"files": {"a": {"size": 1, "name": 2}}}, "files['a'].name is a whole number, not a text or null"),
-        ({"files": {"a": {"size": 1, "other": 2}}}, "files['a'].other is no key that this version of etude writes"),
+        ({"files": {"a": {"size": 1, "other": 2}}}, "files['a'].other is not a key that this version of etude writes"),
         ({"scores": [1, 2, "3"]}, "scores[2] is a text, not a number"),
         ({"pair": [1]}, "pair has a length that is not >= 2"),
         ({"pair": [1, 2, 3]}, "pair has a length that is not <= 2"),
-        ({"\x1b[31mred\n": 1}, r"\x1b[31mred\n is no key that this version of etude writes"),
+        ({"\x1b[31mred\n": 1}, r"\x1b[31mred\n is not a key that this version of etude writes"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:

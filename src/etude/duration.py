@@ -58,7 +58,7 @@ class Duration:
                 if unit is not None and unit not in SECONDS:
                     return cls(amount * factor, unit)
         raise ConfigurationError(
-            f"{text!r} is no duration; write a number and a unit: 20000step, 10epoch, 300Mtok, 90s, 30min or 2h"
+            f"{text!r} is not a duration; write a number and a unit: 20000step, 10epoch, 300Mtok, 90s, 30min or 2h"
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a safetensors file says of its tensors, and whether that can be true."""
+"""Reading of the header of a safetensors file, checked against the file before a tensor is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What msgspec says of values that do not fit a type, in words that begin with the field."""
+"""The errors of msgspec, worded to begin with the field that does not fit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_words(error: str, values: Any, kind: Any) -> str:
         return f"{_join(field, found['key'])} is missing"
     if found := _UNKNOWN.fullmatch(problem):
         return (
-            f"{_join(field, shown(found['key']))} is no key that this version of etude writes: "
+            f"{_join(field, shown(found['key']))} is not a key that this version of etude writes: "
             "another version made it, or it was edited"
         )
     if found := _WRONG_TYPE.fullmatch(problem):

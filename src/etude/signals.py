@@ -30,7 +30,7 @@ TERMINATED = 143
 class StoppedError(BaseException):
     """A signal ended the work.
 
-    Like KeyboardInterrupt it is no Exception: what goes on after a failure, such as a sweep, does not go on after this.
+    Like KeyboardInterrupt it is not an Exception: what goes on after a failure, such as a sweep, does not go on after this.
 
     Args:
         number: The signal.

@@ -93,7 +93,7 @@ def check_name(name: str, said_by: Path | str, advice: str) -> None:
         BrokenFileError: If it is absolute, or has a part that is empty, `.` or `..`.
     """
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise BrokenFileError(said_by, f"'{shown(name)}' is no name of a file in its folder", advice)
+        raise BrokenFileError(said_by, f"'{shown(name)}' is not the name of a file in its folder", advice)
 
 
 def inside(folder: Path, name: str, said_by: Path, advice: str) -> Path:
@@ -106,7 +106,7 @@ def inside(folder: Path, name: str, said_by: Path, advice: str) -> Path:
         advice: What to do about a broken file.
 
     Raises:
-        BrokenFileError: If it leads out of the folder, or is no name.
+        BrokenFileError: If it leads out of the folder, or is not the name of a file.
     """
     check_name(name, said_by, advice)
     path = folder / name
@@ -144,7 +144,7 @@ def opened(path: Path, advice: str, most: int) -> Iterator[BufferedReader]:
     except ValueError as error:
         if "null byte" not in str(error):
             raise
-        raise BrokenFileError(shown(str(path)), "is no name of a file", advice) from error
+        raise BrokenFileError(shown(str(path)), "is not the name of a file", advice) from error
 
 
 def _check_regular(state: os.stat_result, path: Path, advice: str, most: int) -> None:
@@ -271,7 +271,7 @@ def _parsed(content: bytes, where: Path | str, advice: str, depth: int) -> Any:
     except _RepeatedKeyError as error:
         raise BrokenFileError(where, str(error), advice) from error
     except UnicodeEncodeError as error:
-        raise BrokenFileError(where, "has a half of a surrogate pair, which is no text", advice) from error
+        raise BrokenFileError(where, "has a half of a surrogate pair, which is not text", advice) from error
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(where, f"is not JSON ({' '.join(str(error).split())})", advice) from error
     return values
@@ -307,7 +307,7 @@ def read_yaml(path: Path, advice: str, most: int = YAML) -> str:
         most: Bytes that it may have.
 
     Raises:
-        BrokenFileError: If it cannot be read; if it is no YAML, or has aliases, which can stand for more values than there
+        BrokenFileError: If it cannot be read; if it is not YAML, or has aliases, which can stand for more values than there
             is memory, tags, several documents, too many values or too deep a nesting.
     """
     # Imported here: what reads only JSON does not need it.

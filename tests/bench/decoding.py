@@ -46,7 +46,7 @@ from etude.training.restore import load_run
 from etude.types import Facts
 from tests.bench.hand_layers import copy_weights
 from tests.bench.hand_translation import HandTranslation
-from tests.bench.hugging_face import padded
+from tests.bench.huggingface import padded
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.translation import overrides
 

@@ -32,7 +32,7 @@ from etude.tasks.classification import Classification
 from etude.training.build import Experiment
 from tests.bench.hand_encoder import HandClassifier, HandEncoder
 from tests.bench.hand_layers import Loop, by_length, copy_weights
-from tests.bench.hugging_face import Example, HuggingFaceTraining, padded, real_tokens
+from tests.bench.huggingface import Example, HuggingFaceTraining, padded, real_tokens
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.through_trainer import ThroughTrainer, built
 
@@ -74,7 +74,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     return lambda _: loop.round(seconds)
 
 
-def hugging_face(
+def huggingface(
     experiment: Experiment, seconds: float, attention_dropout: float, *, grouped: bool
 ) -> HuggingFaceTraining:
     """Return Hugging Face's Trainer."""
@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     experiment = built(*OVERRIDES)
     peers = {
-        grouped: hugging_face(experiment, options.seconds, options.attention_dropout, grouped=grouped)
+        grouped: huggingface(experiment, options.seconds, options.attention_dropout, grouped=grouped)
         for grouped in (False, True)
     }
     compare(

@@ -26,7 +26,7 @@ from etude.training.build import Experiment
 from etude.types import IGNORED, Facts
 from tests.bench.hand_encoder import HandEncoder, HandMaskedLM
 from tests.bench.hand_layers import Loop, Rows, copy_weights
-from tests.bench.hugging_face import Example, HuggingFaceTraining, real_tokens
+from tests.bench.huggingface import Example, HuggingFaceTraining, real_tokens
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.through_trainer import ThroughTrainer, built
 
@@ -95,7 +95,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     return lambda _: loop.round(seconds)
 
 
-def hugging_face(experiment: Experiment, seconds: float, attention_dropout: float) -> HuggingFaceTraining:
+def huggingface(experiment: Experiment, seconds: float, attention_dropout: float) -> HuggingFaceTraining:
     """Return Hugging Face's Trainer."""
     facts, rng = experiment.task.facts, np.random.default_rng(1)
     config = transformers.BertConfig(
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--attention-dropout", type=float, default=0.1, help="of Hugging Face's model")
     options = parser.parse_args()
     experiment = built(*OVERRIDES)
-    peer = hugging_face(experiment, options.seconds, options.attention_dropout)
+    peer = huggingface(experiment, options.seconds, options.attention_dropout)
     compare(
         "masked-LM pretraining, real tokens per second",
         {

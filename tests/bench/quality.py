@@ -29,7 +29,7 @@ from etude.hub import open_pretrained
 from etude.tasks.classification import Classification
 from etude.tasks.regression import Regression
 from etude.training.build import Experiment
-from tests.bench.hugging_face import Example, padded
+from tests.bench.huggingface import Example, padded
 from tests.bench.through_trainer import built
 
 

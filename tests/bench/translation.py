@@ -24,7 +24,7 @@ from torch import Tensor
 from etude.training.build import Experiment
 from tests.bench.hand_layers import Loop, by_length, copy_weights
 from tests.bench.hand_translation import HandTranslation
-from tests.bench.hugging_face import HuggingFaceTraining, marian, pair, pair_collate, real_tokens
+from tests.bench.huggingface import HuggingFaceTraining, marian, pair, pair_collate, real_tokens
 from tests.bench.rounds import Contender, Work, arguments, compare
 from tests.bench.through_trainer import ThroughTrainer, built
 
@@ -71,7 +71,7 @@ def by_hand(experiment: Experiment, seconds: float) -> Callable[[int], Work]:
     return lambda _: loop.round(seconds)
 
 
-def hugging_face(experiment: Experiment, seconds: float, *, grouped: bool) -> HuggingFaceTraining:
+def huggingface(experiment: Experiment, seconds: float, *, grouped: bool) -> HuggingFaceTraining:
     """Return Hugging Face's Trainer."""
     facts, tokens = experiment.task.facts, experiment.data.prepared.splits["train"].tokens
     source, target = tokens["source"], tokens["target"]
@@ -100,8 +100,8 @@ def main() -> None:
         {
             "etude": Contender(ThroughTrainer(experiment, options.seconds)),
             "by hand": Contender(by_hand(experiment, options.seconds), wanted=0.92),
-            "Hugging Face, random": Contender(hugging_face(experiment, options.seconds, grouped=False), wanted=2.5),
-            "Hugging Face, grouped": Contender(hugging_face(experiment, options.seconds, grouped=True), wanted=1.6),
+            "Hugging Face, random": Contender(huggingface(experiment, options.seconds, grouped=False), wanted=2.5),
+            "Hugging Face, grouped": Contender(huggingface(experiment, options.seconds, grouped=True), wanted=1.6),
         },
         options,
     )

@@ -74,7 +74,7 @@ def test_signing_makes_a_sound_one(folder: Path) -> None:
         (lambda content: content.update(step=-1), "manifest.json: step is a number that is not >= 0"),
         (lambda content: content.update(score="best"), "manifest.json: score is a text"),
         (lambda content: content.update(score={"$float": "zz"}), "manifest.json: score.$float"),
-        (lambda content: content.update(more=1), "manifest.json: more is no key that this version of etude writes"),
+        (lambda content: content.update(more=1), "manifest.json: more is not a key that this version of etude writes"),
         (lambda content: content.pop("aliases"), "manifest.json: aliases is missing"),
         (lambda content: content["aliases"].pop("model"), "manifest.json: aliases.model is missing"),
         (lambda content: content["files"].pop("state.json"), "manifest.json: files['state.json'] is missing"),
@@ -100,7 +100,7 @@ def test_files_outside_are_not_looked_at(folder: Path, name: str) -> None:
     (folder / "up").symlink_to("../..")
     entry = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     signed(folder, lambda content: content["files"].update({name: entry}))
-    assert any(word in verify(folder)[0] for word in ("is no name of a file", "leads out of"))
+    assert any(word in verify(folder)[0] for word in ("is not the name of a file", "leads out of"))
     refused(lambda: read(folder, CPU), name)
     assert newest_valid(folder.parent) is None
 
@@ -170,7 +170,7 @@ def test_weights_of_another_model_are_named(folder: Path) -> None:
     assert set(read_weights(folder, wanted)) == set(wanted)
     refused(lambda: read_weights(folder, {**wanted, "c": torch.zeros(1)}), "model.safetensors: c is missing")
     refused(lambda: read_weights(folder, {**wanted, "b": torch.zeros(3)}), "b has the shape [2], not the [3] of config")
-    refused(lambda: read_weights(folder, {"a": wanted["a"], "b": wanted["b"]}), "tied is no tensor of the model")
+    refused(lambda: read_weights(folder, {"a": wanted["a"], "b": wanted["b"]}), "tied is not a tensor of the model")
 
 
 # state.json
@@ -189,15 +189,15 @@ def test_weights_of_another_model_are_named(folder: Path) -> None:
             "$tensor is 'model:gone', which no file of the checkpoint",
         ),
         ({"global_step": 5, "a": {"$tensor": 3}}, "$tensor is '3', which no file"),
-        ({"global_step": 5, "a": {"$tuple": 3}}, "$tuple is no list"),
+        ({"global_step": 5, "a": {"$tuple": 3}}, "$tuple is not a list"),
         ({"global_step": 5, "a": {"$float": "1"}}, "$float is not the sixteen hexadecimal digits"),
         ({"global_step": 5, "a": {"$float": 1.5}}, "$float is not the sixteen hexadecimal digits"),
-        ({"global_step": 5, "a": {"$items": [[1]]}}, "$items is no list of keys"),
-        ({"global_step": 5, "a": {"$items": [[[], 1]]}}, "$items is no list of keys"),
+        ({"global_step": 5, "a": {"$items": [[1]]}}, "$items is not a list of keys"),
+        ({"global_step": 5, "a": {"$items": [[[], 1]]}}, "$items is not a list of keys"),
         ({"global_step": 5, "a": {"$items": [[1, 2], [1, 3]]}}, "$items has a key twice"),
-        ({"global_step": 5, "a": {"$pickle": "cos"}}, "'$pickle' is no mark"),
-        ({"global_step": 5, "a": {"$tuple": [], "b": 1}}, "'$tuple' is no mark that stands alone"),
-        ({"global_step": 5, "a": {"b": 1, "$tuple": []}}, "'$tuple' is no mark that stands alone"),
+        ({"global_step": 5, "a": {"$pickle": "cos"}}, "'$pickle' is not a mark"),
+        ({"global_step": 5, "a": {"$tuple": [], "b": 1}}, "'$tuple' is not a mark that stands alone"),
+        ({"global_step": 5, "a": {"b": 1, "$tuple": []}}, "'$tuple' is not a mark that stands alone"),
     ],
 )
 def test_a_state_that_lies(folder: Path, state: Any, said: str) -> None:

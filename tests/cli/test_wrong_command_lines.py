@@ -103,7 +103,10 @@ CASES = [
     ("train batch.tokens=0", ["batch.tokens = 0", "at least 1"]),
     ("train non_finite=ignore", ["ignore", "skip", "stop"]),
     ("train non_finite=skip non_finite.limit=0.5", ["non_finite.limit = 0.5", "int"]),
-    ("train non_finite._target_=etude.optim.schedules.Cosine", ["Cosine is no etude.tasks.non_finite.NonFinitePolicy"]),
+    (
+        "train non_finite._target_=etude.optim.schedules.Cosine",
+        ["Cosine does not derive from etude.tasks.non_finite.NonFinitePolicy"],
+    ),
     ("train scheduler.warmup=10fortnight", ["scheduler.warmup", "10fortnight"]),
     ("train scheduler.warmup=30s", ["scheduler.warmup = 30s", "budget = 20epoch"]),
     ("train budget=30min", ["scheduler.warmup = 400step", "budget = 30min", "60s"]),
@@ -170,9 +173,15 @@ CASES = [
     # what may be instantiated
     ("train model._target_=os.system", ["os.system", "trust"]),
     ("train model._target_=etude.models.seq2seq.Seq2Sqe", ["did you mean etude.models.seq2seq.Seq2Seq?"]),
-    ("train model._target_=etude.cli.command_table.load", ["no class to choose from", "choose model=", "TextEncoder"]),
+    (
+        "train model._target_=etude.cli.command_table.load",
+        ["not a class to choose from", "choose model=", "TextEncoder"],
+    ),
     ("train model.norm._target_=torch.nn.Module.__init__", ["model.norm", "torch.nn.Module.__init__"]),
-    ("train callbacks.mine._target_=torch.nn.Identity", ["callbacks.mine", "torch.nn.Identity is no lightning"]),
+    (
+        "train callbacks.mine._target_=torch.nn.Identity",
+        ["callbacks.mine", "torch.nn.Identity does not derive from lightning"],
+    ),
     ("train trust=[../evil]", ["'../evil'", "not the name of a package", "trust=[mine]"]),
     ("train trust=[nowhere_at_all] model._target_=nowhere_at_all.M", ["nowhere_at_all is not installed"]),
     # the same and more in one's own files

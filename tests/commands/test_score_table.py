@@ -18,7 +18,7 @@ def test_scores_are_shown_on_stderr_with_what_belongs_to_them(capsys: pytest.Cap
     show_scores({"outputs/a/[bold]one": first, "outputs/a/two": second})
     shown = capsys.readouterr()
     assert not shown.out
-    assert "[bold]one (step-00000012)" in shown.err  # a name is no style
+    assert "[bold]one (step-00000012)" in shown.err  # a name is not a style
     (row,) = (line for line in shown.err.splitlines() if line.startswith("test/bleu  ") and "p=" in line)
     assert row.count("[") == 2
     assert row.rstrip().endswith("p=0.0123")

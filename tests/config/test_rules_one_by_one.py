@@ -20,7 +20,7 @@ BROKEN = {
     "check_average": ("average.last=[1]", "average.last has 1, but an average is of 2 or more"),
     "check_task_and_data": ("data=reviews", "does not fit the data"),
     "check_task_and_parts": ("decoding=null", "decoding is null, but Translation writes sequences"),
-    "check_metric": ("validate.metric=val/blue", "val/blue is no metric of Translation; did you mean val/bleu"),
+    "check_metric": ("validate.metric=val/blue", "val/blue is not a metric of Translation; did you mean val/bleu"),
 }
 EDGE = [
     "seed=0",
@@ -61,7 +61,7 @@ def test_rotation_wants_pairs_of_elements(heads: str, fits: bool) -> None:
 
 @pytest.mark.parametrize("every", ["60s", "0epoch"])
 def test_unfreezing_is_counted_in_steps(every: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"finetune.every = {every} is no number of steps above 0"):
+    with pytest.raises(ConfigurationError, match=f"finetune.every = {every} is not a number of steps above 0"):
         compose("experiment=classification/minilm", "finetune=gradual", f"finetune.every={every}")
 
 

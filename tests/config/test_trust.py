@@ -194,7 +194,7 @@ def test_a_function_or_class_that_is_no_choice_is_refused_wherever_it_stands(key
         stored_configuration(path)
     line = str(refused.value)
     # Where the argument's annotation already says no, that comes first.
-    no_choice = f"{key}._target_ = {target} may not be instantiated: it is no class to choose from; "
+    no_choice = f"{key}._target_ = {target} may not be instantiated: it is not a class to choose from; "
     assert line.startswith((no_choice, *([f"{key} = {{_target_: {target}, …}}, but "] if key == "model.norm" else [])))
     if key == "callbacks.mine":
         assert "lightning.pytorch.callbacks.callback.Callback" in line
@@ -283,3 +283,12 @@ def test_a_choice_of_a_folder_of_ones_own_is_known_to_a_run(here: Path) -> None:
         with_choices({"decoding": "yours"}, here / "conf")
     with pytest.raises(ConfigurationError, match="not a folder"):
         with_choices({"decoding": "mine"}, here / "nowhere")
+
+
+def test_a_configuration_is_not_read_through_a_link_out_of_its_run(here: Path) -> None:
+    elsewhere, run = here / "elsewhere", here / "run"
+    elsewhere.mkdir()
+    run.mkdir()
+    (run / "config.yaml").symlink_to(stored(elsewhere))
+    with pytest.raises(DataError, match=r"run/config\.yaml: 'config\.yaml' leads out of .*run; restore"):
+        stored_configuration(run / "config.yaml")

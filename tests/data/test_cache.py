@@ -190,13 +190,13 @@ def test_a_mark_that_lies_is_not_believed(tmp_path: Path, mark: str) -> None:
         (np.array([0, 5, 3, 6]), "its offsets do not ascend from 0"),
         (np.array([1, 2, 6]), "its offsets do not ascend from 0"),
         (np.array([0, -4, 6]), "its offsets do not ascend from 0"),
-        (np.array([0.0, 6.0]), "is no list of offsets"),
-        (np.array([[0, 6]]), "is no list of offsets"),
-        (np.array([], np.int64), "is no list of offsets"),
+        (np.array([0.0, 6.0]), "is not a list of offsets"),
+        (np.array([[0, 6]]), "is not a list of offsets"),
+        (np.array([], np.int64), "is not a list of offsets"),
         (np.array([0, 7]), "values: has 12 bytes; its offsets need 14"),
         (np.array([0, 1 << 60]), "values: has 12 bytes"),
-        (b"garbled", "is no array"),
-        (b"", "is no array"),
+        (b"garbled", "is not an array"),
+        (b"", "is not an array"),
     ],
 )
 def test_offsets_that_lie_are_one_line(tmp_path: Path, offsets: npt.NDArray[Any] | bytes, said: str) -> None:

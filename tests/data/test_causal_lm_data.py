@@ -203,7 +203,7 @@ def test_one_text_is_divided_at_its_end_and_kept_as_it_is(tmp_path: Path) -> Non
     [
         (None, "no such file: .*book.txt"),
         (b"", "book.txt is empty"),
-        (b"\xff\xfe\x00a", "is no UTF-8 text"),
+        (b"\xff\xfe\x00a", "is not UTF-8 text"),
         (b"a\n", "2 characters, too few to hold out 0.1"),
     ],
 )

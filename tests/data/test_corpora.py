@@ -364,7 +364,7 @@ def test_empty_files_of_a_folder_are_counted(tmp_path: Path) -> None:
     assert corpus.dropped.first["empty file"] == "a.txt"
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\xff\n\xfe\n", "is no UTF-8 text"), (b"", "is empty")])
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\n\xfe\n", "is not UTF-8 text"), (b"", "is empty")])
 def test_unusable_text(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(TextFiles(f"{write(tmp_path, t_txt=content)}/t.txt").rows("train"))

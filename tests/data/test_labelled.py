@@ -153,13 +153,17 @@ def test_classes_that_are_whole_numbers_are_in_their_order_whatever_their_length
 
 @pytest.mark.parametrize("label", [10.0**300, float("nan"), float("-inf"), 10**4000])
 def test_a_number_that_a_batch_cannot_hold(tmp_path: Path, label: float) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl:2 has the label '.{2,61}', which is no number; write one such"):
+    with pytest.raises(
+        DataError, match=r"train\.jsonl:2 has the label '.{2,61}', which is not a number; write one such"
+    ):
         data(RegressionData, tmp_path, [("a", "", 1), ("b", "", label)]).facts  # noqa: B018
 
 
 @pytest.mark.parametrize("label", ["many", "nan", "inf", "1,5"])
 def test_a_label_that_is_no_number(tmp_path: Path, label: str) -> None:
-    with pytest.raises(DataError, match=rf"train\.jsonl:2 has the label '{label}', which is no number; write one such"):
+    with pytest.raises(
+        DataError, match=rf"train\.jsonl:2 has the label '{label}', which is not a number; write one such"
+    ):
         data(RegressionData, tmp_path, [("a", "", 1), ("b", "", label)]).facts  # noqa: B018
 
 

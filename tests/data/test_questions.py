@@ -107,15 +107,18 @@ def test_bad_questions_are_dropped_and_counted_with_their_place(tmp_path: Path) 
 
 
 BROKEN = [
-    ('{"data": [\n {"paragraphs": 3,}]}', r"train\.json:2 is no JSON: .* at column 19; mend that line"),
-    ("[]", r"train\.json:1 is no JSON object but list"),
+    ('{"data": [\n {"paragraphs": 3,}]}', r"train\.json:2 is not JSON: .* at column 19; mend that line"),
+    ("[]", r"train\.json:1 is not a JSON object but list"),
     ('{"rows": []}', r"train\.json has no 'data', which SQuAD's files have there; its keys: rows"),
     ('{"data": [7]}', r"data\[0\] has no 'paragraphs'.*it is int"),
     (
         '{"data": [{"paragraphs": [{"qas": [{"question": "a", "answers": []}]}]}]}',
         r"qas\[0\]: question and context must be",
     ),
-    ('{"data": [{"paragraphs": [{"qas": [{"question": "a", "answers": [1]}]}]}]}', "answers has one that is no object"),
+    (
+        '{"data": [{"paragraphs": [{"qas": [{"question": "a", "answers": [1]}]}]}]}',
+        "answers has one that is not an object",
+    ),
     ('{"data": []}', "has no usable question for train"),
 ]
 
@@ -135,7 +138,7 @@ def test_without_a_folder_or_a_file(tmp_path: Path) -> None:
 
 
 LINES = [
-    ('{"question": "a"', r"train\.jsonl:2 is no JSON"),
+    ('{"question": "a"', r"train\.jsonl:2 is not JSON"),
     ('{"question": "a", "context": "b"}', r"train\.jsonl:2 has no 'answers'; its keys: question, context"),
     ('{"question": 1, "context": "b", "answers": {}}', r"train\.jsonl:2: question and context must be texts"),
     ('{"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": ["0"]}}', "answers must be"),

@@ -63,9 +63,9 @@ PACKED = gzip.compress(b"line\n" * 10_000, mtime=0)
         ("missing.txt", None, r"no such file: .*missing\.txt \(.* has: beside\)"),
         ("empty.txt", b"", "is empty"),
         ("empty.gz", b"", "is empty"),
-        ("cut.gz", PACKED[:-20], "is no complete gzip file"),
-        ("plain.gz", b"line\n", "is no complete gzip file"),
-        ("damaged.gz", PACKED[:15] + b"\xff\xff" + PACKED[17:], "is no complete gzip file"),
+        ("cut.gz", PACKED[:-20], "is not a complete gzip file"),
+        ("plain.gz", b"line\n", "is not a complete gzip file"),
+        ("damaged.gz", PACKED[:15] + b"\xff\xff" + PACKED[17:], "is not a complete gzip file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -159,7 +159,7 @@ def test_download_cut_short(web: Web, tmp_path: Path) -> None:
 
 
 def test_download_by_https_only(web: Web, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no https address"):
+    with pytest.raises(DataError, match="not an https address"):
         download("file:///etc/passwd", None, tmp_path)
 
 

@@ -138,7 +138,7 @@ def test_wrong_rows_are_dropped_and_counted(
         ("t.csv", "sentence,class\nä,x\n".encode("utf-16"), r"t\.csv is not UTF-8 text"),
         ("t.csv", b'sentence,class\nfine,x\n"open,x\nmore,x\n', r"t\.csv:3 opens a quote that is not closed"),
         ("t.tsv", b"", "is empty"),
-        ("t.parquet", b"PAR1", "is no complete Parquet file"),
+        ("t.parquet", b"PAR1", "is not a complete Parquet file"),
         ("t.xlsx", b"PK", r"is of no known kind: \.tsv, \.csv"),
         ("t.tsv", None, "no such file"),
         ("t.parquet", None, "no such file"),
@@ -169,5 +169,5 @@ def test_truncated_arrow_folder(tmp_path: Path) -> None:
     as_folder(tmp_path / "saved")
     for file in (tmp_path / "saved").glob("*.arrow"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match="is no complete Arrow file"):
+    with pytest.raises(DataError, match="is not a complete Arrow file"):
         read(tmp_path / "saved")

@@ -99,7 +99,7 @@ def defined_in(name: str) -> str:
 
 
 @cache
-def tested() -> frozenset[str]:
+def covered() -> frozenset[str]:
     """Return the modules that a test imports or names."""
     others = [path for path in TESTS if path != Path(__file__)]  # which lists names and tests none of them
     return frozenset(defined_in(name) for path in others for name in imports_of(path) | texts_of(path))
@@ -107,13 +107,13 @@ def tested() -> frozenset[str]:
 
 @pytest.mark.parametrize("name", [name for name, path in NAMES.items() if path.stem not in ("__init__", "__main__")])
 def test_a_module_is_imported_by_a_test(name: str) -> None:
-    assert name in tested() or name in THROUGH_COMMANDS, (
+    assert name in covered() or name in THROUGH_COMMANDS, (
         f"no file in tests/ imports {name}; write a test of what it has"
     )
 
 
 def test_the_list_of_modules_without_a_test_of_their_own_is_true() -> None:
-    gone = {name for name in THROUGH_COMMANDS if name not in NAMES or name in tested()}
+    gone = {name for name in THROUGH_COMMANDS if name not in NAMES or name in covered()}
     assert not gone, f"take {', '.join(sorted(gone))} off THROUGH_COMMANDS"
 
 

@@ -58,7 +58,7 @@ def test_matthews_of_one_class_is_nothing() -> None:
 
 def test_a_positive_class_must_be_there() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"task\.metrics: positive=1 is no class of the data, which has a, b, c"
+        ConfigurationError, match=r"task\.metrics: positive=1 is not a class of the data, which has a, b, c"
     ):
         ClassF1("1").check(CLASSES)
 

@@ -66,8 +66,11 @@ def test_a_sound_model_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ({"weight_map": {"a": "../secret.safetensors"}}, "'../secret.safetensors' is no name of a file in its folder"),
-        ({"weight_map": {"a": "/etc/passwd"}}, "'/etc/passwd' is no name of a file in its folder"),
+        (
+            {"weight_map": {"a": "../secret.safetensors"}},
+            "'../secret.safetensors' is not the name of a file in its folder",
+        ),
+        ({"weight_map": {"a": "/etc/passwd"}}, "'/etc/passwd' is not the name of a file in its folder"),
         ({"weight_map": {"a": 3}}, "weight_map['a'] is a whole number, not a text"),
         ({"weight_map": []}, "weight_map is a list, not an object"),
         ({"weight_map": {}}, "weight_map is empty"),
@@ -130,7 +133,7 @@ def test_what_is_kept_is_read(tmp_path: Path) -> None:
         ({"tensors": {"a": [1 << 40, 1 << 40]}}, "tensors['a'] is the shape of no tensor"),
         ({"tensors": {"a": [1] * 17}}, "tensors['a'] has a length that is not <= 16"),
         ({"sha256": {"config.json": None}}, "sha256['config.json'] is null, not a text"),
-        ({"more": 1}, "more is no key that this version of etude writes"),
+        ({"more": 1}, "more is not a key that this version of etude writes"),
     ],
 )
 def test_what_was_kept_and_lies(tmp_path: Path, change: dict[str, Any], said: str) -> None:

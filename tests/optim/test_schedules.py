@@ -146,5 +146,5 @@ def test_a_schedule_of_ones_own_needs_no_warmup() -> None:
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"scheduler.final=1.5 .* from 0 to 1"):
         Cosine(final=1.5)
-    with pytest.raises(ConfigurationError, match="'400' is no duration"):
+    with pytest.raises(ConfigurationError, match="'400' is not a duration"):
         Linear(warmup="400")

@@ -178,7 +178,7 @@ def test_a_broken_file_is_named(tmp_path: Path, file: str) -> None:
         PretrainedBert(name).build(FACTS, TextEncoder)
 
 
-def test_minilm_gives_hugging_faces_states() -> None:
+def test_minilm_gives_the_states_of_huggingface() -> None:
     try:
         files = open_pretrained(MINILM)
         config = BertConfig(**json.loads(files.read("config.json")))

@@ -226,7 +226,7 @@ def test_what_a_finetuning_names_learns_and_nothing_else(
 def test_a_fused_layer_of_another_library_is_one_layer(tmp_path: Path) -> None:
     made("gpt_neox", tmp_path)
     with pytest.raises(
-        ConfigurationError, match="query is no linear layer of WrappedDecoder; it has query_key_value, "
+        ConfigurationError, match="query is not a linear layer of WrappedDecoder; it has query_key_value, "
     ):
         task_of(loaded(tmp_path), Greedy()).adjust(LoRA(2))
 
@@ -293,5 +293,5 @@ def test_the_task_decides_as_what_a_model_is_loaded(tmp_path: Path) -> None:
     made("llama", tmp_path)
     with pytest.raises(ConfigurationError, match="the task takes a Decoder, and model=huggingface makes a TextEncoder"):
         HuggingFace(str(tmp_path)).build(FACTS, Decoder)
-    with pytest.raises(ConfigurationError, match=r"'llama', which is no encoder with a decoder"):
+    with pytest.raises(ConfigurationError, match=r"'llama', which is not an encoder with a decoder"):
         HuggingFace(str(tmp_path)).build(FACTS, EncoderDecoder)

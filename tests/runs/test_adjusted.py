@@ -100,11 +100,11 @@ def test_a_run_with_adapters_is_whole(
     ("words", "line"),
     [
         (("finetune=lora", "finetune.rank=0"), "finetune.rank = 0 is too small; write at least 1 (command line)"),
-        (("finetune=gradual", "finetune.every=5min"), "finetune.every = 5min is no number of steps above 0"),
+        (("finetune=gradual", "finetune.every=5min"), "finetune.every = 5min is not a number of steps above 0"),
         (("finetune=top_layers", "finetune.layers=9"), "finetune.layers = 9, but the model has 1; write 1 to 1"),
         (
             ("finetune=lora", "finetune.modules=[qeury]"),
-            "finetune.modules: qeury is no linear layer of Encoder; it has",
+            "finetune.modules: qeury is not a linear layer of Encoder; it has",
         ),
         (("finetune=freeze",), "finetune=freeze does not exist; "),
     ],

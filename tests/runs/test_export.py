@@ -27,8 +27,8 @@ from tests.runs.doors import export, load_run, train
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({}, r"to=\? is no format; write to=huggingface, to=ctranslate2, to=onnx"),
-        ({"to": "gguf"}, "to=gguf is no format"),
+        ({}, r"to=\? is not a format; write to=huggingface, to=ctranslate2, to=onnx"),
+        ({"to": "gguf"}, "to=gguf is not a format"),
         ({"to": "onnx", "quantization": "int8"}, "quantization=int8 is for to=ctranslate2"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_classifier_is_exported_and_exported_again(run: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["huggingface"]
     with pytest.raises(ConfigurationError, match=r"to=onnx exports Translation.*Classification; write to=huggingface"):
         export(run, {"to": "onnx"})
-    with pytest.raises(ConfigurationError, match="exists and is no earlier export"):
+    with pytest.raises(ConfigurationError, match="exists and is not an earlier export"):
         export(run, {"to": "huggingface", "path": str(run / "checkpoints")})
 
 

@@ -76,7 +76,7 @@ def test_a_translation_is_looked_into(trained: Callable[..., Path], capfd: pytes
     assert "model.x cannot be changed here" in capfd.readouterr().err
     wrong = run / "wrong.json"
     for content, message in (
-        ("[]", "is no list of sentence pairs"),
+        ("[]", "is not a list of sentence pairs"),
         ('[{"source": "a", "target": "b", "sure": "0-1", "possible": ""}]', "pair 1 links 0-1, but has 1 source and 1"),
         ('[{"source": "a", "target": "b", "sure": "0", "possible": ""}]', "pair 1 is not of the form"),
         ('[{"source": "a"}]', "pair 1 is not of the form"),

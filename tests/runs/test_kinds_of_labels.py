@@ -278,7 +278,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(folder: Path, kind: str, 
 def test_wrong_combinations_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"takes RegressionBatch, but data \(ClassificationData\) gives"):
         composed(folder, "pairs", "task=regression", "validate.metric=val/pearson")
-    with pytest.raises(ConfigurationError, match="is no metric of Regression; did you mean val/pearson"):
+    with pytest.raises(ConfigurationError, match="is not a metric of Regression; did you mean val/pearson"):
         composed(folder, "numbers", "validate.metric=val/pearsn")
     with pytest.raises(ConfigurationError, match=r"data\.val_share = 1.5 is not in \[0, 1\)"):
         composed(folder, "numbers", "data.val=null", "data.val_share=1.5")

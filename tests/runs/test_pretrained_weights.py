@@ -84,7 +84,7 @@ def composed(small_data: Path, tmp_path: Path, weights: Callable[[str], Path]) -
             "scheduler.warmup=1step",
             *more,
         ]
-        # The model is no word of the command line, where a run with a warm start has no model of its own.
+        # The model is not a word of the command line, where a run with a warm start has no model of its own.
         return compose_words(*words).updated({}, more)
 
     return compose

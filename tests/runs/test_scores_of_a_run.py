@@ -136,7 +136,7 @@ def test_files_that_cannot_be_evaluated(runs: tuple[Path, Path], tmp_path: Path)
         (asked("two", "two", "three"), r"two has 2 lines but \S+three has 3"),
         (asked("none", "two"), "none is empty"),
         (asked("two", "absent"), "no such file: .*absent"),
-        (asked("wide", "wide"), "wide is no UTF-8 text"),
+        (asked("wide", "wide"), "wide is not UTF-8 text"),
     ):
         with pytest.raises(DataError, match=message):
             evaluate([run], files)

@@ -300,7 +300,7 @@ def test_a_key_of_another_version_is_named(run: Path, name: str) -> None:
     if name == "data.json":
         assert read(run).plain() == values
     else:
-        refused(lambda: read(run), f"{run / name}: newer is no key that this version of etude writes")
+        refused(lambda: read(run), f"{run / name}: newer is not a key that this version of etude writes")
 
 
 @each_file
@@ -357,8 +357,8 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
 
 def test_names_of_evaluations_do_not_lead_out(run: Path) -> None:
     for name in ("../manifest", "/etc/passwd", "a/../../x"):
-        refused(partial(reading.read_evaluation, run, name), "is no name of a file in its folder")
-        refused(partial(reading.read_rows, run, name), "is no name of a file in its folder")
+        refused(partial(reading.read_evaluation, run, name), "is not the name of a file in its folder")
+        refused(partial(reading.read_rows, run, name), "is not the name of a file in its folder")
 
 
 # What does not fit together
@@ -441,10 +441,10 @@ def test_attention_that_does_not_fit(run: Path, place: tuple[str | int, ...], va
             lambda run: reading.read_samples(run, 4),
             "['text'] is a whole",
         ),
-        ("id", "not an id", reading.read_identity, "id: 'not an id' is no id of eight hexadecimal digits"),
+        ("id", "not an id", reading.read_identity, "id: 'not an id' is not an id of eight hexadecimal digits"),
         ("id", "0" * 100, reading.read_identity, "id has 100 bytes, more than the 64"),
         ("overrides.yaml", "a: 1\n", reading.read_overrides, "overrides.yaml is an object, not a list"),
-        ("overrides.yaml", "- a\n- 1\n", reading.read_overrides, "overrides.yaml: [1] is no text"),
+        ("overrides.yaml", "- a\n- 1\n", reading.read_overrides, "overrides.yaml: [1] is not text"),
         ("overrides.yaml", "- &a x\n- *a\n", reading.read_overrides, "line 1 has an anchor or alias"),
         ("overrides.yaml", "- [", reading.read_overrides, "is not YAML"),
     ],

@@ -190,7 +190,7 @@ def test_from_the_command_line(
     assert json.loads(capfd.readouterr().out)["scores"]
     assert main(["train", *words_of(kind, "finetune=lora", "run.name=other")]) == 78
     (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("etude: error:")]
-    assert "finetune.modules: query is no linear layer of Wrapped" in error
+    assert "finetune.modules: query is not a linear layer of Wrapped" in error
 
 
 @pytest.mark.slow

@@ -131,5 +131,5 @@ def test_attention_is_shown_and_takes_no_target() -> None:
     shown = task.look_inside("abc", None, BYTES)
     assert list(shown.source) == [FACTS.bos, *BYTES.encode(["abc"])[0]]
     assert [one.name for one in shown.maps] == ["layers.0.attention", "layers.1.attention"]
-    with pytest.raises(ConfigurationError, match="no text of its own"):
+    with pytest.raises(ConfigurationError, match="not text of its own"):
         task.look_inside("abc", "def", BYTES)

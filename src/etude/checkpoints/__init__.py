@@ -1,1 +1,1 @@
-"""What a run leaves on the disk: its folder, its lock, and checkpoints that are promises."""
+"""Checkpoints: folders that are whole or absent, are checked by hashes, and hold all that a run continues from."""

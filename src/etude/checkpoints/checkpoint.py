@@ -208,7 +208,7 @@ def _misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str 
         if weights[name].shape != tensor.shape:
             return f"{name} has the shape {list(weights[name].shape)}, not the {list(tensor.shape)} of config.yaml"
     left = next((name for name in weights if name not in wanted), None)
-    return None if left is None else f"{shown(left)} is no tensor of the model of config.yaml"
+    return None if left is None else f"{shown(left)} is not a tensor of the model of config.yaml"
 
 
 def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
@@ -259,7 +259,7 @@ def _read_tensors(folder: Path, stem: str, manifest: Manifest, device: torch.dev
     return tensors
 
 
-class _State(msgspec.Struct, frozen=True):
+class _StoredState(msgspec.Struct, frozen=True):
     """What etude and Lightning look for in `state.json`, as far as it is there; callbacks and plugins add to it."""
 
     epoch: Annotated[int, Meta(ge=0)] = 0
@@ -297,7 +297,7 @@ def _read_state(folder: Path, step: int) -> dict[str, Any]:
     """Return what `state.json` says, with marks; it must be of the step."""
     path = inside(folder, STATE, folder / MANIFEST, ADVICE)
     values = decode_json(read_bytes(path, ADVICE, _STATE_BYTES), dict[str, Any], path, ADVICE, depth=JSON_DEPTH)
-    state = convert(values, _State, path, ADVICE)
+    state = convert(values, _StoredState, path, ADVICE)
     if state.global_step != step:
         raise BrokenFileError(path, f"global_step is {state.global_step}, not the {step} of {MANIFEST}", ADVICE)
     return values

@@ -180,7 +180,7 @@ def decode(state: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> Any:
         return {key: decode(item, tensors) for key, item in state.items()}
     mark = marks[0]
     if len(state) > 1 or mark not in _MARKS:
-        raise ValueError(f"'{shown(mark)}' is no mark that stands alone, of {', '.join(_MARKS)}")
+        raise ValueError(f"'{shown(mark)}' is not a mark that stands alone, of {', '.join(_MARKS)}")
     return _MARKS[mark](state[mark], tensors)
 
 
@@ -194,7 +194,7 @@ def _decode_tensor(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) ->
 
 def _decode_tuple(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> tuple[Any, ...]:
     if not isinstance(content, list):
-        raise ValueError("$tuple is no list")
+        raise ValueError("$tuple is not a list")
     return tuple(decode(item, tensors) for item in content)
 
 
@@ -208,7 +208,7 @@ def _decode_float(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> 
 def _decode_items(content: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str | int, Any]:
     pairs: list[Any] = content if isinstance(content, list) else [None]
     if not all(isinstance(pair, list) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs):
-        raise ValueError("$items is no list of keys, texts or whole numbers, with a value each")
+        raise ValueError("$items is not a list of keys, texts or whole numbers, with a value each")
     items = {key: decode(item, tensors) for key, item in pairs}
     if len(items) < len(pairs):
         raise ValueError("$items has a key twice")

@@ -1,8 +1,8 @@
-"""What a checkpoint folder says of itself, and whether it is true.
+"""The manifest of a checkpoint, and verification of the folder against it.
 
 Every checkpoint has a `manifest.json` with the size and sha256 of each of its files, and a hash of its own. Nothing is
-read from a checkpoint before that is checked. A hash tells accidents, not intentions: what is read afterwards is held
-against a schema all the same.
+read from a checkpoint before that is checked. A hash reveals accidents, not intentions, so whatever is read afterwards
+is checked against a schema as well.
 """
 
 from __future__ import annotations

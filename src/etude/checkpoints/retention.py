@@ -52,7 +52,7 @@ class Retention:
             raise ConfigurationError(f"validate.mode={self.mode!r} is unknown; set it to min or max")
         if self.keep_every is not None and self.keep_every < 1:
             raise ConfigurationError(
-                f"checkpoint.keep_every={self.keep_every} is no interval; set it to 1000step or null"
+                f"checkpoint.keep_every={self.keep_every} is not an interval; set it to 1000step or null"
             )
 
     def is_milestone(self, step: int) -> bool:

@@ -132,7 +132,7 @@ def _check_node(case: Case, key: str, node: Mapping[str, Any]) -> None:
 def _target(case: Case, key: str, target: Any) -> Signature:
     """Return the signature of a `_target_`, which must exist and be allowed."""
     if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-        case.fail(key, f"= {shown(target)} is no dotted name such as etude.models.seq2seq.Seq2Seq")
+        case.fail(key, f"= {shown(target)} is not a dotted name such as etude.models.seq2seq.Seq2Seq")
     allowed = (*TRUSTED, *case.trusted)
     if not _under(target, allowed):
         case.fail(key, f"= {target} may not be instantiated: {_outside(case, target)}")
@@ -143,7 +143,7 @@ def _target(case: Case, key: str, target: Any) -> Signature:
         origin = definition.dotted
         case.fail(key, f"= {target} may not be instantiated: it is {origin}, which is outside etude and trust")
     if not _under(definition.dotted, case.trusted) and not is_choice(definition):
-        case.fail(key, f"= {target} may not be instantiated: it is no class to choose from; {_advice(key)}")
+        case.fail(key, f"= {target} may not be instantiated: it is not a class to choose from; {_advice(key)}")
     return constructor
 
 

@@ -215,7 +215,9 @@ def check_unfreezing(case: Case) -> None:
         return
     every = _duration(case, "finetune.every", text)
     if not every.amount or every.unit == "second":
-        case.fail("finetune.every", f"= {text} is no number of steps above 0; write step, epoch or tok, such as 1epoch")
+        case.fail(
+            "finetune.every", f"= {text} is not a number of steps above 0; write step, epoch or tok, such as 1epoch"
+        )
 
 
 def _duration(case: Case, key: str, text: Any) -> Duration:
@@ -265,7 +267,10 @@ def check_non_finite(case: Case) -> None:
     """Check the non-finite policy against its base class."""
     policy, node = resolve("etude.tasks.non_finite.NonFinitePolicy"), case.get("non_finite")
     if policy is not None and node is not None and not makes(node[TARGET], policy):
-        case.fail(f"non_finite.{TARGET}", f"= {node[TARGET]} is no {policy.dotted}; choose non_finite=stop or skip")
+        case.fail(
+            f"non_finite.{TARGET}",
+            f"= {node[TARGET]} does not derive from {policy.dotted}; choose non_finite=stop or skip",
+        )
 
 
 def check_kinds(case: Case) -> None:
@@ -277,7 +282,7 @@ def check_kinds(case: Case) -> None:
             continue
         if not any(kind.includes(definition) for kind in kinds):
             bases = " or ".join(kind.base for kind in kinds)
-            case.fail(f"{key}.{TARGET}", f"= {target} is no {bases}; choose {key.partition('.')[0]}=…")
+            case.fail(f"{key}.{TARGET}", f"= {target} does not derive from {bases}; choose {key.partition('.')[0]}=…")
 
 
 def check_metric(case: Case) -> None:
@@ -289,7 +294,7 @@ def check_metric(case: Case) -> None:
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"
-        case.fail("validate.metric", f"= {metric} is no metric of {task.rpartition('.')[2]}; {advice}")
+        case.fail("validate.metric", f"= {metric} is not a metric of {task.rpartition('.')[2]}; {advice}")
 
 
 def _metrics(nodes: Mapping[str, Any]) -> Iterator[str]:

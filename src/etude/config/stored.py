@@ -14,7 +14,7 @@ from etude.config.origins import Source
 from etude.config.schema import Config
 from etude.config.trust import trust
 from etude.errors import ConfigurationError, DataError
-from etude.untrusted import read_yaml
+from etude.untrusted import inside, read_yaml
 
 _ADVICE = "restore the run's folder from where it was copied"
 
@@ -26,12 +26,12 @@ def stored_configuration(path: Path) -> Config:
         path: Path of the file, `config.yaml`.
 
     Raises:
-        DataError: If the file cannot be read or is damaged.
+        DataError: If the file cannot be read, is damaged, or is a link out of its folder.
         ConfigurationError: If the configuration does not fit this version of etude, or names a class that may not be
             instantiated.
     """
     trust()  # the packages that the environment names
-    tree, source = _tree(path)
+    tree, source = _tree(inside(path.parent, path.name, path, _ADVICE))
     if "hydra" in tree:
         raise ConfigurationError(
             f"{path} has a section hydra, which no run has: it is not read; remove it from the file"

@@ -88,9 +88,9 @@ def _open_offsets(path: Path) -> npt.NDArray[np.int64]:
     try:
         offsets: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise BrokenFileError(path, f"is no array ({' '.join(str(error).split())})", ADVICE) from error
+        raise BrokenFileError(path, f"is not an array ({' '.join(str(error).split())})", ADVICE) from error
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
-        raise BrokenFileError(path, "is no list of offsets", ADVICE)
+        raise BrokenFileError(path, "is not a list of offsets", ADVICE)
     if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
         raise BrokenFileError(path, "its offsets do not ascend from 0", ADVICE)
     return offsets

@@ -149,7 +149,7 @@ class Numbers(Labels):
         except ValueError:
             number = float("nan")
         if not abs(number) <= LARGEST:
-            raise DataError(f"{row.origin} has the label {_shown(text)}, which is no number; write one such as 3.5")
+            raise DataError(f"{row.origin} has the label {_shown(text)}, which is not a number; write one such as 3.5")
         return number
 
     def close(self, values: Sequence[float]) -> Float[np.ndarray, " N"]:

@@ -91,7 +91,7 @@ class _Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse splits that are none: their names are those of folders."""
         for split in self.dropped:
             if split not in ("train", "val", "test"):
-                raise ValueError(f"dropped has '{shown(split)}', which is no split")
+                raise ValueError(f"dropped has '{shown(split)}', which is not a split")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class ClassF1(ClassMetric):
         """
         if self.positive is not None and self.positive not in classes:
             raise ConfigurationError(
-                f"task.metrics: positive={self.positive} is no class of the data, which has {', '.join(classes[:8])}"
+                f"task.metrics: positive={self.positive} is not a class of the data, which has {', '.join(classes[:8])}"
             )
 
     def statistics(

@@ -97,7 +97,7 @@ class Decay(WarmupSchedule):
         super().__post_init__()
         if not 0 <= self.final <= 1:
             raise ConfigurationError(
-                f"scheduler.final={self.final} is no fraction of optimizer.lr; write a number from 0 to 1"
+                f"scheduler.final={self.final} is not a fraction of optimizer.lr; write a number from 0 to 1"
             )
 
     def after_warmup(self, position: float, warmup: float, total: float) -> float:

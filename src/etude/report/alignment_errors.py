@@ -61,7 +61,7 @@ def read_alignments(path: Path) -> list[AlignedPair]:
     try:
         rows = json.loads(path.read_bytes())
         if not isinstance(rows, list) or not rows:
-            raise DataError(f"alignments={path} is no list of sentence pairs; write one object for each pair")
+            raise DataError(f"alignments={path} is not a list of sentence pairs; write one object for each pair")
     except (OSError, ValueError) as error:
         raise DataError(f"alignments={path} cannot be read: {' '.join(str(error).split())}") from error
     return [_pair(row, f"alignments={path}, pair {number}") for number, row in enumerate(rows, start=1)]

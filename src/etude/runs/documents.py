@@ -1,4 +1,4 @@
-"""What the files of a run's folder hold, as types; `etude.runs.reading` reads them.
+"""Schemas of the files in a run's folder; `etude.runs.reading` reads them.
 
 Every type has exactly the keys that are written. A key that is missing, of another type or unknown (another version of
 etude made the folder, or somebody edited it) is a `BrokenFileError` that names file and field, exit code 65. A field

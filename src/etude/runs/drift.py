@@ -54,7 +54,7 @@ def first_line(before: Path, now: Path) -> dict[str, Any] | None:
         `line`, from 1, `step`, and `values`: both values of each name that differs, None where a value is missing.
 
     Raises:
-        StorageError: If a record cannot be read or is damaged.
+        DataError: If a record cannot be read or is damaged.
     """
     lines = [[_numbers(line) for line in map(comparable, read(run / RECORD))] for run in (before, now)]
     for number in range(1, max(map(len, lines)) + 1):
@@ -132,7 +132,7 @@ def last_checkpoint(run: Path) -> Path:
     """Return the folder of the last checkpoint of a finished run.
 
     Raises:
-        StorageError: If the conclusion of the run is missing or broken.
+        DataError: If the conclusion of the run is missing or broken.
     """
     return checkpoint_folder(run / CHECKPOINTS, read_conclusion(run).step)
 

@@ -142,7 +142,7 @@ def read_identity(run: Path) -> str:
     path = _path(run, IDENTITY)
     text = read_text(path, ADVICE, most=64).strip()
     if not _IDENTITY.fullmatch(text):
-        raise BrokenFileError(path, f"'{shown(text)}' is no id of eight hexadecimal digits", ADVICE)
+        raise BrokenFileError(path, f"'{shown(text)}' is not an id of eight hexadecimal digits", ADVICE)
     return text
 
 
@@ -158,7 +158,7 @@ def read_overrides(run: Path) -> list[str]:
         raise BrokenFileError(path, "is an object, not a list", ADVICE)
     for number, value in enumerate(values):
         if not isinstance(value, str):
-            raise BrokenFileError(path, f"[{number}] is no text", ADVICE)
+            raise BrokenFileError(path, f"[{number}] is not text", ADVICE)
     return [str(value) for value in values]
 
 

@@ -171,7 +171,7 @@ class SavedRun:
         """The record's events in their order; none before the first.
 
         Raises:
-            StorageError: If the record is damaged.
+            DataError: If the record is damaged.
         """
         path = self.path / RECORD
         return read(path) if path.exists() else []

@@ -1,1 +1,1 @@
-"""What is learned: LightningModules that own a model, its loss and its metrics."""
+"""Tasks: LightningModules that own a model, its loss and its metrics."""

@@ -203,7 +203,7 @@ class CausalLM(Task):
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
         """Return the attention of a text to itself (see `ShowsAttention`)."""
         if target is not None:
-            raise ConfigurationError(f"the target {target!r} is no text of its own here; write it behind the text")
+            raise ConfigurationError(f"the target {target!r} is not text of its own here; write it behind the text")
         ids = encode_whole("text", text, tokenizer, self.model.max_length - 1)
         return own_attention(self.model, [self.facts.bos, *ids])
 

@@ -1,4 +1,4 @@
-"""What a task knows of the run that it is trained in, and what it asks of the data."""
+"""The run that a task is trained in, as the task sees it, and the interface of the data that it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.duration import Clock, Duration
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a task knows of the run that it is trained in.
+    """The settings of a run that its task needs.
 
     Attributes:
         seed: Seed of the run.

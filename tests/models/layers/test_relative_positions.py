@@ -74,7 +74,7 @@ def test_slopes_are_the_papers() -> None:
 
 
 def test_bias_worked_by_hand() -> None:
-    """Two heads have slopes 1/16 and 1/256. Padding between two tokens is no distance."""
+    """Two heads have slopes 1/16 and 1/256. Padding between two tokens is not a distance."""
     layout = Unpadding.from_mask(torch.tensor([[True, False, True], [True, True, True]]))
     bias = LinearBias(2).bias(layout)
     assert (bias[0, 0] * -16)[[0, 0, 2], [0, 2, 0]].tolist() == [0, 1, 1]

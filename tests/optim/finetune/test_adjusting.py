@@ -208,9 +208,12 @@ def test_stages_of_an_encoder_decoder(task: Classification, family: Any) -> None
         (lambda: TopLayers(4), r"finetune.layers = 4, but the model has 3; write 1 to 3"),
         (lambda: LoRA(13), r"finetune.rank = 13 is more than the 12 of layers.0.attention.query_key_value"),
         (lambda: LoRA(0), "rank = 0"),
-        (lambda: LoRA(1, modules=["query", "valve"]), "valve is no linear layer of Encoder; it has query, key, value"),
+        (
+            lambda: LoRA(1, modules=["query", "valve"]),
+            "valve is not a linear layer of Encoder; it has query, key, value",
+        ),
         (lambda: LayerDecay(1.5), "finetune.decay = 1.5 is out of range"),
-        (lambda: Gradual("10min"), "finetune.every = 10min is no number of steps"),
+        (lambda: Gradual("10min"), "finetune.every = 10min is not a number of steps"),
     ],
 )
 def test_what_does_not_fit_is_refused(task: Classification, made: Callable[[], Finetune], words: str) -> None:

@@ -1,1 +1,1 @@
-"""Trained models in the layouts of other libraries, and the proof that those compute the same."""
+"""Export of trained models to the formats of other libraries, with a proof that they compute the same."""

@@ -77,7 +77,7 @@ def export(
     """
     to = str(to)
     if to not in FORMATS:
-        raise ConfigurationError(f"to={to or '?'} is no format; write to={', to='.join(FORMATS)}")
+        raise ConfigurationError(f"to={to or '?'} is not a format; write to={', to='.join(FORMATS)}")
     if quantization is not None and to != "ctranslate2":
         raise ConfigurationError(f"quantization={quantization} is for to=ctranslate2, not to={to}; leave it out")
     config = run.changed(changes or {}, CHANGEABLE)
@@ -98,7 +98,7 @@ def export(
 
 def _sentences(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"sentences={value} is no number of sentences; write 1 or more")
+        raise ConfigurationError(f"sentences={value} is not a number of sentences; write 1 or more")
     return value
 
 
@@ -114,7 +114,7 @@ def _export_format(to: str, task: Task, quantization: Any) -> ExportFormat:
         advice = f"write to={' or to='.join(fitting)}" if fitting else "no format takes this task"
         raise ConfigurationError(f"to={to} exports {kinds}, and this run is {type(task).__name__}; {advice}")
     if to == "huggingface":
-        return _hugging_face(task)
+        return _huggingface(task)
     if isinstance(task.model, WrappedModel):
         raise ConfigurationError(
             f"to={to} exports etude's own models, and this run's is a {type(task.model).__name__}; write to=huggingface"
@@ -122,7 +122,7 @@ def _export_format(to: str, task: Task, quantization: Any) -> ExportFormat:
     return CTranslate2(quantization) if to == "ctranslate2" else OnnxTranslation()
 
 
-def _hugging_face(task: Task) -> ExportFormat:
+def _huggingface(task: Task) -> ExportFormat:
     wrapped = isinstance(task.model, WrappedModel | WrappedEncoder)
     if isinstance(task, Translation):
         return HuggingFaceWrappedTranslation() if wrapped else HuggingFaceTranslation()
@@ -159,7 +159,7 @@ def _fields(task: Task) -> tuple[str, ...]:
 def _check_target(target: Path) -> None:
     """Refuse to overwrite anything but an earlier export."""
     if target.exists() and not (target / RECORD).is_file():
-        raise ConfigurationError(f"{target} exists and is no earlier export; remove it or set path=FOLDER")
+        raise ConfigurationError(f"{target} exists and is not an earlier export; remove it or set path=FOLDER")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Causal language models for transformers: etude's own as GPT2LMHeadModel, wrapped ones as what they were.
+"""Export of causal language models to transformers: etude's own as GPT2LMHeadModel, wrapped ones in their own class.
 
 Axes: V vocabulary.
 """
@@ -30,34 +30,34 @@ from etude.models.wrapped.files import quiet
 from etude.tasks.causal_lm import CausalLM
 
 LOGITS = 2**26
-"""Most logits of a batch, if it has more than one text: 256 MiB in float32."""
+"""Largest number of logits of a batch of several texts: 256 MiB in float32."""
 
 PROMPTS = 16
-"""Texts whose beginnings are continued."""
+"""Number of texts whose beginnings are continued."""
 
 PROMPT = 32
-"""Most tokens of such a beginning, bos included."""
+"""Largest number of tokens of such a beginning, bos included."""
 
 CONTINUED = 64
-"""Most tokens that are added to it, eos included."""
+"""Largest number of tokens of a continuation, eos included."""
 
 
 class HuggingFaceDecoder:
-    """config.json, generation_config.json, model.safetensors and the tokenizer's files of a causal language model.
+    """Writes config.json, generation_config.json, model.safetensors and the files of the tokenizer.
 
-    The tokenizer puts bos before a text, as the run does, and nothing behind it: so `generate` continues the text.
+    The tokenizer puts bos before a text, as the run does, and nothing after it, so that `generate` continues the text.
     """
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder.
 
         Raises:
-            ConfigurationError: If GPT-2 has not the decoder's parts.
+            ConfigurationError: If GPT-2 lacks a part of the decoder.
         """
         task = causal_lm(examples)
         positions = task.model.max_length
         self.write_weights(task, folder)
-        # transformers cannot go on where positions end, as a run's decoder does: half of them are left for the prompt.
+        # Unlike a run's decoder, transformers cannot generate past the last position: half of them are left for the prompt.
         write_generation(folder, task.facts, task.decoding, max(positions // 2, 1))
         write_tokenizer(folder, examples.tokenizer, positions, starts=True, ends=False)
 
@@ -68,89 +68,89 @@ class HuggingFaceDecoder:
         write_model(folder, config.pop("model_type"), config, weights)
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
-        """Compare ids, logits on padded batches, and what transformers' `generate` adds to beginnings of texts."""
+        """Compare ids, logits on padded batches, and greedy continuations of the beginnings of texts."""
         task, texts = causal_lm(examples), examples.texts
-        begun = [[task.facts.bos, *ids] for ids in examples.tokenizer.encode(texts)]
-        rows = [ids[: task.model.max_length] for ids in begun]
-        # It warns of texts that are longer than the model, and of what generation_config.json says of samples.
+        with_bos = [[task.facts.bos, *ids] for ids in examples.tokenizer.encode(texts)]
+        rows = [ids[: task.model.max_length] for ids in with_bos]
+        # transformers warns of texts longer than the model, and of sampling options in generation_config.json.
         with quiet():
             peer = load_peer(folder, "AutoModelForCausalLM")
             return {
                 "class": type(peer).__name__,
-                "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, begun),
+                "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, with_bos),
                 "logits": {"texts": len(rows), "largest_difference": logits_difference(peer, task, rows)},
                 "greedy": same_continuations(peer, task, rows[:PROMPTS]),
             }
 
 
 class HuggingFaceWrappedDecoder(HuggingFaceDecoder):
-    """Its own `save_pretrained`, and the tokenizer's files; proved as native decoders are."""
+    """Writes a wrapped model with its own `save_pretrained`; the proof is that of native decoders."""
 
     def write_weights(self, task: CausalLM, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        save_whole(cast(WrappedModel, task.model), folder)
+        save_wrapped(cast(WrappedModel, task.model), folder)
 
 
-def save_whole(model: WrappedModel, folder: Path) -> None:
+def save_wrapped(model: WrappedModel, folder: Path) -> None:
     """Write config.json and model.safetensors of a wrapped model."""
     with quiet():
         model.whole().save_pretrained(folder)
 
 
 def causal_lm(examples: ProofTexts) -> CausalLM:
-    """Return the task of the examples, which is known to be a causal language model."""
+    """Return the task of the examples, known to be a causal language model."""
     return cast(CausalLM, examples.task)
 
 
 def logits_difference(peer: torch.nn.Module, task: CausalLM, rows: Sequence[Sequence[int]]) -> float:
-    """Return the largest difference of logits at the real tokens of texts that begin with bos, batches padded.
+    """Return the largest difference of logits at real tokens, over padded batches of texts that begin with bos.
 
     Raises:
-        MismatchError: If it is too large.
+        MismatchError: If it exceeds the tolerance.
     """
-    cells = len(task.model.output_weight) * max(map(len, rows))
-    size, largest = max(1, min(BATCH, LOGITS // cells)), 0.0
+    logits_per_text = len(task.model.output_weight) * max(map(len, rows))
+    size, largest = max(1, min(BATCH, LOGITS // logits_per_text)), 0.0
     for start in range(0, len(rows), size):
         batch = Padded(rows[start : start + size], task.facts.pad)
         with torch.no_grad():
-            ours = task.model(batch.tokens, batch.mask)[batch.mask]
-            theirs = logits_of(peer(input_ids=batch.tokens, attention_mask=batch.mask.long()))[batch.mask]
-        largest = max(largest, largest_difference(ours, theirs, "logits"))
+            logits = task.model(batch.tokens, batch.mask)[batch.mask]
+            peer_logits = logits_of(peer(input_ids=batch.tokens, attention_mask=batch.mask.long()))[batch.mask]
+        largest = max(largest, largest_difference(logits, peer_logits, "logits"))
     return largest
 
 
 def same_continuations(peer: torch.nn.Module, task: CausalLM, rows: Sequence[Sequence[int]]) -> dict[str, int]:
-    """Count the texts that both libraries continue alike by greedy search, up to GPT-2's last position.
+    """Count the texts that the run and transformers continue alike by greedy search, up to the last position.
 
     Args:
-        peer: The model in transformers.
-        task: The run's.
-        rows: Ids of texts that begin with bos, of which at most `PROMPT` are kept.
+        peer: The exported model in transformers.
+        task: Task of the run.
+        rows: Ids of texts that begin with bos, of which the first `PROMPT` become the prompt.
 
     Raises:
-        MismatchError: If one is continued otherwise, and not because two tokens are equally probable.
+        MismatchError: If a continuation differs, other than where two tokens are equally probable.
     """
     positions, facts = task.model.max_length, task.facts
     prompts = [list(row[: max(1, min(PROMPT, positions // 2))]) for row in rows]
-    # The last token that is added is not read: it needs no position.
+    # The last generated token is not read, and needs no position.
     limit = min(CONTINUED, positions + 1 - max(map(len, prompts)))
-    found = task.continuations([prompt[1:] for prompt in prompts], Greedy(max_length=limit))
-    ours = [first.tokens[len(prompt) - 1 :] for prompt, (first,) in zip(prompts, found, strict=True)]
-    theirs = [_generated(peer, prompt, limit, facts.eos) for prompt in prompts]
+    continuations = task.continuations([prompt[1:] for prompt in prompts], Greedy(max_length=limit))
+    outputs = [first.tokens[len(prompt) - 1 :] for prompt, (first,) in zip(prompts, continuations, strict=True)]
+    peer_outputs = [_generate(peer, prompt, limit, facts.eos) for prompt in prompts]
 
-    def following(row: int, begun: Sequence[int]) -> Float[Tensor, " V"]:
-        tokens = torch.tensor([[*prompts[row], *begun]])
+    def next_logits(row: int, prefix: Sequence[int]) -> Float[Tensor, " V"]:
+        tokens = torch.tensor([[*prompts[row], *prefix]])
         with torch.no_grad():
             return cast(Tensor, task.model(tokens, torch.ones_like(tokens, dtype=torch.bool))[0, -1])
 
-    says = f"{type(peer).__name__} continues text"
-    return {"texts": len(prompts), **same_greedy(ours, theirs, following, facts.eos, limit, says)}
+    message = f"{type(peer).__name__} continues text"
+    return {"texts": len(prompts), **same_greedy(outputs, peer_outputs, next_logits, facts.eos, limit, message)}
 
 
-def _generated(peer: torch.nn.Module, prompt: list[int], limit: int, eos: int) -> tuple[int, ...]:
+def _generate(peer: torch.nn.Module, prompt: list[int], limit: int, eos: int) -> tuple[int, ...]:
     """Return the tokens that transformers' `generate` adds to one text."""
     tokens = torch.tensor([prompt])
-    found = cast(Any, peer).generate(
+    generated = cast(Any, peer).generate(
         input_ids=tokens, attention_mask=torch.ones_like(tokens), num_beams=1, do_sample=False, max_new_tokens=limit
     )
-    return until_eos(found[0, len(prompt) :].tolist(), eos)
+    return until_eos(generated[0, len(prompt) :].tolist(), eos)

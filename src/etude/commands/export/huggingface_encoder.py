@@ -1,4 +1,4 @@
-"""Encoders for transformers, with the task's own head: pretrained ones as what they were, others by their norms."""
+"""Export of encoders with the task's head to transformers: pretrained ones in their family, others by their norms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from etude.commands.export.huggingface_files import (
     write_tokenizer,
 )
 from etude.commands.export.huggingface_heads import (
-    both_outputs,
+    both_logits,
     class_ending,
+    encode_rows,
     encoder_of,
-    framed,
     head_config,
     head_weights,
     whole_rows,
@@ -34,7 +34,7 @@ from etude.tokenization.truncation import joined
 
 
 class HuggingFaceEncoder:
-    """config.json, model.safetensors and the tokenizer's files of a task with an encoder."""
+    """Writes config.json, model.safetensors and the files of the tokenizer of a task with an encoder."""
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
@@ -47,27 +47,27 @@ class HuggingFaceEncoder:
         write_encoder_tokenizer(folder, examples)
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
-        """Compare ids, and outputs on padded batches."""
+        """Compare ids, and logits on padded batches."""
         task = examples.task
         peer = load_peer(folder, f"AutoModel{class_ending(task)}")
         rows = whole_rows(examples)
         largest = 0.0
         for start in range(0, len(rows), BATCH):
-            ours, theirs = both_outputs(task, peer, framed(task, rows[start : start + BATCH]))
-            largest = max(largest, largest_difference(ours, theirs, "logits"))
+            batch = encode_rows(task, rows[start : start + BATCH])
+            largest = max(largest, largest_difference(*both_logits(task, peer, batch), "logits"))
         expected = [joined(texts, task.facts.bos, task.facts.eos) for texts in rows]
-        found = {
+        proof: dict[str, Any] = {
             "class": type(peer).__name__,
             "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, expected, examples.references),
             "logits": {"texts": len(rows), "largest_difference": largest},
         }
         if isinstance(task, Pooled) and task.pooler is None:
-            found["use"] = f"class logits = {task.pooling.DESCRIPTION} of the token logits"
-        return found
+            proof["use"] = f"class logits = {task.pooling.DESCRIPTION} of the token logits"
+        return proof
 
 
 def write_encoder_tokenizer(folder: Path, examples: ProofTexts) -> None:
-    """Write the tokenizer as an encoder takes its ids."""
+    """Write the tokenizer with the special tokens and pairs of an encoder."""
     encoder, pairs = encoder_of(examples.task), bool(examples.references)
     write_tokenizer(
         folder,
@@ -80,7 +80,7 @@ def write_encoder_tokenizer(folder: Path, examples: ProofTexts) -> None:
 
 
 def family_of(encoder: Encoder) -> EncoderFamily:
-    """Return the family that an encoder is written as: that of its pretrained weights, else what its norms allow."""
+    """Return the family of an encoder: that of its pretrained weights, else the one that its norms allow."""
     if isinstance(encoder, PretrainedEncoder):
         return encoder.family
     return PRE_NORM if all(isinstance(layer.attention_residual, PreNorm) for layer in encoder.layers) else BERT
@@ -102,7 +102,7 @@ def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, An
         "max_length": encoder.max_length + (facts.pad + 1 if family.offset else 0),
     }
     return {
-        **{family.sizes[ours]: value for ours, value in sizes.items()},
+        **{family.sizes[name]: value for name, value in sizes.items()},
         **({"type_vocab_size": facts.segments if encoder.has_token_types else 1} if family.token_types else {}),
         **({"layer_norm_eps": encoder.embedding_norm.eps} if family.norm_eps is None else {}),
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},

@@ -1,4 +1,4 @@
-"""The files of a transformers model: configuration, weights, tokenizer, search. No pickle among them."""
+"""The files of a transformers model: configuration, weights, tokenizer and search, none of them a pickle."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weight
     """Write config.json and model.safetensors.
 
     Args:
-        folder: Where.
-        model_type: A name that transformers' AutoConfig knows.
-        config: Its arguments.
-        weights: By the names of the architecture's state.
+        folder: Folder to write into.
+        model_type: Model type known to transformers' AutoConfig.
+        config: Arguments of the config.
+        weights: Weights by their names in the architecture.
     """
     # transformers takes most of a second to import.
     from transformers import AutoConfig
@@ -46,14 +46,14 @@ def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weight
 
 
 def write_generation(folder: Path, facts: Facts, search: Search, longest: int, **more: int) -> None:
-    """Write generation_config.json: how the run searches, as far as transformers can say it.
+    """Write generation_config.json with the run's search, as far as transformers can express it.
 
     Args:
-        folder: Where.
-        facts: The special ids.
-        search: The run's.
-        longest: The most tokens that the model can add.
-        **more: Other ids that `generate` asks for.
+        folder: Folder to write into.
+        facts: Facts with the special ids.
+        search: Search of the run.
+        longest: Largest number of tokens that the model can generate.
+        **more: Further ids that `generate` needs.
     """
     from transformers import GenerationConfig
 
@@ -61,15 +61,15 @@ def write_generation(folder: Path, facts: Facts, search: Search, longest: int, *
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **more,
         max_new_tokens=min(search.max_length, longest),
-        **generation_of(search),
+        **search_options(search),
     ).save_pretrained(folder)
 
 
-def generation_of(search: Search) -> dict[str, Any]:
-    """Return a search in transformers' words.
+def search_options(search: Search) -> dict[str, Any]:
+    """Return the options of `generate` for a search.
 
-    It divides log-probabilities by length ** length_penalty: `LengthNormalized` is 1 and `Unnormalized` 0. `GNMT` divides by
-    ((5 + length) / 6) ** alpha, and its exponent, which is handed on, ranks alike only where it is 0.
+    transformers divides log-probabilities by length ** length_penalty, so `LengthNormalized` is 1 and `Unnormalized` is 0.
+    `GNMT` divides by ((5 + length) / 6) ** alpha; passing alpha on gives the same ranking only where it is 0.
     """
     if isinstance(search, Sample):
         filters = {"top_k": search.top_k or 0, "top_p": search.top_p, "min_p": search.min_p}
@@ -90,16 +90,16 @@ def write_tokenizer(
     pairs: bool = False,
     types: bool = False,
 ) -> None:
-    """Write the tokenizer so that transformers' AutoTokenizer gives the run's ids, special ids included.
+    """Write the tokenizer so that transformers' AutoTokenizer returns the run's ids, special ids included.
 
     Args:
-        folder: Where.
-        tokenizer: The run's.
-        max_length: The most tokens that the model takes.
+        folder: Folder to write into.
+        tokenizer: Tokenizer of the run.
+        max_length: Largest number of tokens that the model reads.
         starts: Whether a text starts with bos.
-        ends: Whether it ends with eos.
-        pairs: Whether there are second texts; eos stands behind each of the two.
-        types: Whether the model takes which of the two a token belongs to.
+        ends: Whether a text ends with eos.
+        pairs: Whether texts come in pairs, each of which ends with eos.
+        types: Whether the model takes token type ids.
     """
     source = tokenizer.of("source")
     tokenizer.save(folder)
@@ -115,7 +115,7 @@ def write_tokenizer(
     backend.save(str(folder / "tokenizer.json"))
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_bytes())
-    # Text that looks like a special token is text, as in `Tokenizer.encode`.
+    # Text that looks like a special token stays text, as in `Tokenizer.encode`.
     config |= {"split_special_tokens": True, "model_max_length": max_length, "padding_side": "right"}
     config["model_input_names"] = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -125,11 +125,11 @@ def activation_name(activation: Activation) -> str:
     """Return the name of an activation in config.json.
 
     Raises:
-        ConfigurationError: If transformers has none.
+        ConfigurationError: If transformers has no name for it.
     """
-    probe = torch.linspace(-4, 4, 97)  # a function, a module and a partial application may be one activation
-    for name, known in ACTIVATIONS.items():
-        if torch.equal(activation(probe), known(probe)):
+    probe = torch.linspace(-4, 4, 97)  # functions, modules and partials may be the same activation
+    for name, candidate in ACTIVATIONS.items():
+        if torch.equal(activation(probe), candidate(probe)):
             return name
     raise ConfigurationError(f"only the activations {', '.join(ACTIVATIONS)} can be exported, not {activation}")
 
@@ -137,40 +137,40 @@ def activation_name(activation: Activation) -> str:
 def prove_tokenizer(
     folder: Path, tokenizer: Tokenizer, texts: list[str], expected: list[list[int]], seconds: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Compare the ids that AutoTokenizer gives, and what it makes of them, with the run's.
+    """Compare the ids and the decoded texts of AutoTokenizer with those of the run.
 
     Args:
-        folder: Where.
-        tokenizer: The run's.
-        texts: The texts.
-        expected: The run's ids of each, special ones included.
-        seconds: The second text of each, where they are pairs.
+        folder: Folder of the exported tokenizer.
+        tokenizer: Tokenizer of the run.
+        texts: Texts to encode.
+        expected: The run's ids of each text or pair, special ones included.
+        seconds: Second text of each pair; empty without pairs.
 
     Raises:
-        MismatchError: If a text gets other ids, or comes back otherwise.
+        MismatchError: If AutoTokenizer encodes or decodes a text differently.
     """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)
-    found = theirs(texts, list(seconds) or None, truncation=False)["input_ids"]
-    for text, own, ids in zip(texts, expected, found, strict=True):
+    peer = AutoTokenizer.from_pretrained(folder)
+    encoded = peer(texts, list(seconds) or None, truncation=False)["input_ids"]
+    for text, own, ids in zip(texts, expected, encoded, strict=True):
         if ids != own:
             raise MismatchError(
                 f"AutoTokenizer gives {ids[:12]} for {text[:40]!r}, not {own[:12]}; nothing was exported"
             )
-    for text, given in zip(
-        tokenizer.decode(expected), theirs.batch_decode(expected, skip_special_tokens=True), strict=True
+    for text, decoded in zip(
+        tokenizer.decode(expected), peer.batch_decode(expected, skip_special_tokens=True), strict=True
     ):
-        if given.strip() != text:
-            raise MismatchError(f"AutoTokenizer decodes {given[:40]!r}, not {text[:40]!r}; nothing was exported")
+        if decoded.strip() != text:
+            raise MismatchError(f"AutoTokenizer decodes {decoded[:40]!r}, not {text[:40]!r}; nothing was exported")
     return {"texts": len(texts), "equal": len(texts)}
 
 
 def load_peer(folder: Path, auto: str) -> torch.nn.Module:
-    """Load the folder with one of transformers' Auto classes.
+    """Load an exported model with one of transformers' Auto classes.
 
     Raises:
-        MismatchError: If a weight is missing or left over.
+        MismatchError: If a weight is missing, unexpected or of another shape.
     """
     import transformers
 
@@ -183,5 +183,5 @@ def load_peer(folder: Path, auto: str) -> torch.nn.Module:
 
 
 def logits_of(outputs: Any) -> Float[Tensor, "*shape"]:
-    """Return the logits of a transformers model's output."""
+    """Return the logits of the output of a transformers model, in float32."""
     return outputs.logits.float()

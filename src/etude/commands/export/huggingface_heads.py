@@ -1,4 +1,4 @@
-"""What the heads of tasks with an encoder are in transformers: classes, weights, configuration, and outputs to compare.
+"""Heads of tasks with an encoder in transformers: classes, weights, configuration, and the logits to compare.
 
 Axes: B texts, L positions.
 """
@@ -28,26 +28,27 @@ from etude.tasks.regression import Regression
 from etude.tokenization.truncation import cut_within, joined
 
 WITH_ENCODER = (Classification, Multilabel, Regression, QuestionAnswering, MaskedLM)
-"""The tasks that are written so."""
+"""Tasks with an encoder that can be exported."""
 
 PROBLEMS = {
     Classification: "single_label_classification",
     Multilabel: "multi_label_classification",
     Regression: "regression",
 }
-"""What transformers calls what a sequence classifier is trained for."""
+"""Problem types of sequence classifiers in transformers, by task."""
 
 
 def encoder_of(task: Task) -> TextEncoder:
-    """Return the task's encoder, which a task with an encoder is known to have."""
+    """Return the encoder of a task that is known to have one."""
     return cast(TextEncoder, task.model)
 
 
 def class_ending(task: Task) -> str:
-    """Return the end of the class's name in transformers.
+    """Return the ending of the name of the class in transformers.
 
-    No sequence classifier there is one linear layer on a mean of states, or on the first one. So without a pooler a
-    token classifier with that layer is written: the mean of its logits over real tokens, or those of the first, are the run's.
+    No sequence classifier of transformers is a linear layer on the mean of the states, or on the first state. A task without
+    a pooler is therefore exported as a token classifier: the mean of its logits over real tokens, or the logits of the
+    first token, are those of the run.
     """
     if isinstance(task, QuestionAnswering):
         return ARCHITECTURES["span"]
@@ -55,20 +56,21 @@ def class_ending(task: Task) -> str:
 
 
 def head_config(task: Task) -> dict[str, Any]:
-    """Return what config.json says of the head: names of outputs, and what they are."""
+    """Return the entries of config.json for the head: names of its outputs, and the problem type."""
     if isinstance(task, QuestionAnswering):
         return {"num_labels": 2}
     if not isinstance(task, Pooled):
         return {}
     names = task.facts.classes or ["value"]
-    said = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     if task.pooler is None:
-        return said
-    return said | {"problem_type": next(name for kind, name in PROBLEMS.items() if isinstance(task, kind))}
+        return labels
+    problem = next(name for task_class, name in PROBLEMS.items() if isinstance(task, task_class))
+    return labels | {"problem_type": problem}
 
 
 def output_layer(task: Pooled) -> dict[str, Tensor]:
-    """Return weight and bias of the last layer, with numbers in the data's own unit."""
+    """Return weight and bias of the last layer, scaled to the unit of the data for regression."""
     weights: dict[str, Tensor] = {"weight": task.head.weight, "bias": task.head.bias}
     if isinstance(task, Regression):
         weights = {name: tensor * task.facts.scale for name, tensor in weights.items()}
@@ -77,7 +79,7 @@ def output_layer(task: Pooled) -> dict[str, Tensor]:
 
 
 def head_weights(task: Task, family: EncoderFamily) -> dict[str, Tensor]:
-    """Return the head's weights by a family's names."""
+    """Return the weights of the head by their names in a family."""
     if isinstance(task, QuestionAnswering):
         return _named({"qa_outputs": task.head})
     if isinstance(task, Pooled):
@@ -87,8 +89,9 @@ def head_weights(task: Task, family: EncoderFamily) -> dict[str, Tensor]:
         if task.pooler is None:
             return weights
         return weights | _named({f"{family.prefix if names.inside else ''}{names.dense}": task.pooler.dense})
-    head, theirs = cast(BertHead, cast(MaskedLM, task).head), family.head
-    return _named({theirs.transform: head.transform, theirs.norm: head.norm}) | {theirs.bias[0]: head.bias}
+    head, head_names = cast(BertHead, cast(MaskedLM, task).head), family.head
+    modules: dict[str, nn.Module] = {head_names.transform: head.transform, head_names.norm: head.norm}
+    return _named(modules) | {head_names.bias[0]: head.bias}
 
 
 def _named(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -96,55 +99,55 @@ def _named(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Framed:
-    """Texts, or pairs of them, as the run and transformers both read them.
+class EncodedRows:
+    """A padded batch of texts or pairs, as the run and transformers both read it.
 
     Attributes:
         tokens: Ids.
         mask: True at real tokens.
-        segments: Which text each token belongs to; None: all to the first, or the encoder does not tell them apart.
-        fronts: The first token of each second text.
+        segments: Token type ids; None if the encoder has none.
+        starts: Position of the first token of each second text.
     """
 
     tokens: Int[Tensor, "B L"]
     mask: Bool[Tensor, "B L"]
     segments: Int[Tensor, "B L"] | None
-    fronts: Int[Tensor, " B"]
+    starts: Int[Tensor, " B"]
 
 
 def whole_rows(examples: ProofTexts) -> list[list[list[int]]]:
-    """Return the ids of each example's one or two texts, as long as they are."""
+    """Return the ids of the one or two texts of each example, without truncation."""
     texts = [examples.texts, examples.references] if examples.references else [examples.texts]
     return [list(ids) for ids in zip(*map(examples.tokenizer.encode, texts), strict=True)]
 
 
-def framed(task: Task, rows: Sequence[Sequence[Sequence[int]]]) -> Framed:
-    """Return some examples as a batch, cut to what the model reads."""
+def encode_rows(task: Task, rows: Sequence[Sequence[Sequence[int]]]) -> EncodedRows:
+    """Return some examples as a batch, truncated to the model's length."""
     encoder, facts = encoder_of(task), task.facts
-    cut = [cut_within(texts, encoder.max_length - 1 - len(texts)) for texts in rows]
-    batch = Padded([joined(texts, facts.bos, facts.eos) for texts in cut], facts.pad)
-    fronts = torch.tensor([len(texts[0]) + 2 for texts in cut])
-    behind = torch.arange(batch.tokens.shape[1]) >= fronts[:, None]
-    segments = (behind & batch.mask).long() if encoder.has_token_types else None
-    return Framed(batch.tokens, batch.mask, segments, fronts)
+    truncated = [cut_within(texts, encoder.max_length - 1 - len(texts)) for texts in rows]
+    batch = Padded([joined(texts, facts.bos, facts.eos) for texts in truncated], facts.pad)
+    starts = torch.tensor([len(texts[0]) + 2 for texts in truncated])
+    in_second = torch.arange(batch.tokens.shape[1]) >= starts[:, None]
+    segments = (in_second & batch.mask).long() if encoder.has_token_types else None
+    return EncodedRows(batch.tokens, batch.mask, segments, starts)
 
 
-def both_outputs(
-    task: Task, peer: nn.Module, batch: Framed
+def both_logits(
+    task: Task, peer: nn.Module, batch: EncodedRows
 ) -> tuple[Float[Tensor, "*outputs"], Float[Tensor, "*outputs"]]:
-    """Return the run's outputs and those of transformers' model where the run has any."""
+    """Return the logits of the run and of the exported model, wherever the run has any."""
     types = {} if batch.segments is None else {"token_type_ids": batch.segments}
     with torch.no_grad():
-        found = peer(input_ids=batch.tokens, attention_mask=batch.mask.long(), **types)
+        output = peer(input_ids=batch.tokens, attention_mask=batch.mask.long(), **types)
         if isinstance(task, QuestionAnswering):
-            starts, ends, _ = task.logits(batch.tokens, batch.mask, batch.fronts)
-            ours, theirs = torch.stack([starts, ends]), torch.stack([found.start_logits, found.end_logits])
-            return ours[ours.isfinite()], theirs[ours.isfinite()].float()
+            starts, ends, _ = task.logits(batch.tokens, batch.mask, batch.starts)
+            logits, peer_logits = torch.stack([starts, ends]), torch.stack([output.start_logits, output.end_logits])
+            return logits[logits.isfinite()], peer_logits[logits.isfinite()].float()
         if isinstance(task, Pooled):
-            ours, theirs = task.logits(batch.tokens, batch.mask, batch.segments), logits_of(found)
+            logits, peer_logits = task.logits(batch.tokens, batch.mask, batch.segments), logits_of(output)
             if isinstance(task, Regression):
-                ours = ours * task.facts.scale + task.facts.center
-            return ours, theirs if task.pooler is not None else task.pooling.of(theirs, batch.mask)
+                logits = logits * task.facts.scale + task.facts.center
+            return logits, peer_logits if task.pooler is not None else task.pooling.of(peer_logits, batch.mask)
         task = cast(MaskedLM, task)
-        ours = task.logits(task.head(task.model(batch.tokens, batch.mask)[batch.mask]))
-        return ours, logits_of(found)[batch.mask]
+        logits = task.logits(task.head(task.model(batch.tokens, batch.mask)[batch.mask]))
+        return logits, logits_of(output)[batch.mask]

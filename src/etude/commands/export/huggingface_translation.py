@@ -1,4 +1,4 @@
-"""Translation models for transformers: MarianMTModel for PostNorm, Pegasus for PreNorm, wrapped ones as what they were.
+"""Export of translation models to transformers: Marian for PostNorm, Pegasus for PreNorm, wrapped ones in their own class.
 
 Axes: D model width.
 """
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from etude.commands.export.huggingface_decoder import save_whole
+from etude.commands.export.huggingface_decoder import save_wrapped
 from etude.commands.export.huggingface_files import (
     activation_name,
     load_peer,
@@ -48,7 +48,7 @@ OUTPUTS = ("out_proj.weight", "out_proj.bias", "fc2.weight", "fc2.bias")
 
 
 class HuggingFaceTranslation:
-    """config.json, generation_config.json, model.safetensors and the tokenizer's files."""
+    """Writes config.json, generation_config.json, model.safetensors and the files of the tokenizer."""
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
@@ -68,34 +68,34 @@ class HuggingFaceTranslation:
         write_model(folder, family.model_type, config, weights)
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
-        """Compare ids, logits at the references, and greedy and beam search with transformers' own."""
+        """Compare ids, logits at the references, and translations by greedy and beam search."""
         task, sentences = translation(examples), ProofPairs.of(examples)
         peer = load_peer(folder, "AutoModelForSeq2SeqLM")
         beams = proven_beams(task)
-        greedy, searched = (
+        (greedy, _), (searched, _) = (sentences.native(task.model, count) for count in (1, beams))
+        (peer_greedy, _), (peer_searched, _) = (
             sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
         )
-        ours, best = sentences.native(task.model, 1), sentences.native(task.model, beams)
-        ended = [[*ids, task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
+        with_eos = [[*ids, task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
         return {
             "class": type(peer).__name__,
-            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, ended),
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, with_eos),
             "logits": {"largest_difference": logits_difference(peer, task.model, sentences)},
-            "greedy": same_translations(task.model, sentences, ours[0], greedy[0], type(peer).__name__),
-            "beam": same_best(task.model, sentences, best[0], searched[0], type(peer).__name__, beams),
+            "greedy": same_translations(task.model, sentences, greedy, peer_greedy, type(peer).__name__),
+            "beam": same_best(task.model, sentences, searched, peer_searched, type(peer).__name__, beams),
         }
 
 
 class HuggingFaceWrappedTranslation(HuggingFaceTranslation):
-    """A wrapped model's own `save_pretrained`, and the tokenizer's files; proved as native ones are."""
+    """Writes a wrapped model with its own `save_pretrained`; the proof is that of native models."""
 
     def write_weights(self, task: Translation, folder: Path) -> None:
         """Write config.json and model.safetensors."""
-        save_whole(cast(WrappedModel, task.model), folder)
+        save_wrapped(cast(WrappedModel, task.model), folder)
 
 
 def seq2seq_config(task: Translation) -> dict[str, Any]:
-    """Return the arguments of a config of the family."""
+    """Return the arguments of the config of a BART-like model."""
     model, facts = native_translator(task), task.facts
     layers = [*model.encoder, *model.decoder]
     inner = layers[0].feed_forward.inner.out_features
@@ -120,9 +120,9 @@ def seq2seq_config(task: Translation) -> dict[str, Any]:
 
 
 def sines_first(weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:
-    """Reorder the D axis of all states so that the positions are Marian's: sines at the front, cosines at the back.
+    """Reorder the D axis of all weights so that positions have Marian's order: first all sines, then all cosines.
 
-    Nothing else sees the order, and transformers, which makes its own table again where a file has none, finds ours.
+    No output depends on the order, and the table that transformers computes itself where a file has none is then the same.
     """
     order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
     return {name: _reordered(name, tensor, order) for name, tensor in weights.items()}
@@ -137,26 +137,26 @@ def _reordered(name: str, tensor: Tensor, order: Int[Tensor, " D"]) -> Tensor:
 
 
 def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: ProofPairs) -> float:
-    """Return the largest difference of logits at the references, batches padded."""
+    """Return the largest difference of logits at the references, over padded batches."""
     largest = 0.0
     for rows in sentences.batches():
         source, target = sentences.source(rows), sentences.target(rows)
         with torch.no_grad():
-            ours = model(source.tokens, target.tokens, source.mask, target.mask)[target.mask]
-            theirs = peer(
+            logits = model(source.tokens, target.tokens, source.mask, target.mask)[target.mask]
+            output = peer(
                 input_ids=source.tokens,
                 attention_mask=source.mask.long(),
                 decoder_input_ids=target.tokens,
                 decoder_attention_mask=target.mask.long(),
             )
-        largest = max(largest, largest_difference(ours, logits_of(theirs)[target.mask], "logits"))
+        largest = max(largest, largest_difference(logits, logits_of(output)[target.mask], "logits"))
     return largest
 
 
 def generate(peer: torch.nn.Module, sentences: ProofPairs, batch: Padded, beams: int) -> Outputs:
-    """Return transformers' own translations of a batch, ranked by log-probability."""
+    """Return transformers' translations of a batch, ranked by log-probability."""
     penalty = {"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}
-    found = cast(Any, peer).generate(
+    generated = cast(Any, peer).generate(
         input_ids=batch.tokens,
         attention_mask=batch.mask.long(),
         num_beams=beams,
@@ -165,4 +165,4 @@ def generate(peer: torch.nn.Module, sentences: ProofPairs, batch: Padded, beams:
         **penalty,
     )
     # The first token is the decoder's start.
-    return [until_eos(row[1:], sentences.facts.eos) for row in found.tolist()]
+    return [until_eos(row[1:], sentences.facts.eos) for row in generated.tolist()]

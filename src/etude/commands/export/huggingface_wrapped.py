@@ -1,4 +1,4 @@
-"""Encoders that transformers ran, back in its own files with the task's head."""
+"""Export of wrapped encoders to transformers, in their own class with the task's head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from etude.tasks.question_answering import QuestionAnswering
 
 
 class HuggingFaceWrapped(HuggingFaceEncoder):
-    """Its own `save_pretrained`, and the tokenizer's files; proved as native encoders are."""
+    """Writes a wrapped encoder with its own `save_pretrained`; the proof is that of native encoders."""
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
@@ -48,7 +48,7 @@ def _new(auto: str, config: Any) -> Any:
 
 
 def _config(task: Task, encoder: WrappedEncoder) -> Any:
-    """Return the config of the pretrained model, with the run's outputs."""
+    """Return the config of the pretrained model with the entries of the task's head."""
     config = copy.deepcopy(encoder.model.config)
     for key, value in head_config(task).items():
         setattr(config, key, value)
@@ -56,7 +56,7 @@ def _config(task: Task, encoder: WrappedEncoder) -> Any:
 
 
 def _weights(task: Task, encoder: WrappedEncoder, prefix: str) -> dict[str, Tensor]:
-    """Return the run's weights by the names of a model with a head."""
+    """Return the run's weights by their names in a model with a head."""
     weights = {f"{prefix}.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     if isinstance(task, Pooled):
         return weights | {f"classifier.{name}": tensor for name, tensor in output_layer(task).items()}
@@ -68,18 +68,18 @@ def _weights(task: Task, encoder: WrappedEncoder, prefix: str) -> dict[str, Tens
 
 
 def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Load the weights.
+    """Load the weights into the model.
 
     Raises:
-        ConfigurationError: If the class has other parts.
+        ConfigurationError: If names or shapes differ.
     """
-    wanted = model.state_dict()
-    strange = sorted(
-        name for name in wanted.keys() | weights.keys() if _shape(wanted.get(name)) != _shape(weights.get(name))
+    expected = model.state_dict()
+    different = sorted(
+        name for name in expected.keys() | weights.keys() if _shape(expected.get(name)) != _shape(weights.get(name))
     )
-    if strange:
+    if different:
         raise ConfigurationError(
-            f"{type(model).__name__} and this run differ in {', '.join(strange[:4])}: it cannot be exported"
+            f"{type(model).__name__} and this run differ in {', '.join(different[:4])}: it cannot be exported"
         )
     model.load_state_dict(weights)
 

@@ -1,4 +1,4 @@
-"""Translation models for ONNX Runtime: one graph encodes, one decodes a step further with a cache of keys and values.
+"""Export of translation models to ONNX: a graph of the encoder, and a graph of a decoding step with a key-value cache.
 
 Axes: B rows, S source positions, P target positions so far, H heads, K head width, D model width, V vocabulary.
 """
@@ -38,36 +38,36 @@ from etude.models.seq2seq import DecoderLayer, DecoderMemory, Seq2Seq
 OPSET = 18
 ENCODER, DECODER = "encoder.onnx", "decoder_step.onnx"
 PROVED = 128
-"""Sentences whose logits are compared step by step; all of them are translated."""
+"""Number of sentences whose logits are compared step by step; all sentences are translated."""
 
 
-class Padding(Unpadding):
-    """A layout that computes padding along, so that no shape depends on the values of a mask."""
+class PaddedLayout(Unpadding):
+    """A layout that keeps padding, so that no shape in a graph depends on the values of a mask."""
 
-    def pack(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "cells ..."]:
-        """Return all cells."""
+    def unpad(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "cells ..."]:
+        """Return all positions, padding included."""
         return grid.flatten(0, 1)
 
-    def pad(self, packed: Shaped[Tensor, "cells ..."]) -> Shaped[Tensor, "B L ..."]:
-        """Return the grid."""
-        return packed.unflatten(0, self.mask.shape)
+    def pad(self, unpadded: Shaped[Tensor, "cells ..."]) -> Shaped[Tensor, "B L ..."]:
+        """Return the positions as a grid."""
+        return unpadded.unflatten(0, self.mask.shape)
 
     @property
     def key_mask(self) -> Bool[Tensor, "B 1 1 L"]:
-        """Which keys every query of a row may attend to."""
+        """Attention mask of the keys, shared by all queries of a row."""
         return self.mask[:, None, None, :]
 
     @classmethod
-    def of(cls, mask: Bool[Tensor, "B L"]) -> Padding:
+    def from_mask(cls, mask: Bool[Tensor, "B L"]) -> PaddedLayout:
         """Return the layout of a mask."""
         return cls(mask, torch.empty(0, dtype=torch.long), full=False)
 
 
 class PositionTable(Absolute):
-    """Vectors of positions without a check of their number, which a graph cannot make.
+    """A table of position vectors without a check of the length, which a graph cannot perform.
 
     Args:
-        vectors: Of each position.
+        vectors: Vector of each position.
     """
 
     vectors: Float[Tensor, "max_length D"]
@@ -82,10 +82,10 @@ class PositionTable(Absolute):
 
 
 class EncoderGraph(nn.Module):
-    """From source ids to what the decoder attends to.
+    """Graph from source ids to the memory that the decoder attends to.
 
     Args:
-        model: With `PositionTable` positions.
+        model: Model with `PositionTable` positions.
     """
 
     def __init__(self, model: Seq2Seq) -> None:
@@ -93,25 +93,25 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, tokens: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S layers 2 H K"]:
-        """Return keys and values of every decoder layer; what stands at padding is not to be attended to."""
-        layout = Padding.of(mask)
-        places = torch.arange(tokens.shape[1]).expand_as(tokens).flatten()
-        return self.model.remember(self.model.embed_source(tokens.flatten(), places), layout).states
+        """Return keys and values for every decoder layer; those at padding must be masked."""
+        layout = PaddedLayout.from_mask(mask)
+        positions = torch.arange(tokens.shape[1]).expand_as(tokens).flatten()
+        return self.model.remember(self.model.embed_source(tokens.flatten(), positions), layout).states
 
 
-class Joined(KeyValueCache):
-    """Keys and values that are joined anew at each position: a graph has no spare room to write into."""
+class ConcatenatedCache(KeyValueCache):
+    """A cache that concatenates each position, because a graph cannot write into preallocated memory."""
 
     def append(self, states: Float[Tensor, "B 1 2 H K"]) -> None:
-        """Add one position."""
+        """Append a position."""
         super().__init__(torch.cat([self.states, states], dim=1))
 
 
 class DecoderGraph(nn.Module):
-    """From the last token of each row and a cache to the next token's logits and the cache.
+    """Graph from the last token of each row and the cache to the logits of the next token and the extended cache.
 
     Args:
-        model: With `PositionTable` positions.
+        model: Model with `PositionTable` positions.
     """
 
     def __init__(self, model: Seq2Seq) -> None:
@@ -125,26 +125,26 @@ class DecoderGraph(nn.Module):
         memory_mask: Bool[Tensor, "B S"],
         past: Float[Tensor, "B P layers 2 H K"],
     ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B P+1 layers 2 H K"]]:
-        """Return logits and the cache with one position more."""
-        model, seen = self.model, []
-        layout = Padding.of(torch.ones_like(tokens, dtype=torch.bool)[:, None])
+        """Return the logits, and the cache with the new position."""
+        model, caches = self.model, []
+        layout = PaddedLayout.from_mask(torch.ones_like(tokens, dtype=torch.bool)[:, None])
         mask = memory_mask[:, None, None, :]
-        place = torch.full_like(tokens, past.shape[1])
-        x = model.embed_target(tokens, place)
+        position = torch.full_like(tokens, past.shape[1])
+        x = model.embed_target(tokens, position)
         for index, (layer, keys_values) in enumerate(
             zip(model.decoder, DecoderMemory(memory, mask).layers(), strict=True)
         ):
-            cache = Joined(past[:, :, index])
+            cache = ConcatenatedCache(past[:, :, index])
             x = cast(DecoderLayer, layer).step(x, layout, cache, keys_values, mask)
-            seen.append(cache.states)
-        return F.linear(model.decoder_norm(x), model.output_weight, model.output_bias), torch.stack(seen, dim=2)
+            caches.append(cache.states)
+        return F.linear(model.decoder_norm(x), model.output_weight, model.output_bias), torch.stack(caches, dim=2)
 
 
 class OnnxTranslation:
-    """Two graphs and the tokenizer's files.
+    """Writes two graphs and the files of the tokenizer.
 
-    encoder.onnx makes `memory` of `tokens` and `mask`; decoder_step.onnx makes `logits` and `present` of `tokens`,
-    `memory`, `memory_mask` and `past`. Decoding starts from bos and a `past` of no positions.
+    encoder.onnx computes `memory` from `tokens` and `mask`; decoder_step.onnx computes `logits` and `present` from `tokens`,
+    `memory`, `memory_mask` and `past`. Decoding starts from bos and an empty `past`.
 
     Raises:
         ConfigurationError: If onnx, onnxscript or onnxruntime is not installed.
@@ -175,48 +175,48 @@ class OnnxTranslation:
         model, sentences = translation(examples).model, ProofPairs.of(examples)
         sessions = Sessions.load(folder / ENCODER, folder / DECODER)
         largest, batches = 0.0, []
-        for rows in _cuts(min(len(sentences.sources), PROVED)):
+        for rows in _growing_batches(min(len(sentences.sources), PROVED)):
             source, target = sentences.source(rows), sentences.target(rows)
             batches.append([*source.tokens.shape, target.tokens.shape[1]])
             with torch.no_grad():
-                ours = model(source.tokens, target.tokens, source.mask, target.mask)
-            theirs = sessions.logits(source, target.tokens)
-            largest = max(largest, largest_difference(ours[target.mask], theirs[target.mask], "logits"))
+                logits = model(source.tokens, target.tokens, source.mask, target.mask)
+            peer_logits = sessions.logits(source, target.tokens)
+            largest = max(largest, largest_difference(logits[target.mask], peer_logits[target.mask], "logits"))
 
-        def one_batch(batch: Padded) -> Outputs:
+        def translate_batch(batch: Padded) -> Outputs:
             return sentences.searched(sessions.step, sessions.start(batch), 1, len(batch.tokens))
 
-        found, _ = sentences.translate(one_batch)
-        own, _ = sentences.native(model, 1)
+        peer_outputs, _ = sentences.translate(translate_batch)
+        outputs, _ = sentences.native(model, 1)
         return {
             "logits": {"largest_difference": largest, "batches_rows_source_target": batches},
-            "greedy": same_translations(model, sentences, own, found, "ONNX Runtime"),
+            "greedy": same_translations(model, sentences, outputs, peer_outputs, "ONNX Runtime"),
         }
 
 
-def _cuts(count: int) -> list[list[int]]:
-    """Cut the first sentences into batches of 1, 2, 4, …: many sizes and lengths."""
-    cuts, start, size = [], 0, 1
+def _growing_batches(count: int) -> list[list[int]]:
+    """Split the first sentences into batches of 1, 2, 4, …, to prove many sizes and lengths."""
+    batches, start, size = [], 0, 1
     while start < count:
-        cuts.append(list(range(start, min(start + size, count))))
+        batches.append(list(range(start, min(start + size, count))))
         start, size = start + size, 2 * size
-    return cuts
+    return batches
 
 
 def _with_tables(model: Seq2Seq) -> Seq2Seq:
-    """Return a copy whose positions a graph can hold."""
+    """Return a copy with its positions as tables."""
     tables = [PositionTable(table) for table in position_tables(model)]
-    copied = copy.deepcopy(model).eval()
-    copied.positions = tables[0]
-    if isinstance(copied, Bart):
-        copied.add_module("target_positions", tables[1])
-    return copied
+    clone = copy.deepcopy(model).eval()
+    clone.positions = tables[0]
+    if isinstance(clone, Bart):
+        clone.add_module("target_positions", tables[1])
+    return clone
 
 
 def _write_graph(
     graph: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, names: list[str], outputs: list[str], path: Path
 ) -> None:
-    """Trace a module, as it is without gradients, into a file with named inputs and outputs and the given dynamic axes."""
+    """Export a module in evaluation mode, with named inputs and outputs and dynamic axes."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -20,12 +20,12 @@ from etude.commands.export.proof import MismatchError, Padded
 
 @dataclass(frozen=True)
 class GraphCache:
-    """What the graphs remember of each row, as `etude.models.generation` wants it.
+    """The decoding state of each row, for `etude.models.generation`.
 
     Attributes:
-        memory: Of the source.
-        mask: Its real tokens.
-        past: Keys and values so far.
+        memory: Keys and values of the source.
+        mask: True at real source tokens.
+        past: Keys and values of the target positions so far.
     """
 
     memory: np.ndarray
@@ -34,17 +34,17 @@ class GraphCache:
 
     def select(self, rows: Int[Tensor, " R"]) -> GraphCache:
         """Return the cache of the given rows."""
-        chosen = rows.numpy()
-        return GraphCache(self.memory[chosen], self.mask[chosen], self.past[chosen])
+        indices = rows.numpy()
+        return GraphCache(self.memory[indices], self.mask[indices], self.past[indices])
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """Both graphs in ONNX Runtime.
+    """Both graphs loaded in ONNX Runtime.
 
     Attributes:
-        encoder: Of `encoder.onnx`.
-        decoder: Of `decoder_step.onnx`.
+        encoder: Session of `encoder.onnx`.
+        decoder: Session of `decoder_step.onnx`.
     """
 
     encoder: Any
@@ -56,7 +56,7 @@ class Sessions:
 
         Raises:
             ConfigurationError: If onnxruntime is not installed.
-            MismatchError: If it cannot run them.
+            MismatchError: If ONNX Runtime cannot load them.
         """
         runtime = optional("onnxruntime", "onnx")
         options = runtime.SessionOptions()
@@ -71,19 +71,19 @@ class Sessions:
             raise MismatchError(f"ONNX Runtime cannot load the graphs: {str(error).splitlines()[0]}") from error
 
     def start(self, source: Padded) -> GraphCache:
-        """Encode."""
+        """Encode the source, and return the cache before the first target position."""
         mask = source.mask.numpy()
         (memory,) = self.encoder.run(None, {"tokens": source.tokens.numpy(), "mask": mask})
         return GraphCache(memory, mask, memory[:, :0])
 
     def step(self, tokens: Int[Tensor, " B"], cache: GraphCache) -> tuple[Float[Tensor, "B V"], GraphCache]:
-        """Decode one position further."""
+        """Decode one position, and return its logits and the extended cache."""
         inputs = {"tokens": tokens.numpy(), "memory": cache.memory, "memory_mask": cache.mask, "past": cache.past}
         logits, present = self.decoder.run(None, inputs)
         return torch.from_numpy(logits), GraphCache(cache.memory, cache.mask, present)
 
     def logits(self, source: Padded, inputs: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits at given decoder inputs, one position after the other."""
+        """Return the logits at given decoder inputs, computed position by position."""
         cache, columns = self.start(source), []
         for column in inputs.unbind(1):
             logits, cache = self.step(column, cache)

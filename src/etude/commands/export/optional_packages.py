@@ -1,4 +1,4 @@
-"""The optional packages that exports need, and what to type where one is missing."""
+"""Import of the optional packages that exports need."""
 
 from __future__ import annotations
 

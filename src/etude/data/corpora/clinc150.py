@@ -55,7 +55,7 @@ class Clinc150(SplitFiles):
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            keys = ", ".join(content) if isinstance(content, dict) else "none, since it is no object"
+            keys = ", ".join(content) if isinstance(content, dict) else "none, since it is not an object"
             raise DataError(f"{path} has no list under the key {key!r}; its keys are: {keys}")
         for number, pair in enumerate(content[key], 1):
             origin = f"{path.name}:{key}:{number}"

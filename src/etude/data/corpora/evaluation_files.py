@@ -57,4 +57,4 @@ class EvaluationFiles:
             fields = {"source": source, "target": references[0], "references": json.dumps(references)}
             yield Row(fields, f"{self.paths[0].name}:{number}")
         if not all(readable):
-            raise DataError(f"{self.paths[readable.index(False)]} is no UTF-8 text: not one of its lines can be read")
+            raise DataError(f"{self.paths[readable.index(False)]} is not UTF-8 text: not one of its lines can be read")

@@ -175,10 +175,10 @@ def squad_rows(path: Path) -> Iterator[Row]:
             for q, question in enumerate(_list(paragraph, "qas", inner)):
                 origin = f"{inner}.qas[{q}]"
                 if not isinstance(question, Mapping):
-                    raise DataError(f"{origin} is no object")
+                    raise DataError(f"{origin} is not an object")
                 answers = [] if question.get("is_impossible") is True else _list(question, "answers", origin)
                 if not all(isinstance(answer, Mapping) for answer in answers):
-                    raise DataError(f"{origin}.answers has one that is no object")
+                    raise DataError(f"{origin}.answers has one that is not an object")
                 columns = {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")}
                 row = _row({**question, "context": paragraph.get("context"), "answers": columns}, origin, q)
                 yield Row({**row.fields, "article": title}, origin)
@@ -207,11 +207,11 @@ def _parsed(content: bytes, name: str, first: int = 1) -> Mapping[str, Any]:
         values = json.loads(content.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         line = first + error.lineno - 1
-        raise DataError(f"{name}:{line} is no JSON: {error.msg} at column {error.colno}; mend that line") from None
+        raise DataError(f"{name}:{line} is not JSON: {error.msg} at column {error.colno}; mend that line") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}:{first} is no JSON: {error}") from None
+        raise DataError(f"{name}:{first} is not JSON: {error}") from None
     if not isinstance(values, Mapping):
-        raise DataError(f"{name}:{first} is no JSON object but {type(values).__name__}")
+        raise DataError(f"{name}:{first} is not a JSON object but {type(values).__name__}")
     return values
 
 
@@ -222,7 +222,7 @@ def _list(values: Any, key: str, place: str) -> list[Any]:
         raise DataError(f"{place} has no {key!r}, which SQuAD's files have there; its keys: {keys}")
     value = values[key]
     if not isinstance(value, list):
-        raise DataError(f"{place}.{key} is no list but {type(value).__name__}")
+        raise DataError(f"{place}.{key} is not a list but {type(value).__name__}")
     return value
 
 

@@ -103,7 +103,7 @@ class TextFiles:
                 lines.append(text)
                 size += len(text)
         if decoded == 0:
-            raise DataError(f"{path} is no UTF-8 text: not one of its lines can be read")
+            raise DataError(f"{path} is not UTF-8 text: not one of its lines can be read")
         if lines:
             yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
         elif not documents:

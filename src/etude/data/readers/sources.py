@@ -130,7 +130,7 @@ def read_text(path: Path) -> str:
     if not text:
         raise DataError(f"{path} is empty")
     if not is_text(text):
-        raise DataError(f"{path} is no UTF-8 text; convert it, for example by iconv -t utf-8")
+        raise DataError(f"{path} is not UTF-8 text; convert it, for example by iconv -t utf-8")
     return text
 
 
@@ -156,7 +156,7 @@ def download(url: str, sha256: str | None, folder: Path) -> Path:
     if path.is_file() and (sha256 is None or file_sha256(path) == sha256):
         return path
     if not url.startswith("https://"):
-        raise DataError(f"{url!r} is no https address")
+        raise DataError(f"{url!r} is not an https address")
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 (https only, above)
             content = answer.read()
@@ -217,7 +217,7 @@ def refusing(path: Path) -> Iterator[None]:
         hint = f"{path.parent} has: {', '.join(beside) or 'nothing'}" if path.parent.is_dir() else "nor its folder"
         raise DataError(f"no such file: {path} ({hint})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is no complete gzip file: {error}") from error
+        raise DataError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -31,7 +31,7 @@ class _Entry(msgspec.Struct, frozen=True):
     filename: str
 
 
-class _State(msgspec.Struct, frozen=True):
+class _DatasetState(msgspec.Struct, frozen=True):
     """The files of such a folder; what else its `state.json` says is not read."""
 
     data_files: list[_Entry] = msgspec.field(name="_data_files")
@@ -215,18 +215,18 @@ def _parquet_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, list
         batches = table.iter_batches(columns=sorted(set(columns.values())))
         yield from _arrow_rows(batches, path.name, columns, dropped, lists)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no complete Parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} is not a complete Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists: Lists) -> Iterator[Row]:
     import pyarrow
 
     try:
-        files = [Path(entry.filename).name for entry in read_json(path / "state.json", _State, "").data_files]
+        files = [Path(entry.filename).name for entry in read_json(path / "state.json", _DatasetState, "").data_files]
     except BrokenFileError as error:
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise DataError(
-            f"{path} is no folder written by datasets' save_to_disk: no readable state.json (it has: "
+            f"{path} is not a folder written by datasets' save_to_disk: no readable state.json (it has: "
             f"{', '.join(inside) or 'nothing'}); of a folder with several splits name one, as in {path.name}/train"
         ) from error
     for file in files:
@@ -235,7 +235,7 @@ def _folder_rows(path: Path, columns: Mapping[str, str], dropped: Dropped, lists
                 _require(columns, batches.schema.names, f"{path.name}/{file}")
                 yield from _arrow_rows(batches, f"{path.name}/{file}", columns, dropped, lists)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path / file} is no complete Arrow file: {str(error).splitlines()[0]}") from error
+            raise DataError(f"{path / file} is not a complete Arrow file: {str(error).splitlines()[0]}") from error
 
 
 def _arrow_rows(

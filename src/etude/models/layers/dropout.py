@@ -35,7 +35,7 @@ class Dropout(nn.Module):
     def __init__(self, probability: float) -> None:
         super().__init__()
         if not 0 <= probability <= (LEVELS - 1) / LEVELS:
-            raise ConfigurationError(f"dropout = {probability} is no probability below 1; try dropout=0.1")
+            raise ConfigurationError(f"dropout = {probability} is not a probability below 1; try dropout=0.1")
         self.probability = probability
         self.dropped_levels = round(probability * LEVELS)
 

@@ -198,7 +198,7 @@ def read_native_config(files: PretrainedFiles) -> dict[str, Any]:
     """Return the config.json of a model that is rebuilt natively.
 
     Raises:
-        DataError: If there is none, it is no object, or a key that native models read has another type.
+        DataError: If there is none, it is not an object, or a key that native models read has another type.
     """
     config = read_json(files)
     convert(config, _NativeConfig, f"{CONFIG} of {files.name}", _ADVICE)

@@ -78,7 +78,8 @@ class WrappedDecoder(WrappedModel, TextDecoder):
         outputs: Tensor = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
         if not torch.allclose(outputs[0, 0], outputs[1, 0], rtol=1e-4, atol=1e-4):
             raise ConfigurationError(
-                f"{name} reads the tokens behind the one that it predicts: it is no causal language model; set another model.name"
+                f"{name} reads the tokens behind the one that it predicts, so it is not a causal language model; "
+                "set another model.name"
             )
         return outputs
 

@@ -94,7 +94,7 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         """Refuse a model that is not an encoder-decoder."""
         if not config.is_encoder_decoder:
             raise ConfigurationError(
-                f"{name} has model_type = {config.model_type!r}, which is no encoder with a decoder; set another model.name"
+                f"{name} has model_type = {config.model_type!r}, which is not an encoder with a decoder; set another model.name"
             )
 
     @torch.no_grad()

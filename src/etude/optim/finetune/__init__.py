@@ -1,1 +1,1 @@
-"""Which parameters train, at what rate, from when: chosen in `conf/finetune/`."""
+"""Fine-tuning: the parameters that train, at what rate and from when. Chosen in `conf/finetune/`."""

@@ -52,7 +52,7 @@ class Gradual(Finetune):
         self.every = Duration.parse(every)
         if not self.every.amount or self.every.unit == "second":
             raise ConfigurationError(
-                f"finetune.every = {every} is no number of steps above 0; write it in step, epoch or tok, such as 1epoch"
+                f"finetune.every = {every} is not a number of steps above 0; write it in step, epoch or tok, such as 1epoch"
             )
         self.decay = 1.0 if decay is None else fraction(decay)
 

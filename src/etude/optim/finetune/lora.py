@@ -130,7 +130,7 @@ class LoRA(Finetune):
         if unmatched:
             layers = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(model, name))
             raise ConfigurationError(
-                f"finetune.modules: {unmatched[0]} is no linear layer of {type(model).__name__}; it has {', '.join(layers)}"
+                f"finetune.modules: {unmatched[0]} is not a linear layer of {type(model).__name__}; it has {', '.join(layers)}"
             )
 
     def _check_rank(self, name: str, linear: nn.Linear, parts: int) -> None:

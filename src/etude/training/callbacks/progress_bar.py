@@ -151,7 +151,7 @@ def describe(logged: Mapping[str, float | Tensor]) -> list[str]:
 
 
 def _is_notebook(stream: TextIO) -> bool:
-    """Return whether a stream is the output of a notebook's cell, which is no terminal but can rewrite a line."""
+    """Return whether a stream is the output of a notebook's cell, which is not a terminal but can rewrite a line."""
     return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
-from etude.commands.export.huggingface_heads import framed, whole_rows
+from etude.commands.export.huggingface_heads import encode_rows, whole_rows
 from etude.commands.export.huggingface_wrapped import HuggingFaceWrapped
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.errors import ConfigurationError
@@ -133,8 +133,8 @@ def test_what_is_written_is_read_again(
     encoder = made.build(task.facts, TextEncoder)
     more = {"windows": task.windows} if kind is QuestionAnswering else {"pooling": rest["pooling"]}
     again = kind(task.facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **more).eval()
-    batch = framed(task, whole_rows(examples)[:5])
-    last = batch.fronts if kind is QuestionAnswering else batch.segments
+    batch = encode_rows(task, whole_rows(examples)[:5])
+    last = batch.starts if kind is QuestionAnswering else batch.segments
     with torch.no_grad():
         outputs = [one.logits(batch.tokens, batch.mask, last) for one in (again, task)]
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
