@@ -5,7 +5,7 @@ with many, over several seeds; beside it the same encoder from new weights, and 
 folder with a name that says what it is, so that the script, given again, goes on where it was stopped.
 
     python examples/few_labels.py                                    # 37 runs, 2 h 30 min on one core
-    python examples/few_labels.py --pretraining 100step --labels 100 --seeds 1 logger=none
+    python examples/few_labels.py logger=none --pretraining 100step --labels 100 --seeds 1
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--pretraining", default="12000step", help="budget of the pretraining")
     parser.add_argument("--labels", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("words", nargs="*", help="words for every run, such as logger=none or paths.outputs=FOLDER")
+    parser.add_argument("words", nargs="*", help="words for every run, before the options: logger=none")
     options = parser.parse_args()
     place = ["run.experiment=few_labels", *options.words]
     budget = [f"budget={options.pretraining}", "validate.every=2000step"]

@@ -153,7 +153,7 @@ def test_examples_in_docstrings_run() -> None:
 def test_the_example_of_few_labels_runs_and_goes_on(tmp_path: Path) -> None:
     place = ["logger=none", "trainer.progress_bar=false", "log.every=5step", f"paths.outputs={tmp_path}"]
     sizes = ["--pretraining", "4step", "--labels", "100", "--seeds", "1", "2"]
-    command = [sys.executable, str(ROOT / "examples" / "few_labels.py"), *sizes, *place]
+    command = [sys.executable, str(ROOT / "examples" / "few_labels.py"), *place, *sizes]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     header, _, row = first.stdout.splitlines()
     assert header == "| labels | pretrained | scratch | minilm |" and row.count("±") == 3
