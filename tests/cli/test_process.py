@@ -94,6 +94,13 @@ def test_a_stored_run_runs_nothing_that_its_reader_does_not_trust(tmp_path: Path
     for words, variables in (("trust=[mine]", {}), ("", {"ETUDE_TRUST": "mine"})):
         trusted = shell(f"{ETUDE} evaluate last split=val {words}", tmp_path, **variables)
         assert trusted.returncode == 0, trusted.stderr
+    (tmp_path / "conf" / "trainer").mkdir(parents=True)
+    (tmp_path / "conf" / "trainer" / "mine.yaml").write_text(
+        "_target_: etude.training.machine.Machine\naccelerator: cpu\nthreads: 0\n"
+    )
+    chosen = shell(f"{ETUDE} evaluate last --config-dir conf trainer=mine trust=[mine]", tmp_path)
+    assert chosen.returncode == 78
+    assert "trainer.threads=0" in chosen.stderr, chosen.stderr
 
 
 STREAMS = {

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO
 
 from etude.cli.command_table import Command, find, load
 from etude.cli.streams import data_stream, standard_input, write_result
-from etude.config.change import read_overrides
+from etude.config.change import read_overrides, with_choices
 from etude.config.trust import as_packages, trust
 from etude.errors import ConfigurationError, defects, memory_errors
 from etude.runs.folder import resolve, resolve_all
@@ -24,6 +24,8 @@ OUTPUTS = "paths.outputs"
 _NO_TEXT = re.compile(r"--?[A-Za-z][\w-]*$|[+~]*[\w./]+=")
 """An option or a key with its value."""
 
+_FOLDER = re.compile(r"--config-dir(=|$)")
+
 
 def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     """Call a command's function with the runs and overrides of the command line; returns the exit code.
@@ -34,9 +36,12 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         sys.stdout.write(usage(name, command))
         return 0
+    words, folder = take_folder(words)
     words, texts = take_texts(name, command, words)
     overrides = {**read_overrides([word for word in words if "=" in word]), **texts}
     trust(as_packages(overrides.pop("trust", [])))
+    if folder is not None:
+        overrides = with_choices(overrides, folder)
     outputs = Path(str(overrides.get(OUTPUTS, "outputs"))).expanduser()
     named = [word for word in words if "=" not in word]
     option = next((word for word in named if word.startswith("-")), None)
@@ -104,6 +109,23 @@ def keyword_arguments(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]
         raise ConfigurationError(f"etude {name} does not know {unknown}; it takes {keys} (command line)")
     options = {key: value for key, value in overrides.items() if key in command.options and key != OUTPUTS}
     return arguments | {key.rpartition(".")[2]: value for key, value in options.items()}
+
+
+def take_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Separate `--config-dir FOLDER`, a folder of one's own configuration groups, from the other words.
+
+    Raises:
+        ConfigurationError: If no folder follows.
+    """
+    rest, folder = list(words), None
+    while (place := next((place for place, word in enumerate(rest) if _FOLDER.match(word)), None)) is not None:
+        _, equals, value = rest.pop(place).partition("=")
+        if not equals and place < len(rest):
+            value = rest.pop(place)
+        if not value:
+            raise ConfigurationError("--config-dir needs a folder; write --config-dir FOLDER (command line)")
+        folder = Path(value).expanduser()
+    return rest, folder
 
 
 def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
