@@ -16,6 +16,7 @@ from etude.config.annotations import TARGET
 from etude.config.check import checked
 from etude.config.compose import CONF, Composer
 from etude.config.schema import Config
+from etude.config.signatures import signature
 from etude.config.values import within
 from etude.errors import ConfigurationError
 
@@ -51,7 +52,7 @@ def changed(config: Config, changes: Mapping[str, Any], allowed: Sequence[str], 
         if "." not in key and isinstance(value, Mapping) and TARGET in value:
             tree[key] = value  # another class: the old one's arguments are not merged with its own
             continue
-        if not (_exists(tree, key) or within(key, FREE_NAMES)):
+        if not (_exists(tree, key) or _is_argument(tree, key) or within(key, FREE_NAMES)):
             raise ConfigurationError(
                 f"{key} is not in the configuration of {run}; {_advice(tree, key, allowed)} (command line)"
             )
@@ -100,6 +101,14 @@ def _advice(tree: DictConfig, key: str, allowed: Sequence[str]) -> str:
 def _exists(tree: DictConfig, key: str) -> bool:
     absent = object()
     return OmegaConf.select(tree, key, default=absent) is not absent
+
+
+def _is_argument(tree: DictConfig, key: str) -> bool:
+    """Return whether a key is an argument that the class of its node takes, and that the configuration leaves out."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else None
+    constructor = signature(node[TARGET]) if isinstance(node, Mapping | DictConfig) and TARGET in node else None
+    return constructor is not None and name in constructor.parameters
 
 
 def _keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
