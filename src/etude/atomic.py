@@ -80,22 +80,18 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: a file's own fsync does not cover its name."""
-    _sync(folder)
+        sync(folder.parent)
 
 
 def sync_tree(folder: Path) -> None:
     """Wait until a folder and everything in it are on the disk."""
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk: a file's own fsync does not cover its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -115,7 +111,7 @@ def replace_file(path: Path, content: bytes) -> None:
             remove_leftovers(path.parent, path.name)
             write_file(temporary, [content])
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -134,7 +130,7 @@ def replace_link(link: Path, target: str) -> None:
             remove_leftovers(link.parent, link.name)
             temporary.symlink_to(target)
             temporary.replace(link)
-            sync_folder(link.parent)
+            sync(link.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ import pytest
 
 from etude.cli.main import main
 from etude.config.schema import Config
-from etude.errors import ConfigurationError, StorageError
+from etude.errors import ConfigurationError, DataError
 from etude.metrics.resampling import paired_p_value
 from etude.metrics.text_metrics import text_scores
 from etude.report import significance as comparison
@@ -208,7 +208,7 @@ def test_what_cannot_be_compared_is_one_line(make: Make, sweep: Path) -> None:
         compare(runs_in(sweep), {"split": "val"})
     rows = (run / "evaluations" / "test.jsonl").read_text().replace("sun sun sun", "rain")
     (run / "evaluations" / "test.jsonl").write_text(rows)
-    with pytest.raises(StorageError, match="evaluate it again"):
+    with pytest.raises(DataError, match="evaluate it again"):
         compare(runs_in(sweep), {})
 
 

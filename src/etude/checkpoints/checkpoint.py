@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from etude.atomic import Written, make_folder, remove_leftovers, storage_errors, sync_folder, write_file
+from etude.atomic import Written, make_folder, remove_leftovers, storage_errors, sync, write_file
 from etude.checkpoints.codec import JSON_DEPTH, MODEL, TRAINING, Encoded, decode, encode, safetensors_bytes
 from etude.checkpoints.integrity import (
     ADVICE,
@@ -107,11 +107,11 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
             files = _write_content(taken, temporary, companions)
             manifest = Manifest(taken.step, taken.score, taken.content.aliases, files)
             write_file(temporary / MANIFEST, [manifest.to_text().encode()])
-            sync_folder(temporary)
+            sync(temporary)
             if os.path.lexists(folder):
                 remove(folder)  # see _holds
             temporary.rename(folder)
-            sync_folder(folder.parent)
+            sync(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -160,7 +160,7 @@ def _copy(source: Path, folder: Path, name: str) -> dict[str, Written]:
     files = {}
     for inner in sorted(source.iterdir()):
         files.update(_copy(inner, folder, f"{name}/{inner.name}"))
-    sync_folder(folder / name)
+    sync(folder / name)
     return files
 
 

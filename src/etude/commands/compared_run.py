@@ -11,12 +11,12 @@ from hydra.utils import get_class
 
 from etude.config.schema import Node
 from etude.config.values import shown_values, within
-from etude.errors import ConfigurationError, StorageError
+from etude.errors import ConfigurationError, DataError
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score
 from etude.report.significance import ScoredRows, ids_and_references
-from etude.runs.folder import COST
-from etude.runs.reading import EVALUATIONS, read_cost, read_evaluation, read_rows
+from etude.runs.folder import COST, EVALUATIONS
+from etude.runs.reading import read_cost, read_evaluation, read_rows
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.running_sums import Row
@@ -93,13 +93,13 @@ class ComparedRun:
         """Return the rows with the scores of these names, recomputed from the rows, for a paired test.
 
         Raises:
-            StorageError: If the rows do not reproduce a recorded score.
+            DataError: If the rows do not reproduce a recorded score.
         """
         results = self._results(names)
         for recorded, value in self.scores.items():
             recomputed = results.get(recorded.partition("/")[2])
             if recomputed is not None and abs(recomputed.value - value) > 1e-6:
-                raise StorageError(
+                raise DataError(
                     f"{self.folder}: the rows of its evaluation give {recorded} {recomputed.value:g}, not {value:g} as was "
                     f"recorded; evaluate it again: etude evaluate {self.folder}"
                 )

@@ -16,8 +16,8 @@ from etude.errors import ConfigurationError, StorageError
 from etude.report import inspection_page
 from etude.report.alignment_errors import alignment_errors, read_alignments
 from etude.report.inspection import Inspection, attention_task, look
+from etude.runs.folder import ATTENTION
 from etude.runs.saved_run import SavedRun
-from etude.training.attention_samples import ATTENTION
 from etude.training.restore import load_run
 
 INSPECTIONS = "inspections"

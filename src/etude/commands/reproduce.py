@@ -20,7 +20,7 @@ from etude.config.schema import Config
 from etude.errors import ConfigurationError
 from etude.runs import drift
 from etude.runs.documents import Change
-from etude.runs.folder import DATA, TOKENIZER, numbered, state
+from etude.runs.folder import DATA, REPRODUCTION, TOKENIZER, numbered, state
 from etude.runs.reading import read_changes, read_manifest
 from etude.runs.record import RECORD, read
 from etude.runs.saved_run import SavedRun
@@ -28,9 +28,6 @@ from etude.training import launch
 from etude.training.build import build_data, factory
 from etude.training.continuation import BUDGET, is_complete
 from etude.training.provenance import refuse_changed_data
-
-REPRODUCTION = "reproduction.json"
-"""Name of the file with the result of `reproduce`, in the folder of the reproduction."""
 
 _RELOCATABLE = ("paths.", "data.corpus.")
 _LONGEST_CHANGE = 120

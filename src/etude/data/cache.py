@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from etude.atomic import sync
 from etude.errors import StorageError
 from etude.untrusted import ANY_SIZE, BrokenFileError, inside, opened, read_json
 
@@ -209,7 +210,7 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
                     if place.exists():
                         place.rename(Path(temporary) / "broken")
                     built.rename(place)
-                    _sync(root)
+                    sync(root)
     except OSError as error:
         raise StorageError(
             f"cannot write {place}: {error.strerror or error}; make room, or give another folder by paths.cache=FOLDER"
@@ -221,11 +222,11 @@ def _seal(folder: Path) -> None:
     """Sync all files to the disk, then write the list of them that marks the folder as complete."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        _sync(path)
+        sync(path)
     sealed = {path.relative_to(folder).as_posix(): msgspec.to_builtins(_state(path)) for path in files}
     (folder / COMPLETE).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
     for path in (folder / COMPLETE, *(path for path in folder.rglob("*") if path.is_dir()), folder):
-        _sync(path)
+        sync(path)
 
 
 def _complete(folder: Path) -> bool:
@@ -252,15 +253,6 @@ def _state(path: Path) -> _Sealed:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         now = os.fstat(file.fileno())
     return _Sealed(now.st_size, now.st_mtime_ns, digest)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -14,12 +14,20 @@ from etude.report.charts import Chart, Series, chart
 from etude.report.cost_rows import cost_rows
 from etude.report.inspection import Inspection
 from etude.runs.documents import RunManifest
-from etude.runs.folder import CHECKPOINTS, CONFIGURATION, COST, DATA, MANIFEST, OVERRIDES, state
+from etude.runs.folder import (
+    ATTENTION,
+    CHECKPOINTS,
+    CONFIGURATION,
+    COST,
+    DATA,
+    EVALUATIONS,
+    MANIFEST,
+    OVERRIDES,
+    SAMPLES,
+    state,
+)
 from etude.runs.reading import (
     ADVICE,
-    ATTENTION,
-    EVALUATIONS,
-    SAMPLES,
     read_attention,
     read_cost,
     read_data,

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from etude.atomic import make_folder, replace_link, storage_errors, sync_folder
+from etude.atomic import make_folder, replace_link, storage_errors, sync
 from etude.errors import ConfigurationError
 
 CONFIGURATION = "config.yaml"
@@ -20,9 +20,15 @@ FACTS = "facts.json"
 PRETRAINED = "pretrained.json"
 TOKENIZER = "tokenizer"
 COST = "cost.json"
-
 CHECKPOINTS = "checkpoints"
 IDENTITY = "id"
+EVALUATIONS = "evaluations"
+SAMPLES = "samples"
+ATTENTION = "attention.json"
+CHANGES = "changes.jsonl"
+"""File with a line for each continuation under other values: {"step": 6, "changed": {KEY: "1 -> 2"}}."""
+REPRODUCTION = "reproduction.json"
+EXPORT = "export.json"
 
 
 def create(outputs: Path, experiment: str, name: str | None = None) -> Path:
@@ -48,7 +54,7 @@ def create(outputs: Path, experiment: str, name: str | None = None) -> Path:
         else:
             run = parent / name
             make_folder(run)
-        sync_folder(parent)
+        sync(parent)
     replace_link(outputs / "last", str(run.relative_to(outputs)))
     return run
 
@@ -78,7 +84,7 @@ def numbered(parent: Path, stem: str, first: int = 1) -> Path:
             except FileExistsError:
                 count += 1
             else:
-                sync_folder(parent)
+                sync(parent)
                 return run
 
 

@@ -2,9 +2,9 @@
 
     file                          read by                   type, of `etude.runs.documents`
     overrides.yaml                read_overrides            list[str]
-    manifest.json                 read_manifest             Manifest
+    manifest.json                 read_manifest             RunManifest
     data.json                     read_data                 Data
-    facts.json                    read_facts                Facts
+    facts.json                    read_facts                StoredFacts
     cost.json                     read_cost                 Cost
     finished.json                 read_conclusion           Conclusion
     id                            read_identity             str
@@ -12,7 +12,7 @@
     evaluations/<name>.json       read_evaluation           Evaluation
     evaluations/<name>.jsonl      read_rows                 list[dict[str, Any]]
     samples/step-<step>.jsonl     read_samples              list[dict[str, str]]
-    attention.json                read_attention            list[Inspection]
+    attention.json                read_attention            list[StoredInspection]
     reproduction.json             read_reproduction         Reproduction
     exports/<to>/export.json      read_export               Export
 
@@ -20,7 +20,7 @@ Elsewhere: config.yaml (`etude.config.stored`), metrics.jsonl (`etude.runs.recor
 (`etude.models.pretrained.skeleton`), tokenizer/ (`etude.tokenization.base`), and checkpoints
 (`etude.checkpoints.integrity`).
 
-All of these functions raise `etude.untrusted.BrokenFileError`, exit code 65, for a file that is missing or not true.
+All of these functions raise `etude.untrusted.BrokenFileError`, exit code 65, for a file that is missing or damaged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,21 @@ from etude.runs.documents import (
     StoredFacts,
     StoredInspection,
 )
-from etude.runs.folder import COST, DATA, FACTS, FINISHED, IDENTITY, MANIFEST, OVERRIDES
+from etude.runs.folder import (
+    ATTENTION,
+    CHANGES,
+    COST,
+    DATA,
+    EVALUATIONS,
+    EXPORT,
+    FACTS,
+    FINISHED,
+    IDENTITY,
+    MANIFEST,
+    OVERRIDES,
+    REPRODUCTION,
+    SAMPLES,
+)
 from etude.schema_errors import shown
 from etude.untrusted import (
     BrokenFileError,
@@ -59,13 +73,6 @@ from etude.untrusted import (
 
 ADVICE = "put the file back from a copy of the run"
 """What to do about a broken file of a run."""
-
-EVALUATIONS = "evaluations"
-SAMPLES = "samples"
-ATTENTION = "attention.json"
-CHANGES = "changes.jsonl"
-REPRODUCTION = "reproduction.json"
-EXPORT = "export.json"
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}")
 _Read = TypeVar("_Read")
@@ -107,7 +114,7 @@ def read_rows(run: Path, name: str) -> list[dict[str, Any]]:
     rows = read_json_lines(path, dict[str, Any], ADVICE)
     for number, row in enumerate(rows, start=1):
         if type(row.get("id")) is not int:
-            raise BrokenFileError(f"{path}, line {number}", "id is missing or no whole number", ADVICE)
+            raise BrokenFileError(f"{path}, line {number}", "id is missing or not a whole number", ADVICE)
     return rows
 
 

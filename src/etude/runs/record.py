@@ -24,7 +24,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from etude.atomic import storage_errors, sync_folder
+from etude.atomic import storage_errors, sync
 from etude.schema_errors import shown
 from etude.untrusted import LINES, BrokenFileError, decode_json, inside, read_bytes
 
@@ -87,7 +87,7 @@ class Record:
         written = read_bytes(path, _ADVICE, LINES) if path.exists() else b""
         with storage_errors(path):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            sync_folder(path.parent)
+            sync(path.parent)
         whole = written.rfind(b"\n") + 1
         if whole < len(written):
             _warn_torn(path, written.count(b"\n") + 1)

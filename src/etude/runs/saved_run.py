@@ -37,7 +37,8 @@ from etude.types import Facts
 class SavedRun:
     """One run's folder.
 
-    Each file is read when it is first asked for, and once.
+    What training writes once is read when it is first asked for, and kept: tokenizer, facts, data, manifest. What grows or
+    changes is read anew each time: the record, the checkpoints, the conclusion.
 
     Attributes:
         path: The folder.
@@ -87,9 +88,9 @@ class SavedRun:
         """How far the run is."""
         return state(self.path)
 
-    def changed(self, asked: Mapping[str, Any], allowed: Sequence[str]) -> Config:
+    def changed(self, changes: Mapping[str, Any], allowed: Sequence[str]) -> Config:
         """Return the configuration with changes; see `etude.config.change.changed`."""
-        return changed(self.config, asked, allowed, self.path)
+        return changed(self.config, changes, allowed, self.path)
 
     def identity(self) -> str:
         """Return the run's id in tracking services: drawn when it is first asked for, the same ever after."""
@@ -128,7 +129,7 @@ class SavedRun:
 
     @cached_property
     def manifest(self) -> RunManifest:
-        """What the run was made of: code, packages, machine, data."""
+        """What the run was made with: code, packages, machine, data."""
         return read_manifest(self.path)
 
     @property

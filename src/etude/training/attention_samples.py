@@ -14,12 +14,12 @@ from etude.atomic import write_json
 from etude.errors import ConfigurationError
 from etude.report import inspection_page
 from etude.report.inspection import Inspection, look
+from etude.runs.folder import ATTENTION, SAMPLES
 from etude.runs.saved_run import SavedRun
 from etude.tasks.attention_maps import ShowsAttention, UnseenError
 from etude.training.restore import load_run
 
-ATTENTION = "attention.json"
-SAMPLES = 2
+SHOWN = 2
 """Number of samples whose attention is saved."""
 
 SAMPLE_WEIGHTS = 100_000
@@ -39,7 +39,7 @@ def save_attention_samples(run: SavedRun, loggers: Iterable[Logger], step: int) 
         loggers: Loggers; those that show pages and tables get the attention page and the table of heads.
         step: Last step of the run.
     """
-    files = sorted((run.path / "samples").glob("step-*.jsonl"))
+    files = sorted((run.path / SAMPLES).glob("step-*.jsonl"))
     if not files:
         return
     try:
@@ -71,7 +71,7 @@ def _inspect_samples(run: SavedRun, samples: Path) -> list[Inspection]:
             raise
         except ConfigurationError as error:
             _log.info("no attention is shown of the sample %.40r: %s", text, error)
-        if len(inspections) == SAMPLES:
+        if len(inspections) == SHOWN:
             break
     return inspections
 

@@ -16,6 +16,7 @@ from etude.atomic import make_folder, storage_errors, write_json, write_text
 from etude.checkpoints.checkpoint import read_weights
 from etude.errors import ConfigurationError
 from etude.metrics.score import Score
+from etude.runs.folder import EVALUATIONS
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.prediction import Calibrates
@@ -90,7 +91,7 @@ def evaluate_checkpoint(
     if trainer.is_global_zero:
         stem = f"{name}-ensemble" if members else name
         stem = stem if files and files.is_named else evaluation_name(stem, settings or {})
-        _write(run.path / "evaluations", stem, evaluation, _with_scores(task.rows, task.results))
+        _write(run.path / EVALUATIONS, stem, evaluation, _with_scores(task.rows, task.results))
         _warn_of_changed_lines(name, dropped_or_changed if files else {}, task.rows)
     return evaluation
 

@@ -7,18 +7,15 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from etude.atomic import storage_errors, sync_folder, write_text
+from etude.atomic import storage_errors, sync, write_text
 from etude.checkpoints.integrity import read_manifest
 from etude.config.schema import Config
 from etude.config.values import is_machine
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.report.page import REPORT
-from etude.runs.folder import FINISHED
+from etude.runs.folder import CHANGES, FINISHED
 from etude.runs.saved_run import SavedRun
-
-CHANGES = "changes.jsonl"
-"""File with a line for each continuation under other values: {"step": 6, "changed": {KEY: "1 -> 2"}}."""
 
 BUDGET = "budget"
 _log = logging.getLogger(__name__)
@@ -88,7 +85,7 @@ def continue_with(run: SavedRun, config: Config) -> SavedRun:
         # First: killed before the new budget is written, the run is an unfinished one, not a finished shorter one.
         with storage_errors(run.path / FINISHED):
             (run.path / FINISHED).unlink(missing_ok=True)
-            sync_folder(run.path)
+            sync(run.path)
     return SavedRun.begin(run.path, config)
 
 

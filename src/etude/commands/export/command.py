@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etude.atomic import make_folder, storage_errors, sync_folder, write_json
+from etude.atomic import make_folder, storage_errors, sync, write_json
 from etude.checkpoints.saver import read_weights
 from etude.commands.export.ctranslate import CTranslate2
 from etude.commands.export.huggingface_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
@@ -26,6 +26,7 @@ from etude.errors import ConfigurationError
 from etude.models.wrapped.base import WrappedModel
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.finetune.lora import merge
+from etude.runs.folder import EXPORT
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.causal_lm import CausalLM
@@ -45,9 +46,6 @@ FORMATS: dict[str, tuple[type[Task], ...]] = {
     "onnx": (Translation,),
 }
 """Formats, and the tasks that can be exported to each."""
-
-RECORD = "export.json"
-"""Name of the file with the origin and the proof of an export, in its folder."""
 
 
 def export(
@@ -91,7 +89,7 @@ def export(
     with _atomic_folder(target) as folder:
         export_format.write(examples, folder)
         proof = export_format.prove(examples, folder)
-        write_json(folder / RECORD, {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof})
+        write_json(folder / EXPORT, {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof})
     _log.info("proved on %d validation texts: %s", len(examples.texts), json.dumps(proof))
     return target
 
@@ -158,7 +156,7 @@ def _fields(task: Task) -> tuple[str, ...]:
 
 def _check_target(target: Path) -> None:
     """Refuse to overwrite anything but an earlier export."""
-    if target.exists() and not (target / RECORD).is_file():
+    if target.exists() and not (target / EXPORT).is_file():
         raise ConfigurationError(f"{target} exists and is not an earlier export; remove it or set path=FOLDER")
 
 
@@ -175,6 +173,6 @@ def _atomic_folder(target: Path) -> Iterator[Path]:
             if target.exists():
                 shutil.rmtree(target)
             folder.replace(target)
-            sync_folder(target.parent)
+            sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from etude.data.corpora.holdout import digest
 from etude.data.readers.sources import Dropped, Row, aligned_lines, content_sha256
 from etude.errors import DataError
 
-REPLACED = "had bytes that are no UTF-8 text; broken ones were replaced by U+FFFD"
+REPLACED = "had bytes that are not UTF-8 text; broken ones were replaced by U+FFFD"
 
 
 class EvaluationFiles:

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError, StorageError
+from etude.runs.folder import SAMPLES
 from etude.tasks.base import Task
 
 
@@ -60,7 +61,7 @@ class ValidationSamples(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero or not samples:
             return
         step = trainer.global_step
-        _write(Path(trainer.default_root_dir) / "samples" / f"step-{step:08d}.jsonl", samples)
+        _write(Path(trainer.default_root_dir) / SAMPLES / f"step-{step:08d}.jsonl", samples)
         columns = list(samples[0])
         rows = [[sample[column] for column in columns] for sample in samples]
         for logger in trainer.loggers:
