@@ -172,11 +172,11 @@ class TextEncoder(nn.Module, ABC):
         return None
 
 
-class TextDecoder(nn.Module, ABC):
-    """A model that maps the tokens of texts to logits of the token after each.
+class NextTokenModel(nn.Module, ABC):
+    """A model of the next token: a decoder alone, or one that attends to an encoded source.
 
     Attributes:
-        max_length: Largest number of tokens that are read at once.
+        max_length: Largest number of tokens that are read at once: of a text, a source or a target.
     """
 
     max_length: int
@@ -184,7 +184,7 @@ class TextDecoder(nn.Module, ABC):
     @property
     @abstractmethod
     def stages(self) -> list[tuple[nn.Module, ...]]:
-        """The model's parts from input to output: embeddings, then layer after layer."""
+        """The model's parts from input to output: embeddings, then layer after layer, an encoder's first."""
 
     @property
     @abstractmethod
@@ -196,7 +196,14 @@ class TextDecoder(nn.Module, ABC):
     def output_bias(self) -> Float[Tensor, " V"] | None:
         """The bias of the logits; None: they have none."""
 
-    @abstractmethod
+    def padded_logits(self, hidden: Float[Tensor, "N D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
+        """Return the logits of the hidden states at the N real tokens of a mask; zeros at padding."""
+        return Unpadding.from_mask(mask).pad(F.linear(hidden, self.output_weight, self.output_bias))
+
+
+class TextDecoder(NextTokenModel):
+    """A model that maps the tokens of texts to logits of the token after each."""
+
     def forward(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L V"]:
@@ -211,6 +218,7 @@ class TextDecoder(nn.Module, ABC):
         Raises:
             TooLongError: If a text has more than `max_length` real tokens.
         """
+        return self.padded_logits(self.hidden(tokens, mask, documents), mask)
 
     @abstractmethod
     def hidden(
@@ -241,31 +249,9 @@ class TextDecoder(nn.Module, ABC):
         """
 
 
-class EncoderDecoder(nn.Module, ABC):
-    """A model that maps the tokens of a source, and of a target so far, to logits of the target's next token.
+class EncoderDecoder(NextTokenModel):
+    """A model that maps the tokens of a source, and of a target so far, to logits of the target's next token."""
 
-    Attributes:
-        max_length: Largest number of tokens in a source or a target.
-    """
-
-    max_length: int
-
-    @property
-    @abstractmethod
-    def stages(self) -> list[tuple[nn.Module, ...]]:
-        """The model's parts from input to output: embeddings, the encoder's layers, then the decoder's."""
-
-    @property
-    @abstractmethod
-    def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from hidden states to logits."""
-
-    @property
-    @abstractmethod
-    def output_bias(self) -> Float[Tensor, " V"] | None:
-        """The bias of the logits; None: they have none."""
-
-    @abstractmethod
     def forward(
         self,
         src: Int[Tensor, "B S"],
@@ -284,6 +270,7 @@ class EncoderDecoder(nn.Module, ABC):
         Raises:
             TooLongError: If a row has more than `max_length` real tokens.
         """
+        return self.padded_logits(self.hidden(src, tgt, src_mask, tgt_mask), tgt_mask)
 
     @abstractmethod
     def hidden(

@@ -144,21 +144,11 @@ class Decoder(TextDecoder):
         """None: the logits have no bias."""
         return None
 
-    def forward(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L V"]:
-        """Return logits of the token after each token; zeros at padding. See `TextDecoder.forward`."""
-        layout = _layout(mask, documents)
-        return layout.pad(F.linear(self.decode(tokens, layout), self.output_weight))
-
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "N D"]:
         """Return the last hidden states at the N real tokens, in the order of `tokens[mask]`. See `TextDecoder.hidden`."""
-        return self.decode(tokens, _layout(mask, documents))
-
-    def decode(self, tokens: Int[Tensor, "B L"], layout: Unpadding) -> Float[Tensor, "N D"]:
-        """Return the last hidden states at the real tokens of a layout."""
+        layout = Unpadding.from_mask(mask) if documents is None else DocumentUnpadding.of(mask, documents)
         x = self.dropout(self.positions.embed(self.embedding(layout.unpad(tokens)), layout.positions))
         for layer in self.layers:
             x = layer(x, layout)
@@ -194,7 +184,3 @@ class Decoder(TextDecoder):
         for layer, cache in zip(self.layers, layers, strict=True):
             x = cast(CausalLayer, layer).step(x, cache)
         return x, Past(torch.cat([past.tokens, tokens[:, None]], dim=1), layers)
-
-
-def _layout(mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None) -> Unpadding:
-    return Unpadding.from_mask(mask) if documents is None else DocumentUnpadding.of(mask, documents)

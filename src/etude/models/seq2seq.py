@@ -252,17 +252,6 @@ class Seq2Seq(EncoderDecoder):
         """None: the logits have no bias."""
         return None
 
-    def forward(
-        self,
-        src: Int[Tensor, "B S"],
-        tgt: Int[Tensor, "B T"],
-        src_mask: Bool[Tensor, "B S"],
-        tgt_mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T V"]:
-        """Return logits of the token after each target token; zeros at padding. See `EncoderDecoder.forward`."""
-        states = self.hidden(src, tgt, src_mask, tgt_mask)
-        return Unpadding.from_mask(tgt_mask).pad(F.linear(states, self.output_weight, self.output_bias))
-
     def hidden(
         self,
         src: Int[Tensor, "B S"],

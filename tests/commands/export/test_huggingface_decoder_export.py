@@ -101,7 +101,7 @@ def test_transformers_continues_a_text_as_predict_does(tokenizer: Tokenizer, tex
     for text, whole in zip(texts, expected, strict=True):
         given_ids = reader(text, return_tensors="pt")
         assert reader.batch_decode(theirs.generate(**given_ids), skip_special_tokens=True)[0].strip() == whole
-    added = causal_lm(examples).predict_texts(texts, tokenizer)
+    added = [prediction.text for prediction in causal_lm(examples).predictions(texts, tokenizer)]
     assert len(set(added)) > 5  # not one answer to all
 
 

@@ -20,7 +20,6 @@ from etude.errors import ConfigurationError
 from etude.models.base import TextDecoder
 from etude.models.layers.flop_counts import Flops
 from etude.models.layers.positions import check_length
-from etude.models.layers.unpad import Unpadding
 from etude.models.wrapped.base import WrappedModel, copy_cache
 from etude.models.wrapped.files import first_module_list
 from etude.models.wrapped.flops import dummy_texts, measured_flops
@@ -86,13 +85,6 @@ class WrappedDecoder(WrappedModel, TextDecoder):
     def stacks(self) -> list[str]:
         """Return the name of the list of layers: the first that is as long as config.json says, or the first of all."""
         return [first_module_list(self.model, self.model.config.num_hidden_layers)]
-
-    def forward(
-        self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L V"]:
-        """Return logits of the token after each token; zeros at padding. See `TextDecoder.forward`."""
-        features = self.hidden(tokens, mask, documents)
-        return Unpadding.from_mask(mask).pad(F.linear(features, self.output_weight, self.output_bias))
 
     def hidden(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], documents: Int[Tensor, "B L"] | None = None

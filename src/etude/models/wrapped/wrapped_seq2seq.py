@@ -21,7 +21,6 @@ from etude.errors import ConfigurationError
 from etude.models.base import EncoderDecoder
 from etude.models.layers.flop_counts import Flops
 from etude.models.layers.positions import check_length
-from etude.models.layers.unpad import Unpadding
 from etude.models.wrapped.base import WrappedModel, copy_cache
 from etude.models.wrapped.files import first_module_list
 from etude.models.wrapped.flops import dummy_texts, measured_flops
@@ -118,17 +117,6 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
         names = {id(module): name for name, module in self.model.named_modules()}
         sides: tuple[nn.Module, nn.Module] = (self.model.get_encoder(), self.model.get_decoder())
         return [f"{names[id(side)]}.{first_module_list(side)}" for side in sides]
-
-    def forward(
-        self,
-        src: Int[Tensor, "B S"],
-        tgt: Int[Tensor, "B T"],
-        src_mask: Bool[Tensor, "B S"],
-        tgt_mask: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T V"]:
-        """Return logits of the token after each target token; zeros at padding. See `EncoderDecoder.forward`."""
-        features = self.hidden(src, tgt, src_mask, tgt_mask)
-        return Unpadding.from_mask(tgt_mask).pad(F.linear(features, self.output_weight, self.output_bias))
 
     def hidden(
         self,
