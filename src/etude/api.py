@@ -115,7 +115,7 @@ class Run(SavedRun):
             if inputs and not isinstance(inputs[0], str):
                 return predictor.answer_records([dict(record) for record in inputs])  # type: ignore[arg-type]
             texts = [str(text) for text in inputs]
-            return [prediction.outputs[0].text for prediction in predictor.predictions(texts)]
+            return [prediction.text for prediction in predictor.predictions(texts)]
 
     def predictions(
         self,

@@ -92,7 +92,7 @@ def test_a_line_for_each_line_whatever_the_batch_and_the_order(
     assert all(len(line.splitlines()) <= 1 for line in together)
     assert together[1] == together[2] == ""
     said = [record.getMessage() for record in caplog.records if record.name == "etude.commands.predict"]
-    assert said[0] == "1 of 10 lines had bytes that are no UTF-8; they were replaced by U+FFFD"
+    assert said[0] == "1 of 10 lines had bytes that are not UTF-8; they were replaced by U+FFFD"
     assert said[1] == "1 of 10 lines had more tokens than the model reads; a part of each was left out"
     alone = answers(runs["one"], ODD[::-1], batch__examples=1, **search)
     assert alone[::-1] == together
@@ -217,4 +217,4 @@ def test_line_n_is_answered_before_line_n_plus_one_is_written(runs: dict[str, Pa
         assert process.wait() == 0
         said = process.stderr.read().decode()
     assert [line.decode()[:-1] for line in written] == answers(runs["one"], ODD)
-    assert "1 of 10 lines had bytes that are no UTF-8" in said
+    assert "1 of 10 lines had bytes that are not UTF-8" in said

@@ -115,7 +115,7 @@ def test_trained_evaluated_and_exported(
     assert proof["class"] == architecture and proof["tokenizer"]["equal"] == 10
     task, tokenizer = load_run(run)
     line = "sun <mask> star" if tokenizer.mask >= 0 else "sun"
-    assert len(task.predict_texts([line], tokenizer)) == 1 and scores
+    assert len(task.predictions([line], tokenizer)) == 1 and scores
     peer, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not [key for key in report["missing_keys"] if "pooler" not in key]
     assert peer.config.model_type == kind

@@ -215,7 +215,7 @@ def test_a_broken_line_gets_its_own_line_back_and_is_counted(
     keys = {"question", "context", "answer", "start", "end", "score", "null_score", "answers"}
     assert all(set(row) == keys for row in found[1::2])
     assert "8 of 16 lines could not be read; their answers say why" in caplog.text
-    assert "8 of 16 lines had bytes that are no UTF-8" in caplog.text
+    assert "8 of 16 lines had bytes that are not UTF-8" in caplog.text
     blank = predicted(run, [json.dumps({"question": "who", "context": "\u200b\u00ad."}).encode()])
     assert "error" not in blank[0]
     assert main(["export", str(run), "to=onnx"]) == 78

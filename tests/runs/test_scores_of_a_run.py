@@ -107,7 +107,7 @@ def test_any_files_are_evaluated_as_they_are_predicted(runs: tuple[Path, Path], 
     assert outputs == answers.getvalue()
     assert found["examples"] == 5
     assert found["left_out_or_changed"] == {
-        "had bytes that are no UTF-8 text; broken ones were replaced by U+FFFD": 1,
+        "had bytes that are not UTF-8 text; broken ones were replaced by U+FFFD": 1,
         "truncated": 1,
     }
     stripped = [line.strip() for line in references]

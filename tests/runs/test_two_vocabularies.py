@@ -52,7 +52,7 @@ def test_two_vocabularies_from_training_to_export(trained: Callable[..., Path], 
 
     rows = [json.loads(line) for line in (run / "evaluations" / "test.jsonl").read_text().splitlines()[:5]]
     sources = (small_data / "test.en").read_text().splitlines()[:5]
-    assert task.predict_texts(sources, tokenizer) == [row["output"] for row in rows]
+    assert [prediction.text for prediction in task.predictions(sources, tokenizer)] == [row["output"] for row in rows]
 
     seen = look(task, tokenizer, "sun moon", "nus noom")
     across = next(one for one in seen.maps if "cross" in one.name)

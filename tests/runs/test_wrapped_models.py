@@ -131,7 +131,8 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
     assert json.loads((run / "cost.json").read_text())["flops"] > 0
     task, tokenizer = load_run(run)
     texts = ["sun moon", "green old lake"]
-    assert task.predict_texts(texts, tokenizer) == [task.predict_texts([text], tokenizer)[0] for text in texts]
+    alone = [task.predictions([text], tokenizer)[0].text for text in texts]
+    assert [prediction.text for prediction in task.predictions(texts, tokenizer)] == alone
     folder = export(run, {"to": "huggingface", "sentences": 10})
     proof = json.loads((folder / "export.json").read_text())["proof"]
     assert proof["class"] == ARCHITECTURE[kind] and proof["logits"]["largest_difference"] < 1e-4
@@ -142,9 +143,9 @@ def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: s
     assert isinstance(page, Path)
     names = [one["name"] for one in json.loads((page.parent / "attention.json").read_text())[0]["maps"]]
     assert names[-1] == {"llama": "layers.1.attention", "t5": "decoder.1.cross_attention"}[kind]
-    answers = task.predict_texts(texts, tokenizer)
+    answers = [prediction.text for prediction in task.predictions(texts, tokenizer)]
     shutil.rmtree(config.model.arguments["name"])
-    assert load_run(run)[0].predict_texts(texts, tokenizer) == answers
+    assert [prediction.text for prediction in load_run(run)[0].predictions(texts, tokenizer)] == answers
     assert evaluate([run], {"split": "val"})["scores"] == scores
 
 

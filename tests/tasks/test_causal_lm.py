@@ -68,9 +68,9 @@ def test_scores_are_those_of_all_rows() -> None:
 @pytest.mark.parametrize("decoding", [Greedy(max_length=9), Sample(max_length=9), Sample(max_length=9, min_length=7)])
 def test_a_line_is_continued_alike_wherever_it_stands(decoding: Search) -> None:
     task = build(decoding)
-    together = task.predict_texts(LINES, BYTES)
-    assert task.predict_texts(LINES[::-1], BYTES) == together[::-1]
-    assert [task.predict_texts([line], BYTES)[0] for line in LINES] == together
+    together = [prediction.text for prediction in task.predictions(LINES, BYTES)]
+    assert [prediction.text for prediction in task.predictions(LINES[::-1], BYTES)] == together[::-1]
+    assert [task.predictions([line], BYTES)[0].text for line in LINES] == together
 
 
 def test_lengths_are_those_of_what_is_added() -> None:
@@ -109,7 +109,7 @@ def test_an_answer_goes_on_where_the_line_ends() -> None:
 
     task = build(Greedy(max_length=1), facts=facts)
     task.continuations = always(word)  # type: ignore[method-assign, assignment]
-    assert task.predict_texts(["the"], tokenizer) == [" sun"]
+    assert [prediction.text for prediction in task.predictions(["the"], tokenizer)] == [" sun"]
     assert line == tokenizer.encode(["the sun"])[0][:1]
 
 

@@ -71,7 +71,7 @@ def test_the_target_is_given_or_the_run_s_own() -> None:
     assert given.target == [FACTS.bos, *TOKENIZER.encode(["ab"])[0]]
     assert [one.rows for one in given.maps if one.cross] == [[*TOKENIZER.encode(["ab"])[0], FACTS.eos]] * 3
     own = look(task, TOKENIZER, "files")
-    assert own.target == task.predict_texts(["files"], TOKENIZER)[0]
+    assert own.target == task.predictions(["files"], TOKENIZER)[0].text
     assert not own.given
     assert look(task, TOKENIZER, "files", own.target).given
 

@@ -99,7 +99,6 @@ def test_neighbours_change_no_filling_and_a_text_without_masks_stays() -> None:
         assert [one.text for one in alone.outputs] == [one.text for one in found.outputs]
     assert [(one.text, one.score) for one in together[0].outputs] == [(TEXTS[0], 1.0)]
     assert [len(one.outputs) for one in together] == [1, 5, 1, 5]
-    assert made.predict_texts(TEXTS, TOKENIZER) == [one.outputs[0].text for one in together]
 
 
 def test_a_text_that_is_too_long_is_cut_and_counted() -> None:

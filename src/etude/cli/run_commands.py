@@ -129,7 +129,7 @@ def take_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Part the texts of a command from its other words: those after the RUN, and `text=…` as it is written.
+    """Separate the texts of a command from its other words: those after the RUN, and `text=…` as it is written.
 
     A text may hold anything but look like `key=…` or `--option`; with its key before it, it may do that as well.
 

@@ -42,7 +42,7 @@ class ImperfectLines:
     def warn(self) -> None:
         """Log each count that is not zero."""
         for count, problem in (
-            (self.broken, "had bytes that are no UTF-8; they were replaced by U+FFFD"),
+            (self.broken, "had bytes that are not UTF-8; they were replaced by U+FFFD"),
             (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
             (self.refused, "could not be read; their answers say why"),
@@ -178,7 +178,7 @@ def _answer_objects(chunk: Chunk, task: Task, tokenizer: Tokenizer, imperfect: I
 
 def _as_text(_text: str, prediction: Prediction) -> str:
     """Return the best answer without line breaks of any kind, so that line n answers line n."""
-    return " ".join(prediction.outputs[0].text.splitlines())
+    return " ".join(prediction.text.splitlines())
 
 
 def _as_json(text: str, prediction: Prediction) -> str:

@@ -30,7 +30,7 @@ from etude.optim.schedules import Schedule
 from etude.seeding import seed_micro_batch
 from etude.tasks.evaluation import EvaluatedTask
 from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
-from etude.tasks.prediction import Output, Prediction
+from etude.tasks.prediction import Prediction
 from etude.tasks.running_sums import Sums
 from etude.tasks.training_progress import TrainingProgress
 from etude.tokenization.base import Tokenizer
@@ -96,25 +96,13 @@ class Task(EvaluatedTask):
         """Return the model's logits for a batch; each task documents their shape."""
         raise ConfigurationError(f"{type(self).__name__} defines no forward(batch) that returns the model's logits")
 
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return one line of output for each text, whatever its neighbours are.
+    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
+        """Return the answers to each text, whatever its neighbours are.
 
         Raises:
             ConfigurationError: If the task reads records, not lines of text (see `AnswersRecords`).
         """
         raise ConfigurationError(f"a {type(self).__name__} reads no lines of text; write format=jsonl (command line)")
-
-    @property
-    def text_limit(self) -> int | None:
-        """Largest number of tokens that `predict_texts` reads of a text; None: no limit."""
-        return None
-
-    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
-        """Return the answers to each text, whatever its neighbours are; the first is the one of `predict_texts`."""
-        limit = self.text_limit
-        cut = [limit is not None and len(ids) > limit for ids in tokenizer.encode(texts)]
-        answers = self.predict_texts(texts, tokenizer)
-        return [Prediction((Output(text),), is_cut) for text, is_cut in zip(answers, cut, strict=True)]
 
     def training_flops(
         self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]

@@ -184,10 +184,6 @@ class CausalLM(Task):
         """One fewer than the model's positions, since bos precedes a text. Of a longer text the end is read."""
         return self.model.max_length - 1
 
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Continue each text; the output does not repeat it."""
-        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
-
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Continue each text, which may be empty; the outputs do not repeat it."""
         prompts = tokenizer.encode(texts)

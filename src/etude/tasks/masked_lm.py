@@ -171,10 +171,6 @@ class MaskedLM(Task):
         """Two fewer than the model's positions, since special tokens surround a text."""
         return self.model.max_length - 2
 
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return the best answer to each text: by default the text with its masks filled."""
-        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
-
     @torch.no_grad()
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Return the answers to each text, in which `<mask>` or `[MASK]` hides a token."""

@@ -177,10 +177,6 @@ class Pooled(Task):
             Prediction((Output(line),), example.cut) for example, (line, _) in zip(examples, described, strict=True)
         ]
 
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Return the answer to each line as text."""
-        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
-
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
         """Return the encoder's attention to a text, or to a text and its pair, the target (see `ShowsAttention`)."""
         room = self.model.max_length - 1 - self.facts.segments

@@ -37,6 +37,11 @@ class Prediction:
     outputs: tuple[Output, ...]
     cut: bool = False
 
+    @property
+    def text(self) -> str:
+        """The best answer."""
+        return self.outputs[0].text
+
 
 @dataclass(frozen=True)
 class RecordAnswer:

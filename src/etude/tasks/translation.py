@@ -188,7 +188,7 @@ class Translation(Task):
         """Return the best translation of each source: `output`, its `score`, and whether it is `finished`."""
         best = [hypotheses[0] for hypotheses in self.translate(batch.source, batch.source_mask)]
         decoded = self.data.decode([hypothesis.tokens for hypothesis in best])
-        # A source of nothing but its end is an empty text, which `predict_texts` leaves empty.
+        # A source of nothing but its end is an empty text, which `predictions` leaves empty.
         outputs = [
             text if tokens > 1 else ""
             for text, tokens in zip(decoded, batch.source_mask.sum(dim=1).tolist(), strict=True)
@@ -224,10 +224,6 @@ class Translation(Task):
     def text_limit(self) -> int:
         """One fewer than the models' positions, since eos follows a text."""
         return min(model.max_length for model in self.models) - 1
-
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        """Translate each text; an empty one stays empty."""
-        return [prediction.outputs[0].text for prediction in self.predictions(texts, tokenizer)]
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Translate each text; an empty one has one translation, which is empty."""

@@ -15,6 +15,7 @@ from etude.models.encoder import Encoder
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.optim.schedules import Schedule
 from etude.tasks.base import Task
+from etude.tasks.prediction import Output, Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts
@@ -61,8 +62,8 @@ class Tagging(Task):
         return {"text": self.data.text(split, "text", row["id"]), "hits": str(row["hits"])}
 
     @torch.no_grad()
-    def predict_texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-        return [self._tags(tokenizer.encode(text.split())) for text in texts]
+    def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
+        return [Prediction((Output(self._tags(tokenizer.encode(text.split()))),)) for text in texts]
 
     def _tags(self, words: Sequence[Sequence[int]]) -> str:
         ids = [self.facts.bos, *(token for word in words for token in word), self.facts.eos]
