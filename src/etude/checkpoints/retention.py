@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from etude.atomic import replace_link, storage_errors
 from etude.checkpoints.checkpoint import remove
 from etude.checkpoints.integrity import CheckpointBrokenError, checkpoint_folder, checkpoints, read_manifest
-from etude.errors import ConfigurationError
 
 LINKS = ("last", "best")
 
@@ -25,7 +24,7 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True)
 class Retention:
-    """Numbers of checkpoints to keep.
+    """Numbers of checkpoints to keep. The rules of the configuration check them (`etude.config.rules`).
 
     Attributes:
         keep_last: Number of the newest, at least 2, since one may turn out to be broken.
@@ -37,23 +36,9 @@ class Retention:
 
     keep_last: int = 2
     keep_best: int = 1
-    mode: str = "min"
+    mode: Literal["min", "max"] = "min"
     keep_every: int | None = None
     keep_scored: int = 0
-
-    def __post_init__(self) -> None:
-        if self.keep_last < 2:
-            raise ConfigurationError(
-                f"checkpoint.keep_last={self.keep_last}: at least 2 are kept, since one may be broken; set it to 2"
-            )
-        if self.keep_best < 0:
-            raise ConfigurationError(f"checkpoint.keep_best={self.keep_best} is negative; set it to 0 to keep none")
-        if self.mode not in ("min", "max"):
-            raise ConfigurationError(f"validate.mode={self.mode!r} is unknown; set it to min or max")
-        if self.keep_every is not None and self.keep_every < 1:
-            raise ConfigurationError(
-                f"checkpoint.keep_every={self.keep_every} is not an interval; set it to 1000step or null"
-            )
 
     def is_milestone(self, step: int) -> bool:
         """Return whether a checkpoint of this step is written and kept in any case."""

@@ -100,6 +100,7 @@ class Copied:
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         assert not list(folder.iterdir())
+        self.folder = folder
         self.seen.append((self, examples))
         (folder / "texts.json").write_text(json.dumps([examples.texts, examples.references]))
 
@@ -417,6 +418,7 @@ def test_an_export_is_a_folder_with_a_record_of_its_proof(
     assert list(folder.parent.iterdir()) == [folder]
     assert caplog.messages[-1] == 'proved on 2 validation texts: {"texts": 2}'
     ((written, _),) = copied
+    assert written.folder.parent == folder.parent and written.folder.name.startswith(f".{name}-")
     assert written.arguments == (() if words["to"] == "onnx" else (words.get("quantization"),))
 
 

@@ -332,7 +332,6 @@ def test_no_rows() -> None:
         (Beam, {"beams": 0}, r"decoding.beams=0 .* write 1 or more"),
         (Beam, {"length_penalty": -0.5}, r"decoding.length_penalty=-0.5 .* write 0 or more"),
         (Beam, {"length_penalty": float("nan")}, r"decoding.length_penalty=nan"),
-        (Beam, {"n_best": 3, "beams": 2}, r"write decoding.beams=3"),
         (Greedy, {"max_length": 0}, r"decoding.max_length=0"),
         (Greedy, {"min_length": 7, "max_length": 7}, r"write decoding.min_length=6 or less"),
         (Sample, {"samples": 0}, r"decoding.samples=0 .* write 1 or more"),

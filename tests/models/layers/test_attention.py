@@ -165,9 +165,9 @@ def test_appending_leaves_the_old_tensor_alone() -> None:
     assert torch.equal(past.states[:, :1], before)
 
 
-@pytest.mark.parametrize(("heads", "nearest"), [(7, 8), (0, 1), (-3, 1), (1000, 512)])
-def test_heads_must_divide_the_width(heads: int, nearest: int) -> None:
-    message = f"model.heads = {heads} does not divide model.width = 512; try heads={nearest}"
+@pytest.mark.parametrize("heads", [7, 0, -3, 1000])
+def test_heads_must_divide_the_width(heads: int) -> None:
+    message = f"model.heads = {heads} does not divide model.width = 512"
     for attention in (SelfAttention, CrossAttention):
         with pytest.raises(ConfigurationError) as refusal:
             attention(512, heads)

@@ -127,7 +127,7 @@ class Beam(Search):
     Attributes:
         beams: Number of hypotheses that are extended at each length.
         length_penalty: Divisor of log-probabilities; a number is the exponent of `GNMT`.
-        n_best: Number of hypotheses to return for each row.
+        n_best: Number of hypotheses to return for each row, at most the number of beams.
     """
 
     beams: int = 5
@@ -142,12 +142,6 @@ class Beam(Search):
         """
         super().__post_init__()
         in_range("beams", self.beams, self.beams >= 1, "1 or more")
-        in_range("n_best", self.n_best, self.n_best >= 1, "1 or more")
-        if self.n_best > self.beams:
-            raise ConfigurationError(
-                f"decoding.n_best={self.n_best} is more than decoding.beams={self.beams}; "
-                f"write decoding.beams={self.n_best}"
-            )
         _ = self.penalty  # refuses an invalid exponent
 
     @property

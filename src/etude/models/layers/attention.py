@@ -272,9 +272,7 @@ def head_width(width: int, heads: int) -> int:
         ConfigurationError: If the heads do not divide the width.
     """
     if heads < 1 or width % heads:
-        divisors = [count for count in range(1, width + 1) if width % count == 0]
-        nearest = min(divisors, key=lambda count: abs(count - heads))
-        raise ConfigurationError(f"model.heads = {heads} does not divide model.width = {width}; try heads={nearest}")
+        raise ConfigurationError(f"model.heads = {heads} does not divide model.width = {width}")
     return width // heads
 
 
