@@ -49,7 +49,9 @@ def storage_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "see whether the disk is in order and run the same command again")
+        if error.errno is None:  # a library's own, which says nothing of a disk
+            raise
+        advice = _ADVICE.get(error.errno, "see whether the disk is in order and run the same command again")
         place = f" ({error.filename})" if error.filename not in (None, target, str(target)) else ""
         raise StorageError(f"cannot write {target}: {error.strerror or error}{place}; {advice}") from error
 

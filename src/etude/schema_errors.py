@@ -16,10 +16,11 @@ _TYPES = {
     "array": "a list",
     "null": "null",
 }
-_SAID = re.compile(r"(?P<problem>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
+_SAID = re.compile(r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`(?P<path>\$.*)`)?", re.DOTALL)
 _WRONG_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)`")
 _WRONG_LENGTH = re.compile(r"Expected `array` of length (?P<wanted>\d+), got (?P<found>\d+)")
 _OUT_OF_RANGE = re.compile(r"Expected `\w+` (?P<of>of length )?(?P<range>[<>]=? \S+)")
+_WRONG_FORM = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
@@ -43,6 +44,8 @@ def in_words(error: str, values: Any, kind: Any) -> str:
     said = _SAID.fullmatch(error)
     problem, path = (said["problem"], said["path"] or "") if said else (error, "")
     field = _field(path, values, kind)
+    if said and said["key"]:
+        field = f"a key of {field}"
     if found := _MISSING.fullmatch(problem):
         return f"{_join(field, found['key'])} is missing"
     if found := _UNKNOWN.fullmatch(problem):
@@ -54,9 +57,12 @@ def in_words(error: str, values: Any, kind: Any) -> str:
         wanted = " or ".join(_TYPES.get(name, name) for name in found["wanted"].split(" | "))
         return f"{field} is {_TYPES.get(found['found'], found['found'])}, not {wanted}".lstrip()
     if found := _WRONG_LENGTH.fullmatch(problem):
-        return f"{field} has {found['found']} values, not {found['wanted']}"
+        values_found = "1 value" if found["found"] == "1" else f"{found['found']} values"
+        return f"{field} has {values_found}, not {found['wanted']}".lstrip()
     if found := _OUT_OF_RANGE.fullmatch(problem):
-        return f"{field} {'has a length' if found['of'] else 'is a number'} that is not {found['range']}"
+        return f"{field} {'has a length' if found['of'] else 'is a number'} that is not {found['range']}".lstrip()
+    if _WRONG_FORM.fullmatch(problem):
+        return f"{field} is not of its form".lstrip()
     return f"{field}: {problem}" if field else problem
 
 
@@ -89,8 +95,10 @@ def _walk(path: str, values: Any, kind: Any) -> str:
     return field
 
 
-def _key_at_fault(mapping: dict[str, Any], values: Any, kind: Any) -> str:
+def _key_at_fault(mapping: Any, values: Any, kind: Any) -> str:
     """Return the key of a mapping inside values at which these are not of a type; leaves only that key in it."""
+    if not isinstance(mapping, dict):
+        raise TypeError("a key that looks like a path leads to something other than a mapping")
     said = _complaint(values, kind)
     left = dict(mapping)
     while len(left) > 1:

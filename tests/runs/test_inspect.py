@@ -76,11 +76,14 @@ def test_a_translation_is_looked_into(trained: Callable[..., Path], capfd: pytes
     assert "model.x cannot be changed here" in capfd.readouterr().err
     wrong = run / "wrong.json"
     for content, message in (
-        ("[]", "is not a list of sentence pairs"),
-        ('[{"source": "a", "target": "b", "sure": "0-1", "possible": ""}]', "pair 1 links 0-1, but has 1 source and 1"),
-        ('[{"source": "a", "target": "b", "sure": "0", "possible": ""}]', "pair 1 is not of the form"),
-        ('[{"source": "a"}]', "pair 1 is not of the form"),
-        ("{", "cannot be read"),
+        ("[]", "has no pairs; write a list of objects"),
+        (
+            '[{"source": "a", "target": "b", "sure": "0-1", "possible": ""}]',
+            "pair 1 has 1 source and 1 target words, and links 0-1",
+        ),
+        ('[{"source": "a", "target": "b", "sure": "0", "possible": ""}]', "[0].sure is not of its form"),
+        ('[{"source": "a"}]', "[0].target is missing"),
+        ("{", "is not JSON"),
     ):
         wrong.write_text(content)
         assert main(["inspect", str(run), f"alignments={wrong}"]) == 65

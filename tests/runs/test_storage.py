@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from etude.atomic import storage_errors
 from etude.checkpoints.integrity import checkpoints, verify
 from tests.runs.killing import BATCH, EXACT, End, assert_same, end
 from tests.runs.processes import Ended, command, ended
@@ -160,3 +161,8 @@ def test_a_disk_that_fills_up_again_and_again(words: Callable[..., list[str]], t
         failed += 1
     assert failed > 3
     assert_same(end(disk / "small" / "x"), whole(tmp_path, words), lines=4)
+
+
+def test_an_error_of_a_library_is_not_called_one_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^there is no file named tokenizer\.json$"), storage_errors(tmp_path):
+        raise OSError("there is no file named tokenizer.json")

@@ -74,7 +74,7 @@ def compare(
     groups = group_by_configuration([ComparedRun.read(run, split) for run in finished])
     comparison = {
         "split": split,
-        **compare_groups(groups, split, _tested_metrics(metric, groups)),
+        **compare_groups(groups, split, _tested_metrics(metric, split, groups)),
         "left_out": left_out,
     }
     tables, notes = comparison_tables(comparison), table_notes(comparison)
@@ -82,12 +82,19 @@ def compare(
     return comparison if output_format == "json" else render(tables, notes, output_format)
 
 
-def _tested_metrics(metric: Any, groups: Sequence[Group]) -> list[str]:
+def _tested_metrics(metric: Any, split: str, groups: Sequence[Group]) -> list[str]:
     """Return the names of the scores to test: by default the first run's main metric, or its first other than the loss."""
-    if metric is not None:
-        return [metric] if isinstance(metric, str) else [str(name) for name in metric]
     first = groups[0].runs[0]
     names = [name.partition("/")[2] for name in first.scores]
+    if metric is not None:
+        asked = metric if isinstance(metric, Sequence) and not isinstance(metric, str) else [metric]
+        tested = [str(name).removeprefix(f"{split}/") for name in asked]
+        for name in tested:
+            if name not in names:
+                raise ConfigurationError(
+                    f"metric={name} is not a score of {first.folder}; write metric={' or metric='.join(names)} (command line)"
+                )
+        return tested
     return [first.main] if first.main != "loss" else [name for name in names if name != "loss"][:1]
 
 
@@ -96,9 +103,9 @@ def group_by_configuration(runs: Sequence[ComparedRun]) -> list[Group]:
     members_by_configuration: dict[tuple[tuple[str, str], ...], list[ComparedRun]] = {}
     for run in runs:
         members_by_configuration.setdefault(tuple(sorted(run.configuration.items())), []).append(run)
-    root = os.path.commonpath([run.folder.parent for run in runs])
+    root = os.path.commonpath([run.folder.parent.absolute() for run in runs])
     return [
-        Group(members[0].folder.relative_to(root).as_posix(), sorted(members, key=lambda run: run.seed))
+        Group(members[0].folder.absolute().relative_to(root).as_posix(), sorted(members, key=lambda run: run.seed))
         for members in members_by_configuration.values()
     ]
 
@@ -151,7 +158,7 @@ def comparable_scores(groups: Sequence[Group], split: str) -> tuple[list[str], l
     """Return the names of the scores that all runs have and computed alike, and a note on each of the others."""
     runs = [run for group in groups for run in group.runs]
     first = runs[0]
-    others = [str(run.folder) for run in runs if run.evaluated_on != first.evaluated_on]
+    others = [str(run.folder) for run in runs if not run.has_data_of(first)]
     if others:
         return [], [f"scores are not compared: the {split} data of {', '.join(others)} are not those of {first.folder}"]
     names = [name for name in first.scores if all(name in run.scores for run in runs)]
@@ -170,6 +177,9 @@ def significance(first: Group, other: Group, metrics: Sequence[str]) -> dict[str
     Returns:
         `test` (the method), and by score `difference` (the mean) and `p` (by seed); or `why_not`, the reason for no test.
     """
+    for group in (first, other):
+        if len({run.seed for run in group.runs}) < len(group.runs):
+            return {"why_not": f"{group.name} has several runs of one seed; name one of them"}
     by_seed = {run.seed: run for run in first.runs}
     pairs = [(by_seed[run.seed], run) for run in other.runs if run.seed in by_seed]
     if not pairs and len(first.runs) == len(other.runs) == 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.utils import get_class
 
 from etude.config.schema import Node
@@ -83,11 +84,12 @@ class ComparedRun:
         """Name of the metric that selected the run's best checkpoint, without the split."""
         return self.run.config.validate.metric.partition("/")[2]
 
-    @property
-    def evaluated_on(self) -> Any:
-        """The data behind the scores: the rows' ids and references, or, without references, the data's fingerprint."""
-        rows = ids_and_references(self.rows)
-        return rows if rows and all(reference is not None for _, reference in rows) else self.run.data.fingerprint
+    def has_data_of(self, other: ComparedRun) -> bool:
+        """Return whether both were scored on the same data: on the same ids and references, where both have them."""
+        rows, others = ids_and_references(self.rows), ids_and_references(other.rows)
+        if rows and others and all(reference is not None for _, reference in (*rows, *others)):
+            return rows == others
+        return self.run.data.fingerprint == other.run.data.fingerprint
 
     def scored_rows(self, names: Collection[str]) -> ScoredRows:
         """Return the rows with the scores of these names, recomputed from the rows, for a paired test.
@@ -98,7 +100,7 @@ class ComparedRun:
         results = self._results(names)
         for recorded, value in self.scores.items():
             recomputed = results.get(recorded.partition("/")[2])
-            if recomputed is not None and abs(recomputed.value - value) > 1e-6:
+            if recomputed is not None and not np.isclose(recomputed.value, value, rtol=0, atol=1e-6, equal_nan=True):
                 raise DataError(
                     f"{self.folder}: the rows of its evaluation give {recorded} {recomputed.value:g}, not {value:g} as was "
                     f"recorded; evaluate it again: etude evaluate {self.folder}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ INSPECTIONS = "inspections"
 PAGE = "attention.html"
 CHANGEABLE = ("decoding", "trainer", "paths")
 """Configuration keys, with all below them, that an inspection may change."""
-
-_log = logging.getLogger(__name__)
 
 
 def inspect(
@@ -105,7 +102,8 @@ def _show_errors(errors: Mapping[str, Any]) -> None:
     """Print error rates to stderr, in percent."""
     table = Table(box=None, pad_edge=False, title="alignment error rate, %", title_justify="left")
     for name in ("attention", "entropy", "predicting: mean", "best head", "reading: mean", "best head"):
-        table.add_column(name, justify="left" if name == "attention" else "right", no_wrap=name == "attention")
+        first, longest = name == "attention", max(len(word) for word in name.split())
+        table.add_column(name, justify="left" if first else "right", no_wrap=first, min_width=longest)
     for name, layer in errors["layers"].items():
         rates = [rate for at in ("predicting", "reading") for rate in (layer[at]["mean"], min(layer[at]["heads"]))]
         table.add_row(Text(name), f"{layer['entropy']:.2f}", *(f"{100 * rate:.1f}" for rate in rates))

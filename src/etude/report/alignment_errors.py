@@ -9,14 +9,15 @@ Axes: Q tokens that attend, L tokens attended to, T and S their words.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from jaxtyping import Float
+from msgspec import Meta
 from torch import Tensor
 
 from etude.errors import ConfigurationError, DataError
@@ -33,6 +34,10 @@ from etude.metrics.word_alignment import (
 )
 from etude.tasks.attention_maps import Attention, AttentionMap, ShowsAttention
 from etude.tokenization.base import Tokenizer
+from etude.untrusted import BrokenFileError, read_json
+
+_ADVICE = 'write a list of objects such as {"source": "…", "target": "…", "sure": "0-1 1-0", "possible": ""}'
+_Links = Annotated[str, Meta(pattern=r"^\s*([0-9]{1,9}-[0-9]{1,9}(\s+|$))*$")]
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,13 @@ class AlignedPair:
     gold: Gold
 
 
+class _Row(msgspec.Struct, frozen=True):
+    source: str
+    target: str
+    sure: _Links
+    possible: _Links
+
+
 def read_alignments(path: Path) -> list[AlignedPair]:
     """Read a JSON list of objects with `source`, `target`, `sure` and `possible`.
 
@@ -58,31 +70,27 @@ def read_alignments(path: Path) -> list[AlignedPair]:
     Raises:
         DataError: If the file is missing or malformed; the message says where.
     """
-    try:
-        rows = json.loads(path.read_bytes())
-        if not isinstance(rows, list) or not rows:
-            raise DataError(f"alignments={path} is not a list of sentence pairs; write one object for each pair")
-    except (OSError, ValueError) as error:
-        raise DataError(f"alignments={path} cannot be read: {' '.join(str(error).split())}") from error
-    return [_pair(row, f"alignments={path}, pair {number}") for number, row in enumerate(rows, start=1)]
+    rows = read_json(path, list[_Row], _ADVICE)
+    if not rows:
+        raise BrokenFileError(path, "has no pairs", _ADVICE)
+    return [_pair(row, f"{path}, pair {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _pair(row: Any, where: str) -> AlignedPair:
-    try:
-        source, target = str(row["source"]), str(row["target"])
-        sure, possible = (
-            frozenset((int(first), int(second)) for first, second in (link.split("-") for link in row[kind].split()))
-            for kind in ("sure", "possible")
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        form = '{"source": "…", "target": "…", "sure": "0-1 1-0", "possible": ""}'
-        raise DataError(f"{where} is not of the form {form}: {type(error).__name__} {error}") from error
-    limits = len(words(source)), len(words(target))
+def _pair(row: _Row, where: str) -> AlignedPair:
+    sure, possible = (
+        frozenset((int(first), int(second)) for first, second in (link.split("-") for link in links.split()))
+        for links in (row.sure, row.possible)
+    )
+    limits = len(words(row.source)), len(words(row.target))
     outside = [link for link in sorted(sure | possible) if link[0] >= limits[0] or link[1] >= limits[1]]
     if outside:
         first, second = outside[0]
-        raise DataError(f"{where} links {first}-{second}, but has {limits[0]} source and {limits[1]} target words")
-    return AlignedPair(source, target, Gold(sure, sure | possible))
+        raise BrokenFileError(
+            where,
+            f"has {limits[0]} source and {limits[1]} target words, and links {first}-{second}",
+            "count words from 0, punctuation marks among them",
+        )
+    return AlignedPair(row.source, row.target, Gold(sure, sure | possible))
 
 
 def word_weights(

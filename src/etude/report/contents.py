@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,8 +148,7 @@ class Contents:
         absolute = run.resolve()
         contents = cls(run, f"{absolute.parent.parent.name}/{absolute.parent.name}", _status(run))
         read_or_note = contents._read_or_note
-        contents.config_text = read_or_note(run / CONFIGURATION, lambda path: read_yaml(path, ADVICE)) or ""
-        contents.config = read_or_note(run / CONFIGURATION, _mapping) or {}
+        contents.config_text, contents.config = read_or_note(run / CONFIGURATION, _configuration) or ("", {})
         contents.overrides = read_or_note(run / OVERRIDES, lambda _: read_overrides(run)) or []
         contents.events = read_or_note(run / RECORD, read) or []
         evaluations = [read_or_note(path, _evaluation) for path in sorted((run / EVALUATIONS).glob("*.json"))]
@@ -179,16 +179,21 @@ class Contents:
     @property
     def metric(self) -> str:
         """The name of the metric that selects the best checkpoint."""
-        return str((self.config.get("validate") or {}).get("metric", "val/loss"))
+        return str(self._validate.get("metric", "val/loss"))
+
+    @property
+    def _validate(self) -> Mapping[str, Any]:
+        section = self.config.get("validate")
+        return section if isinstance(section, Mapping) else {}
 
     def best_validation(self) -> tuple[int, float] | None:
-        """Return the step and the value of the best validation, or None before the first."""
+        """Return the step and the value of the best validation, the earlier of equal ones, or None before the first."""
         values = [(event.values[self.metric], event.step) for event in self.events if self.metric in event.values]
         values = [pair for pair in values if np.isfinite(pair[0])]
         if not values:
             return None
-        mode = (self.config.get("validate") or {}).get("mode")
-        value, step = max(values) if mode == "max" else min(values)
+        best = max if self._validate.get("mode") == "max" else min
+        value, step = best(values, key=itemgetter(0))
         return step, value
 
     @property
@@ -261,12 +266,13 @@ def _series(events: Iterable[Event], name: str) -> Series:
     return Series(name, steps, tokens, seconds, values, spikes)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """Return the configuration as plain values, whether or not this version of etude could run it."""
-    values = yaml.safe_load(read_yaml(path, ADVICE))
+def _configuration(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the configuration as text and as plain values, whether or not this version of etude could run it."""
+    text = read_yaml(path, ADVICE)
+    values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise BrokenFileError(path, "is not a mapping", ADVICE)
-    return values
+    return text, values
 
 
 def _evaluation(path: Path) -> ShownEvaluation:
@@ -283,7 +289,10 @@ def _evaluation(path: Path) -> ShownEvaluation:
 
 
 def _samples(path: Path) -> ShownSamples:
-    step = int(path.stem.removeprefix("step-"))
+    number = path.stem.removeprefix("step-")
+    if not number.isdecimal():
+        raise BrokenFileError(path, "is not named by a step, such as step-00000100.jsonl", ADVICE)
+    step = int(number)
     rows = read_samples(path.parents[1], step)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return ShownSamples(step, columns, rows[:SHOWN_SAMPLES], len(rows))

@@ -128,9 +128,10 @@ class EvaluatedTask(lightning.LightningModule):
             of_texts = not isinstance(metric, LABEL_METRICS) and callable(getattr(metric, "statistics", None))
             if not (of_texts if cls.METRIC is None else isinstance(metric, cls.METRIC)):
                 kinds = dict.fromkeys(type(standard).__name__ for standard in cls.STANDARD.values())
+                others = f"take metrics such as {', '.join(kinds)}, or " if kinds else ""
                 raise ConfigurationError(
-                    f"task.metrics.{name}: {type(metric).__name__} does not compare the outputs of {cls.__name__}; take "
-                    f"metrics such as {', '.join(kinds)}, or write ~task.metrics.{name}"
+                    f"task.metrics.{name}: {type(metric).__name__} does not compare the outputs of {cls.__name__}; "
+                    f"{others}write ~task.metrics.{name}"
                 )
         return dict(cls.STANDARD if metrics is None else metrics)
 

@@ -161,7 +161,7 @@ class Pooled(Task):
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
         """Return the answer to each record of texts (see `AnswersRecords`)."""
         examples = self._encode([[record[field] for field in self.fields] for record in records], tokenizer)
-        described = self.describe_outputs(self._outputs(examples))
+        described = self.describe_outputs(self._outputs(examples)) if examples else []
         return [RecordAnswer(values, example.cut) for example, (_, values) in zip(examples, described, strict=True)]
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class Pooled(Task):
             DataError: If the task reads pairs and a line has no tab.
         """
         examples = self._encode([self._parts(text) for text in texts], tokenizer)
-        described = self.describe_outputs(self._outputs(examples))
+        described = self.describe_outputs(self._outputs(examples)) if examples else []
         return [
             Prediction((Output(line),), example.cut) for example, (line, _) in zip(examples, described, strict=True)
         ]

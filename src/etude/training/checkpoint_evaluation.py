@@ -68,7 +68,9 @@ def evaluate_checkpoint(
     data, task = experiment.data, experiment.task
     split = split or ("test" if "test" in data.splits else "val")
     if split not in data.splits:
-        raise ConfigurationError(f"split={split}: the data has no such split, only {', '.join(data.splits)}")
+        raise ConfigurationError(
+            f"split={split}: the data has no such split; write split={' or split='.join(data.splits)}"
+        )
     task.load_state_dict(read_weights(checkpoint))
     if members:
         task.join(list(members.values()))

@@ -40,17 +40,15 @@ def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
             "give this one a name of its own: run.name=NAME, or write what was begun"
         )
     if science:
-        _refuse_shorter(run.path, str(run.config.values[BUDGET]), str(config.values[BUDGET]))
+        before, after = (Duration.parse(str(values[BUDGET])) for values in (run.config.values, config.values))
+        if before == after:  # 60s and 1min
+            del requested[BUDGET]
+        elif before.unit != after.unit or after.amount < before.amount:
+            raise ConfigurationError(
+                f"{run.path} was begun with budget={run.config.values[BUDGET]}, which {config.values[BUDGET]} does not extend; "
+                "write a longer one in the same unit, or begin a new run: run.name=NAME"
+            )
     return requested
-
-
-def _refuse_shorter(run: Path, old: str, new: str) -> None:
-    before, after = Duration.parse(old), Duration.parse(new)
-    if before.unit != after.unit or after.amount < before.amount:
-        raise ConfigurationError(
-            f"{run} was begun with budget={old}, which {new} does not extend; "
-            f"write a longer one in the same unit, or begin a new run: run.name=NAME"
-        )
 
 
 def is_complete(run: SavedRun, config: Config) -> bool:
@@ -107,6 +105,6 @@ def note_changes(run: SavedRun, changes: Mapping[str, str]) -> None:
 
 def _append(path: Path, line: str) -> None:
     """Append a line, unless it is the last one already: a process may have been killed right after it wrote it."""
-    text = path.read_text() if path.exists() else ""
-    if text.splitlines()[-1:] != [line]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text.split("\n")[-2:-1] != [line]:  # not splitlines, which separates at U+2028 as well
         write_text(path, f"{text}{line}\n")

@@ -42,7 +42,7 @@ def with_warm_start(config: Config) -> Config:
     run = warm_start_run(config)
     if run is None:
         return config
-    keys = [word.lstrip("+").partition("=")[0] for word in config.overrides]
+    keys = [word.lstrip("+~").partition("=")[0] for word in config.overrides]
     for key in keys:
         if key in ("model", "tokenizer") or key.startswith(("model/", "tokenizer.")):
             raise ConfigurationError(f"start={config.start} brings its own {key}; leave that out (command line)")
@@ -52,8 +52,17 @@ def with_warm_start(config: Config) -> Config:
         merged[name] = copy.deepcopy(dict(run.config.values[name]))
     for key in keys:
         if key.startswith(MODEL):
-            OmegaConf.update(merged, key, OmegaConf.select(composed, key), force_add=True)
+            _take(merged, composed, key)
     return checked(merged, config.overrides)
+
+
+def _take(merged: DictConfig, composed: DictConfig, key: str) -> None:
+    """Give a key the value that the command line gave it, or leave it out as the command line did."""
+    parent, _, name = key.rpartition(".")
+    if name in (OmegaConf.select(composed, parent) or {}):
+        OmegaConf.update(merged, key, OmegaConf.select(composed, key), force_add=True)
+    elif name in (OmegaConf.select(merged, parent) or {}):
+        del OmegaConf.select(merged, parent)[name]
 
 
 def load_warm_start(experiment: Experiment) -> None:

@@ -78,6 +78,7 @@ def export(
         raise ConfigurationError(f"to={to or '?'} is not a format; write to={', to='.join(FORMATS)}")
     if quantization is not None and to != "ctranslate2":
         raise ConfigurationError(f"quantization={quantization} is for to=ctranslate2, not to={to}; leave it out")
+    most = _sentences(sentences)
     config = run.changed(changes or {}, CHANGEABLE)
     weights = run.checkpoint(str(checkpoint))
     name = to if quantization is None else f"{to}-{quantization}"
@@ -85,7 +86,7 @@ def export(
     _check_target(target)
     task, read_examples = _task(run, config, weights)
     export_format = _export_format(to, task, quantization)
-    examples = read_examples(_sentences(sentences))
+    examples = read_examples(most)
     with _atomic_folder(target) as folder:
         export_format.write(examples, folder)
         proof = export_format.prove(examples, folder)

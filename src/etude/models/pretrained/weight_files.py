@@ -78,7 +78,7 @@ class _NativeConfig(msgspec.Struct, frozen=True):
     activation: str | None = None
     activation_function: str | None = None
     hidden_act: str | None = None
-    id2label: dict[str, str] | None = None
+    id2label: dict[Annotated[str, Meta(pattern="^[0-9]+$")], str] | None = None
     num_labels: _Size = None
 
 

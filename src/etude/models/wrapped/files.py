@@ -198,11 +198,12 @@ def first_module_list(model: nn.Module, depth: int | None = None) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress transformers' own reports and progress bars: etude reports what matters in them."""
-    level = library_logging.get_verbosity()
+    level, bars = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
     try:
         yield
     finally:
         library_logging.set_verbosity(level)
-        library_logging.enable_progress_bar()
+        if bars:
+            library_logging.enable_progress_bar()
