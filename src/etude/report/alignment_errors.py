@@ -123,8 +123,10 @@ def alignment_errors(
         symmetric: Whether to align symmetrically, as in `align`.
 
     Returns:
-        `diagonal`, the AER of aligning without a model; and for each attention by name its mean `entropy` and, for the step
-        `predicting` and the step `reading` a word, the AER of the `mean` of the heads and of each of the `heads`.
+        Numbers of `sentences`, of `sure` links, and of `possible` ones, the sure among them; `diagonal`, the AER of aligning
+        without a model; and `layers`, which has for each attention by name its mean `entropy` and, for the step that
+        predicts a word (`predicting`) and the next one, which reads it (`reading`), the AER of the `mean` of the heads and
+        of each of the `heads`.
 
     Raises:
         ConfigurationError: If the task has no cross-attention.

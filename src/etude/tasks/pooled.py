@@ -90,7 +90,7 @@ class Pooled(Task):
 
     @property
     def output_kind(self) -> OutputKind:
-        """Kind of the head in transformers: of a text if it follows a pooler, else of its tokens."""
+        """The head of transformers that this one is saved as: one of texts behind a pooler, else one of tokens."""
         return "token" if self.pooler is None else "text"
 
     def _start_from(self, pretrained: OutputLayer) -> None:

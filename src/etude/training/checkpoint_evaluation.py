@@ -56,7 +56,7 @@ def evaluate_checkpoint(
         split: `test`, `val` or `train`; None: `test` where it exists, else `val`.
         callbacks: Lightning callbacks, such as a progress bar.
         members: Tasks of the other members of an ensemble, by the folders of their runs.
-        files: Files that replace the split; the evaluation has their name.
+        files: Files whose rows stand in place of the split's in the experiment's data already; the evaluation has their name.
         settings: Settings of the experiment that are not the run's own (see `changed_settings`).
 
     Returns:

@@ -52,10 +52,10 @@ def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
 
 
 def is_complete(run: SavedRun, config: Config) -> bool:
-    """Whether a run is finished and reported, and a configuration does not extend it. No file is touched.
+    """Return whether a run is finished and reported, and a configuration does not extend it. No file is touched.
 
     Raises:
-        ConfigurationError: See `requested_changes`.
+        ConfigurationError: If the run is finished and the configuration is another experiment's (see `requested_changes`).
     """
     concluded = run.state == "finished" and (run.path / REPORT).exists()
     return concluded and BUDGET not in requested_changes(run, config)
@@ -88,7 +88,7 @@ def continue_with(run: SavedRun, config: Config) -> SavedRun:
 
 
 def note_changes(run: SavedRun, changes: Mapping[str, str]) -> None:
-    """Log what differs from the beginning of a run, if anything does, and note it in `changes.jsonl`.
+    """Log what differs from the beginning of a run, if anything does, and note it in `changes.jsonl`, unless it ends so.
 
     Args:
         run: The run.

@@ -56,7 +56,12 @@ def load_masked_lm_head(head: BertHead, files: PretrainedFiles, family: EncoderF
 
 
 def load_pooler(pooler: Pooler, files: PretrainedFiles, family: EncoderFamily) -> None:
-    """Load a pooler as `load_masked_lm_head` loads a head."""
+    """Load a pooler; one that the files do not have keeps its drawn weights, with a message in the log.
+
+    Raises:
+        ConfigurationError: If a tensor has another shape.
+        DataError: If the files are missing.
+    """
     weights = family.plain_names(read_safetensors(files_of_heads(files)))
     _load(pooler, weights, _linear("dense", family.pooler.dense), files, "pooler")
 

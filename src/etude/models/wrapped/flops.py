@@ -37,8 +37,9 @@ _log = logging.getLogger(__name__)
 def measured_flops(model: nn.Module, run: Callable[[Lengths], Tensor], lengths: Lengths, longest: int) -> Flops | None:
     """Count training, forward and backward, up to the model's outputs.
 
-    Operations that occur once per batch, whatever its texts are, do not count: products of adapters' factors, for example,
-    or embeddings of distances.
+    Each length is measured as one text and as a batch of two equal texts: the difference is what a text costs, and the rest
+    occurs once per batch, whatever its texts are. That rest does not count: products of adapters' factors, for example, or
+    embeddings of distances.
 
     Args:
         model: The module of transformers. Its state is restored, and no random numbers are drawn.
