@@ -209,7 +209,7 @@ def test_of_the_whole_no_field_is_named(values: Any, said: str) -> None:
 
 def test_what_has_no_words_of_its_own_still_begins_with_the_field() -> None:
     hashes = dict[str, Annotated[str, Meta(pattern="^[0-9a-f]+$")]]
-    assert sentence({"a": "0f", "b": "z"}, hashes) == "['b'] is not of its form"
+    assert sentence({"a": "0f", "b": "z"}, hashes) == "['b'] has the wrong form"
     assert sentence({"a": "low"}, dict[str, Literal["min", "max"]]) == "['a']: Invalid enum value 'low'"
     assert in_words("something new", {}, Whole) == "something new"
 

@@ -41,7 +41,7 @@ class Written:
 
 @contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
-    """Turn an operating system error in writing `target` into one line.
+    """Turn an operating system error in writing `target` into one line; an OSError that has no number is not one.
 
     Raises:
         StorageError: If the disk is full, read-only, broken or forbidden.

@@ -62,7 +62,7 @@ def in_words(error: str, values: Any, kind: Any) -> str:
     if found := _OUT_OF_RANGE.fullmatch(problem):
         return f"{field} {'has a length' if found['of'] else 'is a number'} that is not {found['range']}".lstrip()
     if _WRONG_FORM.fullmatch(problem):
-        return f"{field} is not of its form".lstrip()
+        return f"{field} has the wrong form".lstrip()
     return f"{field}: {problem}" if field else problem
 
 

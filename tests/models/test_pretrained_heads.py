@@ -281,7 +281,7 @@ def test_outputs_without_names_are_numbers(tmp_path: Path, config: dict[str, Any
 
 def test_names_of_outputs_belong_to_numbers(tmp_path: Path) -> None:
     files = written(tmp_path, with_layer("token", 2), id2label={"a": "x", "b": "y"}, **architecture("token"))
-    with pytest.raises(DataError, match=r"config\.json of theirs: a key of id2label is not of its form; "):
+    with pytest.raises(DataError, match=r"config\.json of theirs: a key of id2label has the wrong form; "):
         read_output_layer(files, "token", WIDTH)
 
 

@@ -150,7 +150,7 @@ def test_links_of_another_form_are_refused_with_the_pair(tmp_path: Path, kind: s
     path.write_text(json.dumps([whole, {**whole, kind: links}]))
     with pytest.raises(DataError) as caught:
         read_alignments(path)
-    assert str(caught.value) == f"{path}: [1].{kind} is not of its form; {FORM}"
+    assert str(caught.value) == f"{path}: [1].{kind} has the wrong form; {FORM}"
 
 
 @pytest.mark.parametrize(("kind", "links"), [("sure", "1-2 2-0"), ("sure", "1-3"), ("possible", "2-0")])

@@ -18,46 +18,10 @@ from etude.report.contents import SHOWN_SAMPLES, SPIKE, TITLES, Contents
 from etude.report.cost_rows import cost_rows
 from etude.runs.reading import read_cost
 from etude.runs.record import RECORD, Event, Record
+from tests.report.test_report import MANIFEST
 
 HASH = "4be1f0a9" * 8
 CONFIG = {"seed": 3, "validate": {"metric": "val/bleu", "mode": "max"}}
-MANIFEST: dict[str, Any] = {
-    "command": ["etude", "train", "experiment=translation/demo"],
-    "seed": 3,
-    "data": {"fingerprint": HASH},
-    "parameters": {"total": 17, "trainable": 13},
-    "first_weights": HASH,
-    "pretrained": {},
-    "code": {"commit": None, "changes": None, "sources": {"etude": HASH}},
-    "packages": {"torch": "2.13.0"},
-    "python": "3.11.7",
-    "platform": "Linux",
-    "processor": {
-        "name": "EPYC",
-        "machine": "x86_64",
-        "cores": 2,
-        "vectors": "AVX2",
-        "flags": ["avx"],
-        "threads": 1,
-        "threads_between_operations": 5,
-    },
-    "accelerators": [],
-    "precision": "32-true",
-    "torch": {
-        "deterministic": True,
-        "matmul_precision": "highest",
-        "default_dtype": "torch.float32",
-        "built_with": [],
-        "mkl": True,
-        "onednn": True,
-        "cuda": None,
-        "cudnn": None,
-        "cudnn_deterministic": False,
-        "cudnn_benchmark": False,
-        "cudnn_tf32": True,
-    },
-    "environment": {},
-}
 DATA = {
     "rows": {"train": 11, "val": 3},
     "dropped": {"train": {"repeated": 2}},
@@ -321,9 +285,9 @@ def test_links_to_checkpoints_that_are_gone_name_nothing(run: Path) -> None:
 
 def test_what_stands_beside_the_charts(run: Path) -> None:
     found = Contents.read(run)
-    assert found.parameters == 17
+    assert found.parameters == 7_584_512
     assert found.tokens_per_second == 480 / 12
-    assert found.command == "etude train experiment=translation/demo"
+    assert found.command == "etude train experiment=translation/interface"
     assert found.environment == {name: value for name, value in MANIFEST.items() if name != "command"}
     assert found.other_facts == {name: value for name, value in DATA.items() if name not in ("rows", "dropped")}
 

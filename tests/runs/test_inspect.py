@@ -81,7 +81,7 @@ def test_a_translation_is_looked_into(trained: Callable[..., Path], capfd: pytes
             '[{"source": "a", "target": "b", "sure": "0-1", "possible": ""}]',
             "pair 1 has 1 source and 1 target words, and links 0-1",
         ),
-        ('[{"source": "a", "target": "b", "sure": "0", "possible": ""}]', "[0].sure is not of its form"),
+        ('[{"source": "a", "target": "b", "sure": "0", "possible": ""}]', "[0].sure has the wrong form"),
         ('[{"source": "a"}]', "[0].target is missing"),
         ("{", "is not JSON"),
     ):

@@ -161,8 +161,8 @@ class Pooled(Task):
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
         """Return the answer to each record of texts (see `AnswersRecords`)."""
         examples = self._encode([[record[field] for field in self.fields] for record in records], tokenizer)
-        described = self.describe_outputs(self._outputs(examples)) if examples else []
-        return [RecordAnswer(values, example.cut) for example, (_, values) in zip(examples, described, strict=True)]
+        answers = zip(examples, self._described(examples), strict=True)
+        return [RecordAnswer(values, example.cut) for example, (_, values) in answers]
 
     @torch.no_grad()
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
@@ -172,10 +172,8 @@ class Pooled(Task):
             DataError: If the task reads pairs and a line has no tab.
         """
         examples = self._encode([self._parts(text) for text in texts], tokenizer)
-        described = self.describe_outputs(self._outputs(examples)) if examples else []
-        return [
-            Prediction((Output(line),), example.cut) for example, (line, _) in zip(examples, described, strict=True)
-        ]
+        answers = zip(examples, self._described(examples), strict=True)
+        return [Prediction((Output(line),), example.cut) for example, (line, _) in answers]
 
     def look_inside(self, text: str, target: str | None, tokenizer: Tokenizer) -> Attention:
         """Return the encoder's attention to a text, or to a text and its pair, the target (see `ShowsAttention`)."""
@@ -208,6 +206,10 @@ class Pooled(Task):
         cut = cut_within(texts, room)
         segments = [place for place, text in enumerate(cut) for _ in (*text, facts.eos)]
         return _EncodedExample(joined(cut, facts.bos, facts.eos), [0, *segments], cut != texts)
+
+    def _described(self, examples: Sequence[_EncodedExample]) -> list[tuple[str, dict[str, Any]]]:
+        """Return the answer to each example, as text and as values."""
+        return self.describe_outputs(self._outputs(examples)) if examples else []
 
     def _outputs(self, examples: Sequence[_EncodedExample]) -> Float[Tensor, "B O"]:
         ids = [torch.tensor(example.ids) for example in examples]

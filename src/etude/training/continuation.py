@@ -88,7 +88,7 @@ def continue_with(run: SavedRun, config: Config) -> SavedRun:
 
 
 def note_changes(run: SavedRun, changes: Mapping[str, str]) -> None:
-    """Log what differs from the beginning of a run, if anything does, and note it in `changes.jsonl`, unless it ends so.
+    """Log what differs from the beginning of a run, and note it in `changes.jsonl`; the last line there is not repeated.
 
     Args:
         run: The run.
