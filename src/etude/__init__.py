@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from etude.api import Run, compare, compose, load, train
+    from etude.api import Run, Sweep, compare, compose, load, sweep, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "compare", "compose", "load", "train"]
+__all__ = ["Run", "Sweep", "__version__", "compare", "compose", "load", "sweep", "train"]
 
 
 def __getattr__(name: str) -> "Any":

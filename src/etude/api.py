@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import re
 import signal
 import threading
 import warnings
@@ -25,23 +24,28 @@ import torch
 from torch import nn
 
 from etude.commands.compare import compare as compare_runs
+from etude.commands.compare_sweep import compare_sweep
 from etude.commands.evaluate import evaluate as evaluate_runs
 from etude.commands.export.command import export as export_run
 from etude.commands.inspect import CHANGEABLE, inspect
 from etude.commands.predict import Predictor
 from etude.commands.reproduce import reproduce as reproduce_run
+from etude.commands.sweep import run_sweep
 from etude.commands.train import resume as resume_run
 from etude.commands.train import train as train_run
 from etude.config.change import read_overrides
 from etude.config.compose import compose as compose_words
 from etude.config.schema import Config
+from etude.config.values import as_override
 from etude.console import QUIET, configure_console
-from etude.errors import ConfigurationError
-from etude.report import report as write_report
 from etude.report.inspection import Inspection, look
-from etude.runs.folder import resolve
+from etude.report.page import report as write_report
+from etude.report.sweep_page import write_sweep_report
+from etude.runs.folder import CONFIGURATION, resolve
 from etude.runs.saved_run import SavedRun
 from etude.signals import SIGNALS
+from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
+from etude.sweeps.sweep_plan import read_plan
 from etude.tasks.base import Task
 from etude.tasks.prediction import Prediction
 from etude.training.restore import load_run
@@ -216,8 +220,7 @@ def compose(*words: str, **keys: Any) -> Config:
         >>> config.seed, config.batch.tokens, config.model.arguments["width"]
         (2, 2048, 128)
     """
-    named = [f"experiment={word}" if place == 0 and "=" not in word else word for place, word in enumerate(words)]
-    return compose_words(*named, *(f"{key}={_written(value)}" for key, value in keys.items()))
+    return compose_words(*_named(words), *(f"{key}={as_override(value)}" for key, value in keys.items()))
 
 
 def train(*words: str, **keys: Any) -> Run:
@@ -237,6 +240,82 @@ def train(*words: str, **keys: Any) -> Run:
         return Run.open(train_run(config).path)
 
 
+class Sweep(SavedSweep):
+    """Runs of one search space: what became of each, and the best of them. Made by `etude.sweep`."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that came to their end, by the number of the member."""
+        return [Run.open(member.path) for member in self.finished]
+
+    @property
+    def best(self) -> Run:
+        """The best run of the best trial: of the one whose mean over seeds is best, by the score of validations.
+
+        Raises:
+            ConfigurationError: If none is finished, or the runs are judged by different scores.
+        """
+        sign = -1.0 if self.document.mode == "max" else 1.0
+        best = min(self.best_trial(), key=lambda member: sign * float(member.progress.score or 0.0))
+        return Run.open(best.path)
+
+    @property
+    def table(self) -> dict[str, list[Any]]:
+        """Members as columns of equal length: `pandas.DataFrame(sweep.table)`.
+
+        `member`, `trial`, `state`, each parameter of the space, `seed`, `step`, and `score`, the best of its validations; what a
+        member does not have is None.
+        """
+        members = self.members
+        names = dict.fromkeys(name for member in members for name in member.document.assignment)
+        columns: dict[str, list[Any]] = {
+            "member": [member.document.number for member in members],
+            "trial": [member.document.trial for member in members],
+            "state": [member.state for member in members],
+        }
+        columns |= {name: [member.document.assignment.get(name) for member in members] for name in names}
+        if "seed" not in columns:
+            columns["seed"] = [member.document.config.get("seed") for member in members]
+        columns["step"] = [member.progress.step for member in members]
+        columns["score"] = [member.progress.score for member in members]
+        return columns
+
+    def report(self) -> Path:
+        """Write the page of the sweep, and return its path."""
+        return write_sweep_report(self)
+
+
+def sweep(*words: str, **keys: Any) -> Sweep:
+    """Train many runs from one search space, or go on with those that were begun, and return them, all at their end.
+
+    Args:
+        words: What would be written after `etude sweep`, such as `"optimizer.lr=1e-3,2e-3"` or `"search=learning_rate"`; a
+            first word without `=` is the experiment's name.
+        keys: Values of root keys; a list is several values: `seed=[1, 2, 3]`.
+
+    Raises:
+        EtudeError: What is wrong with a member's configuration, or which members failed.
+
+    Example:
+        >>> import etude
+        >>> sweep = etude.sweep("translation/demo", "optimizer.lr=1e-3,2e-3", seed=[1, 2])  # doctest: +SKIP
+        >>> sweep.best.scores["bleu"], sweep.table["score"]  # doctest: +SKIP
+    """
+    with undisturbed():
+        return Sweep.open(run_sweep(read_plan([*_named(words), *_written_keys(keys)])).path)
+
+
+def _named(words: Sequence[str]) -> list[str]:
+    return [f"experiment={word}" if place == 0 and "=" not in word else word for place, word in enumerate(words)]
+
+
+def _written_keys(keys: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key}={','.join(map(as_override, value)) if isinstance(value, list | tuple) else as_override(value)}"
+        for key, value in keys.items()
+    ]
+
+
 def load(run: str | Path, outputs: str | Path = "outputs") -> Run:
     """Open a run.
 
@@ -251,43 +330,43 @@ def load(run: str | Path, outputs: str | Path = "outputs") -> Run:
 
 
 def compare(
-    *runs: SavedRun | str | Path, split: str | None = None, metric: str | Sequence[str] | None = None
+    *runs: SavedRun | SavedSweep | str | Path,
+    split: str | None = None,
+    metric: str | Sequence[str] | None = None,
+    save: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Compare finished runs: what differs in configuration, scores over seeds, significance, cost.
+    """Compare finished runs, or the trials of a sweep: what differs in configuration, scores over seeds, significance, cost.
 
     Args:
-        runs: Two or more, opened or by what `load` takes.
+        runs: Two or more, opened or by what `load` takes; or one sweep, by its folder or name.
         split: The evaluation that is compared; None: `test`, else `val`.
         metric: The scores whose differences are tested; None: the one that validations were judged by.
+        save: Of a sweep, the file that its best configuration is written to, `conf/experiment/NAME.yaml`.
 
     Returns:
         What `etude compare format=json` writes.
     """
-    opened = [run if isinstance(run, SavedRun) else load(run) for run in runs]
     asked = metric if metric is None or isinstance(metric, str) else list(metric)
+    sweep = _only_sweep(runs)
     with undisturbed():
-        comparison = compare_runs(opened, split=split, metric=asked, format="json")
+        if sweep is not None:
+            comparison = compare_sweep(sweep, split=split, metric=asked, format="json", save=save)
+        else:
+            opened = [run if isinstance(run, SavedRun) else load(os.fspath(run)) for run in runs]
+            comparison = compare_runs(opened, split=split, metric=asked, format="json", save=save)
     assert isinstance(comparison, dict)  # noqa: S101 (for type checkers: format="json" gives plain values)
     return comparison
 
 
-def _written(value: Any) -> str:
-    """Return a value as Hydra's grammar of overrides reads it back."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str | Path):
-        # Within quotes a backslash is itself, unless a quote follows it.
-        text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
-        return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
-    raise ConfigurationError(
-        f"{value!r} cannot be a value of a configuration; give text, a number, a list or a mapping"
-    )
+def _only_sweep(runs: Sequence[SavedRun | SavedSweep | str | Path]) -> SavedSweep | None:
+    """Return the sweep if nothing else is given; a word that is a run's is none."""
+    if len(runs) != 1 or isinstance(runs[0], SavedRun):
+        return None
+    if isinstance(runs[0], SavedSweep):
+        return runs[0]
+    if (Path(runs[0]) / CONFIGURATION).is_file() or (Path("outputs") / runs[0] / CONFIGURATION).is_file():
+        return None
+    return SavedSweep.open(resolve_sweep(os.fspath(runs[0]), Path("outputs")))
 
 
 @contextmanager

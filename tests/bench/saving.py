@@ -117,7 +117,7 @@ def measure(experiment: Experiment) -> dict[str, float]:
 def main(words: list[str]) -> None:
     """Measure the experiment of a command line."""
     experiment = build(compose("trainer.progress_bar=false", *words))
-    micro_batches = experiment.machine.micro_batches
+    micro_batches = experiment.machine.slices
     experiment.task.run_context = RunContext(experiment.config.seed, micro_batches, Duration(1e9, "step"), log_every=10)
     print(json.dumps({name: round(value, 6) for name, value in measure(experiment).items()}))
 

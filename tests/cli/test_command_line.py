@@ -72,8 +72,12 @@ def test_nothing_is_written_into_the_working_folder(calls: Calls, here: Path) ->
     assert not list(here.iterdir())
 
 
+ONE_BY_ONE = ("paths.outputs=runs", "hydra/launcher=basic")
+"""A launcher that calls the command in this process for each member."""
+
+
 def test_overrides_may_stand_on_both_sides_of_an_option(calls: Calls) -> None:
-    assert main(["train", "seed=3", "-m", "model.width=64,96", "paths.outputs=runs"]) == 0
+    assert main(["train", "seed=3", "-m", "model.width=64,96", *ONE_BY_ONE]) == 0
     assert [(config.seed, config.model.arguments["width"]) for config in calls] == [(3, 64), (3, 96)]
 
 
@@ -112,7 +116,7 @@ def test_a_variable_beside_arguments_is_not_given_to_the_constructor(calls: Call
 def test_every_member_of_a_multirun_is_called_and_one_that_fails_stops_no_other(
     calls: Calls, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", "-m", "seed=1,13,2", "paths.outputs=runs"]) == 1
+    assert main(["train", "-m", "seed=1,13,2", *ONE_BY_ONE]) == 1
     out, error = capfd.readouterr()
     assert [config.seed for config in calls] == [1, 13, 2]
     assert out == "outputs/seed-1\noutputs/seed-2\n"
@@ -121,13 +125,14 @@ def test_every_member_of_a_multirun_is_called_and_one_that_fails_stops_no_other(
     assert "Traceback" not in error
 
 
-def test_no_member_starts_before_every_configuration_is_checked(calls: Calls) -> None:
-    assert main(["train", "-m", "model.heads=4,5"]) == 78
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_no_member_starts_before_every_configuration_is_checked(calls: Calls, launcher: str) -> None:
+    assert main(["train", "-m", "model.heads=4,5", f"hydra/launcher={launcher}"]) == 78
     assert not calls
 
 
 def test_glob_looks_into_the_folders_of_a_group(calls: Calls) -> None:
-    assert main(["train", "-m", "experiment=glob(*/multi30k)", "seed=1,2", "paths.outputs=runs"]) == 0
+    assert main(["train", "-m", "experiment=glob(*/multi30k)", "seed=1,2", *ONE_BY_ONE]) == 0
     names = [(config.run.experiment, config.seed) for config in calls]
     assert names == [("translation/multi30k", 1), ("translation/multi30k", 2)]
 

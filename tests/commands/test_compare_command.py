@@ -412,7 +412,8 @@ def test_less_than_two_finished_runs_are_no_comparison(written: Make) -> None:
 @pytest.mark.parametrize("form", ["html", "Markdown", None, 3])
 def test_a_format_that_is_not_known_is_said_with_those_that_are(written: Make, form: Any) -> None:
     assert refusal([written("a"), written("b", width=32)], format=form) == (
-        f"etude compare does not know format={form}; it takes split=, metric= and format=markdown|latex|json (command line)"
+        f"etude compare does not know format={form}; it takes split=, metric=, save= and "
+        "format=markdown|latex|csv|json (command line)"
     )
 
 
@@ -425,3 +426,11 @@ def test_a_split_that_was_not_evaluated_is_said(written: Make) -> None:
 
 def test_a_metric_that_is_a_number_is_one_line(written: Make) -> None:
     refusal([written("a"), written("b", width=32)], metric=3)
+
+
+def test_runs_are_written_as_csv_and_have_no_best_to_save(written: Make) -> None:
+    runs = [written("a"), written("b", wrong=[2], width=32)]
+    lines = str(compare(runs, format="csv")).splitlines()
+    assert lines[0].startswith("run,seeds,model.width,test/loss,test/loss.sd,test/accuracy,test/accuracy.sd")
+    assert [line.split(",")[:3] for line in lines[1:]] == [["a", "1", "16"], ["b", "1", "32"]]
+    assert refusal(runs, save="conf/experiment/x.yaml").startswith("save=conf/experiment/x.yaml needs one sweep")

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
-from etude.commands.compare_tables import ComparisonTable, comparison_tables, render, table_notes
+from etude.commands.compare_tables import (
+    ComparisonTable,
+    as_csv,
+    comparison_records,
+    comparison_tables,
+    render,
+    table_notes,
+)
 
 ONE = {"mean": 37.1234, "sd": None, "intervals": [[36.0, 38.2]]}
 SEVERAL = {"mean": 37.9, "sd": 0.41, "intervals": [[36.9, 38.8], [37.0, 39.0]]}
@@ -75,3 +84,16 @@ def test_a_transposed_table_has_its_rows_as_columns() -> None:
     table = ComparisonTable("T", ["run", "a", "b"], [["x", "1", "2"]])
     assert table.transposed() == ComparisonTable("T", ["run", "x"], [["a", "1"], ["b", "2"]])
     assert table.transposed().transposed() == table
+
+
+def test_csv_has_a_row_for_each_group_with_plain_numbers() -> None:
+    one, other = FOUND["groups"]
+    tested = {**other, "against_first": {**other["against_first"], "difference": {"bleu": 0.75}}}
+    rows = list(csv.DictReader(io.StringIO(as_csv(comparison_records({**FOUND, "groups": [one, tested]})))))
+    assert [row["run"] for row in rows] == ["plain", "wide"]
+    assert [float(row["test/bleu"]) for row in rows] == [37.1234, 37.9]
+    assert [row["test/bleu.sd"] for row in rows] == ["", "0.41"]
+    assert [row["test/bleu.p"] for row in rows] == ["", "0.0412"]
+    assert [row["tokens"] for row in rows] == ["1000", "2000"]
+    assert [row["seeds"] for row in rows] == ["1", "1 2"]
+    assert [row["model.width"] for row in rows] == ["128", "256"]

@@ -51,6 +51,19 @@ def test_slices_of_ranks_and_micro_batches_are_disjoint_and_together_the_step(
 
 
 @given(st.data(), batches)
+def test_a_plan_of_some_steps_has_their_batches(data: st.DataObject, batch: BatchSize) -> None:
+    whole = Plan.make(lengths_of(data), seed=1, epoch=0, batch=batch, counts=lambda examples: examples + 1)
+    steps = data.draw(st.lists(st.integers(0, whole.steps - 1), min_size=1, max_size=9))
+    part = whole.only(steps)
+    assert part.steps == len(steps)
+    for step, origin in enumerate(steps):
+        for slot in range(2):
+            expected = whole.examples(origin, micro_batch=slot, micro_batches=2)
+            np.testing.assert_array_equal(part.examples(step, micro_batch=slot, micro_batches=2), expected)
+        assert part.count(step) == whole.count(origin)
+
+
+@given(st.data(), batches)
 def test_every_epoch_has_the_same_number_of_steps_and_none_is_empty(data: st.DataObject, batch: BatchSize) -> None:
     lengths = lengths_of(data)
     plans = [Plan.make(lengths, seed=3, epoch=epoch, batch=batch) for epoch in range(4)]

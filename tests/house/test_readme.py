@@ -11,14 +11,17 @@ import pytest
 
 from etude.cli.command_table import COMMANDS
 from etude.cli.main import main
+from etude.commands.sweep import check_members
 from etude.config.compose import CONF, Composer, compose
+from etude.sweeps.sweep_plan import read_plan
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 TYPED = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMPOSED = [line for line in TYPED if re.match(r"etude (train|prepare|bench) ", line)]
-ON_RUNS = [line for line in TYPED if re.search(r"(^|\| )etude (?!train|prepare|bench)\w+ ", line)]
+SWEEPS = [line for line in TYPED if re.match(r"etude (sweep|check) ", line)]
+ON_RUNS = [line for line in TYPED if re.search(r"(^|\| )etude (?!train|prepare|bench|sweep|check)\w+ ", line)]
 
 
 def words_of(line: str, folder: Path) -> list[str]:
@@ -35,6 +38,15 @@ def test_commands_compose(line: str, tmp_path: Path) -> None:
     assert len(members) == (3 if multirun else 1)
     for member in members:
         compose(*member, command=COMMANDS[name].root or "")
+
+
+@pytest.mark.parametrize("line", SWEEPS)
+def test_sweeps_have_members(line: str, tmp_path: Path) -> None:
+    _, *words = words_of(line, tmp_path)
+    if words[0] in COMMANDS["sweep"].kinds and words[0] != "wandb":
+        assert words[1:2] == ["last"]
+        return
+    assert check_members(read_plan([word for word in words if word != "wandb"]))
 
 
 def test_the_readme_shows_commands_of_every_kind() -> None:

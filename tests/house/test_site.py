@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import yaml
 import etude
 from etude.cli.command_table import COMMANDS
 from etude.cli.main import main
+from etude.commands.sweep import check_members
 from etude.config.compose import CONF, Composer, compose
 from etude.errors import ConfigurationError, EtudeError
+from etude.sweeps.sweep_plan import OWN, read_plan
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs"
@@ -185,7 +187,16 @@ def test_a_folder_of_ones_own_composes_as_the_pages_say(
     assert "_target_: tagger.task.Tagging" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("line", commands(r"(?:echo .* \| |)etude (?!train|prepare|bench)[a-z]"))
+@pytest.mark.parametrize("line", commands(r"etude (sweep|check) "))
+def test_sweeps_have_members(line: str, tmp_path: Path) -> None:
+    words = shlex.split(filled(line.partition(" > ")[0], tmp_path))[2:]
+    if words[0] in ("status", "stop", "resume"):
+        assert words[1] in ("last", "SWEEP") or "/" in words[1]
+        return
+    assert check_members(read_plan([word for word in words if word != "wandb"]))
+
+
+@pytest.mark.parametrize("line", commands(r"(?:echo .* \| |)etude (?!train|prepare|bench|sweep|check)[a-z]"))
 def test_commands_on_runs_take_the_keys_that_are_shown(line: str) -> None:
     name, *words = shlex.split(re.sub(r"^.*\| (?=etude)", "", line))[1:]
     command = COMMANDS[name]
@@ -207,9 +218,25 @@ def overrides_of(name: str) -> list[str]:
     return [code for code in found if re.match(r"'?[a-z_/]+(\.\w+)*=[^\s=]", code) and not varied.search(code)]
 
 
+def refused_by_sweeps(words: Sequence[str]) -> str:
+    """Return why no sweep takes its own words; empty where one does."""
+    composer, why = Composer(CONF, "sweep"), ""
+    for context in ([], *([f"hydra/launcher={name}"] for name in ("ray", "submitit_slurm")), ["hydra/sweeper=optuna"]):
+        try:
+            composer.compose(composer.normalized([*context, *words]))
+        except ConfigurationError as error:
+            why = str(error)
+        else:
+            return ""
+    return why
+
+
 @cache
 def refused(words: tuple[str, ...]) -> str:
     """Return why no experiment takes the words; empty where one does."""
+    of_sweeps = [word for word in words if re.split(r"[./=]", word)[0] in OWN]
+    if of_sweeps:
+        return refused_by_sweeps(of_sweeps)
     composer, why = Composer(CONF, "train"), ""
     groups = {*composer.groups(), *(f"{group}/{part}" for group in composer.groups() for part in composer.parts(group))}
     choices = [word.split("=") for word in words if word.partition("=")[0] in groups]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etude.metrics.classification import ClassF1, Matthews
-from etude.metrics.resampling import all_scored
-from etude.metrics.score import Recomputed
+from etude.metrics.resampling import all_scored, holm, paired_p_value, pooled_p_value
+from etude.metrics.score import Recomputed, Summed, mean_of_rows
 
 
 @pytest.mark.parametrize("warn_only", [False, True])
@@ -51,3 +56,63 @@ def test_many_classes_in_deterministic_mode() -> None:
     for score in scores.values():
         assert score.low is not None and score.high is not None
         assert 0.77 < score.low < score.value < score.high < 0.83
+
+
+# Several tests and several pairs
+
+ROWS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12)
+
+
+def means(values: Sequence[float]) -> Summed:
+    return mean_of_rows(np.array(values, dtype=np.float64), "nrefs:1", (0.0, 1.0))
+
+
+@given(ROWS)
+def test_one_pair_is_tested_as_ever_and_again_and_again_is_the_same(rows: list[tuple[float, float, float]]) -> None:
+    first, second, _ = (means(column) for column in zip(*rows, strict=True))
+    alone = paired_p_value(first, second, trials=200)
+    assert pooled_p_value([(first, second)], trials=200) == alone
+    assert pooled_p_value([(first, second)] * 3, trials=200) == alone  # the same outputs thrice say nothing more
+    assert pooled_p_value([(second, first)] * 2, trials=200) == alone
+
+
+@given(ROWS)
+def test_differences_that_cancel_out_are_none(rows: list[tuple[float, float, float]]) -> None:
+    first, second, third = (means(column) for column in zip(*rows, strict=True))
+    assert pooled_p_value([(first, second), (second, first)], trials=100) == 1.0
+    assert pooled_p_value([(third, third)], trials=100) == 1.0
+
+
+def test_what_is_small_in_each_seed_is_found_over_several() -> None:
+    """Each pair alone is drowned in the noise of its rows; their mean is not."""
+    generator = np.random.default_rng(1)
+    noises = generator.normal(0, 1, size=(12, 100))
+    pairs = [(means(np.zeros(100).tolist()), means((0.25 + noise).tolist())) for noise in noises]
+    single = [paired_p_value(first, second, trials=1000) for first, second in pairs]
+    assert pooled_p_value(pairs, trials=1000) < 0.01 < max(single)
+
+
+P_VALUES = st.lists(st.floats(0, 1), max_size=8)
+
+
+@given(P_VALUES)
+def test_holm_keeps_the_order_and_is_between_the_p_value_and_bonferroni(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert len(corrected) == len(p_values)
+    for p, one in zip(p_values, corrected, strict=True):
+        assert p <= one <= min(1.0, len(p_values) * p) or one == pytest.approx(min(1.0, len(p_values) * p))
+    ranks = sorted(zip(p_values, corrected, strict=True))
+    assert [one for _, one in ranks] == sorted(corrected)
+
+
+@given(P_VALUES, st.randoms(use_true_random=False))
+def test_holm_does_not_depend_on_the_order_of_the_tests(p_values: list[float], random: Random) -> None:
+    order = list(range(len(p_values)))
+    random.shuffle(order)
+    whole = holm(p_values)
+    assert holm([p_values[place] for place in order]) == [whole[place] for place in order]
+
+
+def test_holm_as_in_his_paper() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []

@@ -18,7 +18,7 @@ from transformers import (
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
-from etude.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupSchedule
+from etude.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RangeTest, Schedule, WarmupSchedule
 
 CLOCK = Clock(steps_per_epoch=11, tokens_per_step=97.0)
 SCHEDULES: list[WarmupSchedule] = [Constant(), Linear(final=0.1), Cosine(), Cosine(final=0.3), InverseSquareRoot()]
@@ -141,6 +141,40 @@ def test_a_schedule_of_ones_own_needs_no_warmup() -> None:
             return 0.5 ** (position / clock.steps_per_epoch)
 
     assert Halving().factor(22, Duration.parse("9epoch"), CLOCK) == 0.25
+
+
+@given(
+    warmup=st.integers(0, 20),
+    rest=st.integers(2, 400),
+    low=st.floats(1e-9, 0.5),
+    final=st.sampled_from([0.5001, 1.0, 10]),
+)
+@settings(max_examples=100)
+def test_a_range_test_grows_exponentially_from_end_to_end(warmup: int, rest: int, low: float, final: float) -> None:
+    schedule, first = RangeTest(f"{warmup}step", low, final), max(1, warmup)
+    total = first + rest
+    at = [factor(schedule, position, warmup, total, "step") for position in range(1, total + 1)]
+    assert at[first - 1] == pytest.approx(low)
+    assert at[-1] == pytest.approx(final)
+    ratio = (final / low) ** (1 / rest)
+    assert [two / one for one, two in pairwise(at[first - 1 :])] == pytest.approx([ratio] * rest)
+    assert at[:first] == pytest.approx([low * position / first for position in range(1, first + 1)])
+
+
+def test_a_range_test_in_seconds_is_the_same_course() -> None:
+    schedule = RangeTest(low=1e-4)
+    steps = [factor(schedule, position, 0, 60, "step") for position in range(1, 61)]
+    assert [factor(schedule, position, 0, 60, "s") for position in range(1, 61)] == steps
+    assert factor(schedule, 0, 0, 60, "s") == 1e-4
+    assert factor(schedule, 99, 0, 60, "s") == 1.0
+
+
+def test_a_range_test_has_an_end_and_two_rates() -> None:
+    with pytest.raises(ConfigurationError, match=r"RangeTest rises until the end .* max_steps or max_epochs"):
+        RangeTest().factor(5, Duration(math.inf, "step"), CLOCK)
+    for low, final in ((0.0, 1.0), (1.0, 1.0), (0.1, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ConfigurationError, match=r"scheduler.low=\S+ and scheduler.final=\S+ are no range"):
+            RangeTest(low=low, final=final)
 
 
 def test_values_out_of_range_are_refused() -> None:

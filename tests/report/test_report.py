@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError, StorageError
-from etude.report import report, terminal_summary
 from etude.report.charts import (
     BOTTOM,
     HEIGHT,
@@ -32,6 +31,8 @@ from etude.report.charts import (
     thinned,
 )
 from etude.report.inspection import Inspection
+from etude.report.page import report
+from etude.report.summary import terminal_summary
 from etude.report.writing import duration, number, score
 from etude.runs.record import RECORD, Event, Record
 

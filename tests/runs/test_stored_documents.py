@@ -441,7 +441,7 @@ def test_attention_that_does_not_fit(run: Path, place: tuple[str | int, ...], va
             lambda run: reading.read_samples(run, 4),
             "['text'] is a whole",
         ),
-        ("id", "not an id", reading.read_identity, "id: 'not an id' is not an id of eight hexadecimal digits"),
+        ("id", "not an id", reading.read_identity, "id: 'not an id' is not an id of letters, digits, - and _"),
         ("id", "0" * 100, reading.read_identity, "id has 100 bytes, more than the 64"),
         ("overrides.yaml", "a: 1\n", reading.read_overrides, "overrides.yaml is an object, not a list"),
         ("overrides.yaml", "- a\n- 1\n", reading.read_overrides, "overrides.yaml: [1] is not text"),

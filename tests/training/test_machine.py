@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from etude.config.compose import compose
 from etude.errors import ConfigurationError
 from etude.training import machine
-from etude.training.machine import Machine
+from etude.training.machine import Machine, StrategyName
+from etude.training.rank_watch import MARGIN
 from etude.training.restore import in_one_process
 
 
@@ -62,6 +66,22 @@ def test_a_machine_that_exists_is_accepted(gpus: None, arguments: dict[str, Any]
     Machine(**arguments).configure_torch()
 
 
+@pytest.mark.parametrize("text", ["30", "5step", "0s", "1epoch", "soon"])
+def test_a_timeout_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="30min"):
+        Machine(timeout=text)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_operations_of_several_ranks_wait_longer_than_the_watch(tmp_path: Path, strategy: StrategyName) -> None:
+    machine = Machine(accelerator="cpu", devices=2, strategy=strategy, timeout="2min", oversubscribe=True)
+    found = machine.trainer(tmp_path, precision="32-true").strategy
+    assert isinstance(found, DDPStrategy)
+    assert found._timeout == timedelta(seconds=120 + MARGIN)
+    alone = Machine(accelerator="cpu").trainer(tmp_path, precision="32-true").strategy
+    assert isinstance(alone, SingleDeviceStrategy)
+
+
 @pytest.mark.parametrize(
     ("stored", "requested", "accelerator"),
     [
@@ -84,3 +104,19 @@ def test_a_command_works_in_one_process_wherever_the_run_was_trained(
     assert config.trainer.arguments["devices"] == 8
     with pytest.raises(ConfigurationError, match=r"trainer.devices=2: this command works in one process"):
         in_one_process(config, {"trainer.devices": 2})
+
+
+@pytest.mark.parametrize(("micro_batches", "slices"), [(1, 1), (3, 3), ("auto", 1)])
+def test_automatic_micro_batches_are_one_where_nothing_is_trained(
+    micro_batches: Any, slices: int, tmp_path: Path
+) -> None:
+    alone = Machine(accelerator="cpu", micro_batches=micro_batches)
+    assert alone.slices == slices
+    assert alone.trainer(tmp_path, precision="32-true").accumulate_grad_batches == slices
+
+
+@pytest.mark.parametrize("word", ["automatic", "0", "1.5", "null"])
+def test_micro_batches_are_a_count_or_auto(word: str) -> None:
+    assert compose("trainer.micro_batches=auto").trainer.arguments["micro_batches"] == "auto"
+    with pytest.raises(ConfigurationError, match=r"trainer\.micro_batches"):
+        compose(f"trainer.micro_batches={word}")

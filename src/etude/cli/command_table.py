@@ -22,6 +22,7 @@ class Command:
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
         folders: Whether a folder may stand for all the runs in it.
+        sweeps: `module:function` that is called with a sweep where one stands in the place of the runs; empty: none may.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
         texts: Keys of texts, which may also follow the RUN without a key, in this order.
         options: Arguments of the function of a command on runs, as they are typed, and what they mean. `run.name` is the
@@ -36,6 +37,7 @@ class Command:
     root: str | None = None
     many: bool = False
     folders: bool = False
+    sweeps: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +73,24 @@ COMMANDS: dict[str, Command] = {
         "etude.commands.train:train",
         "experiment=translation/demo optimizer.lr=1e-3",
         root="train",
+    ),
+    "sweep": Command(
+        "train many runs from one search space; sweep status, stop and resume look after it",
+        "etude.commands.sweep:sweep_runs",
+        "experiment=translation/demo search=learning_rate searcher=tpe sweep.trials=20",
+        root="sweep",
+        kinds={
+            "status": "etude.commands.sweep:sweep_status",
+            "stop": "etude.commands.sweep:stop_sweep",
+            "resume": "etude.commands.sweep:resume_sweep",
+            "wandb": "etude.commands.wandb_sweep:wandb_sweep",
+        },
+    ),
+    "check": Command(
+        "try out what train, train -m or sweep would do: all errors at once, time and memory",
+        "etude.commands.check:check",
+        "experiment=translation/demo model.width=128,256",
+        root="check",
     ),
     "prepare": Command(
         "download or read the data, make the tokenizer, fill the cache",
@@ -114,15 +134,17 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "compare": Command(
-        "show what differs between runs: configuration, scores over seeds, significance, cost; writes tables in Markdown",
+        "show what differs between runs or a sweep's trials: configuration, scores over seeds, significance, cost",
         "etude.commands.compare:compare",
         "translation/demo format=latex",
         many=True,
         folders=True,
+        sweeps="etude.commands.compare_sweep:compare_sweep",
         options={
             "split": "the evaluation that is compared: test, else val, or a file's name in evaluations/ without .json",
             "metric": "scores whose differences are tested: a name, or [NAME,NAME]; by default that of validations",
-            "format": "markdown, latex or json",
+            "format": "markdown, latex, csv or json",
+            "save": "of a sweep: the best configuration as an experiment file, save=conf/experiment/NAME.yaml",
             **_OUTPUTS,
         },
     ),
@@ -190,9 +212,10 @@ COMMANDS: dict[str, Command] = {
         options={"step": "which one, from 1", **_OUTPUTS},
     ),
     "report": Command(
-        "make one self-contained page of a run; writes its path",
-        "etude.report:report",
+        "make one self-contained page of a run or a sweep; writes its path",
+        "etude.report.page:report",
         "last",
+        sweeps="etude.report.sweep_page:write_sweep_report",
     ),
     "bench": Command(
         "measure training (bench train) or decoding (bench decode): speed, padding, where the time goes",

@@ -15,13 +15,16 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from etude.cli.command_table import Command, load
 from etude.cli.streams import data_stream, write_result
-from etude.config.compose import CONF, Composer, Composition
+from etude.config.agent_words import take_agent_words
+from etude.config.compose import CONF, Composer, Composition, is_hydra
+from etude.config.given_values import as_words
 from etude.config.schema import Config
 from etude.errors import ConfigurationError, EtudeError, defects, memory_errors
+from etude.sweeps.launchers.choice import runs_members
 
 _MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 
@@ -36,25 +39,39 @@ def run_composed(command: Command, words: Sequence[str]) -> int:
         EtudeError: What is wrong with the configuration, or what stopped a single run.
     """
     root = command.root or ""
+    words, given = take_agent_words(words) if root == "train" else (words, {})
     options = read_options(words)
     if options.shell_completion or options.hydra_help or options.info:
         call_hydra(root, _no_call, words)
         return 0
     composer = Composer(CONF, options.config_name or root, Path(options.config_dir) if options.config_dir else None)
+    options.overrides += as_words(given, options.overrides, composer)
     overrides = composer.normalized(options.overrides)
     flags = [word for word in words if word not in options.overrides]
     multirun = bool(options.multirun) or "hydra.mode=MULTIRUN" in overrides
-    members = [composer.compose(member) for member in composer.members(overrides, multirun)]
-    if options.help or options.cfg:
+    shown = bool(options.help or options.cfg)
+    # A sweep composes and checks its members itself; another launcher of Hydra starts them one by one.
+    composed = (
+        [] if multirun and not shown and _is_sweep(composer, overrides) else composer.members(overrides, multirun)
+    )
+    members = [composer.compose(member) for member in composed]
+    if shown:
         call_hydra(root, _no_call, [*flags, *overrides])
         if options.cfg:
             _checked_or_incomplete(members)
         return 0
-    call = Call(command, composer, _checked(members))
+    call = Call(command, composer, _checked(members), tuple(options.overrides))
     call_hydra(root, call, [*flags, *overrides])
-    if call.failures and not multirun:
+    if call.failures and (not multirun or not composed):
         raise call.failures[0]
     return 1 if call.failures else 0
+
+
+def _is_sweep(composer: Composer, overrides: Sequence[str]) -> bool:
+    """Return whether the launcher of a multirun runs it as one sweep."""
+    words = [word for word in overrides if is_hydra(word)]
+    launcher = OmegaConf.to_container(composer.compose(words).tree.hydra.launcher)
+    return composer.name == "train" and isinstance(launcher, dict) and runs_members(launcher)  # type: ignore[arg-type]
 
 
 def _checked(members: Sequence[Composition]) -> dict[tuple[str, ...], Config]:
@@ -78,6 +95,7 @@ class Call:
         command: Whose function does the work.
         composer: What composed the configurations.
         checked: The configurations that have been checked, by their overrides.
+        words: Overrides as they were written.
         failures: What stopped the runs so far.
         process: Where the command was started.
     """
@@ -85,6 +103,7 @@ class Call:
     command: Command
     composer: Composer
     checked: dict[tuple[str, ...], Config]
+    words: tuple[str, ...] = ()
     failures: list[EtudeError] = field(default_factory=list)
     process: int = field(default_factory=os.getpid)
 
@@ -109,6 +128,48 @@ class Call:
             self.failures.append(error)
             if multirun:
                 sys.stderr.write(f"etude: error: {error}\n")
+
+    def sweep(self, words: Sequence[str]) -> None:
+        """Run a sweep, whose folder is the command's data.
+
+        Args:
+            words: Words of its members and its own; those of Hydra are added.
+        """
+        own = [word for word in self.words if is_hydra(word)]
+        try:
+            with data_stream() as data:
+                write_result(load("etude.commands.sweep:sweep_runs")([*own, *words], self.composer.extra), data)
+        except EtudeError as error:
+            self.failures.append(error)
+
+    def jobs(self, jobs: Sequence[Sequence[str]], words: Sequence[str]) -> list[float | None]:
+        """Run the jobs of another sweeper, and return the best validation of each."""
+        own = [word for word in self.words if is_hydra(word)]
+        with data_stream():
+            scores: list[float | None] = load("etude.commands.sweep:run_jobs")(
+                jobs, [*own, *words], self.composer.extra
+            )
+        return scores
+
+
+def run_sweep_command(command: Command, words: Sequence[str]) -> int:
+    """Run the sweep that the words after `etude sweep` describe, or show what they compose.
+
+    Raises:
+        EtudeError: What is wrong with it, or which members failed.
+    """
+    options = read_options(words)
+    extra = Path(options.config_dir) if options.config_dir else None
+    if options.shell_completion or options.hydra_help or options.info or options.help or options.cfg:
+        root = command.root or ""
+        composer = Composer(CONF, root, extra)
+        normal = composer.normalized(options.overrides)
+        single = [word for word, one in zip(normal, composer.parse(normal), strict=True) if not one.is_sweep_override()]
+        call_hydra(root, _no_call, [*(word for word in words if word not in options.overrides), *single])
+        return 0
+    with defects(), data_stream() as data:
+        write_result(command.function()(options.overrides, extra), data)
+    return 0
 
 
 def read_options(words: Sequence[str]) -> argparse.Namespace:
@@ -148,6 +209,7 @@ def call_hydra(root: str, call: Callable[[DictConfig], None], words: Sequence[st
     def task(config: DictConfig) -> None:
         call(config)
 
+    setattr(task, "etude_call", call)  # noqa: B010 (how Hydra's sweepers and launchers come to it)
     with _environment([sys.argv[0], *words]):
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=root)(task)()

@@ -14,6 +14,8 @@ from etude.config.change import read_overrides, with_choices
 from etude.config.trust import as_packages, trust
 from etude.errors import ConfigurationError, defects, memory_errors
 from etude.runs.folder import resolve, resolve_all
+from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
+from etude.sweeps.sweep_documents import SWEEP
 
 NOT_IDENTICAL = 3
 """Exit code of a reproduction that came to something else."""
@@ -52,7 +54,10 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     if len(named) > 1 and not command.many:
         raise ConfigurationError(f"etude {name} takes one RUN, not {len(named)}: {' '.join(named)} (command line)")
     keyword_arguments(name, overrides)  # wrong keys are refused before a run is looked for
-    if command.folders:
+    sweep = find_sweep(command, named, outputs)
+    if sweep is not None:
+        paths = [sweep]
+    elif command.folders:
         paths = list(dict.fromkeys(path for word in named for path in resolve_all(word, outputs)))
     else:
         paths = [resolve(word, outputs) for word in named]
@@ -60,6 +65,28 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
         result = call(name, paths, overrides, data, standard_input() if name == "predict" else None)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
+
+
+def find_sweep(command: Command, named: Sequence[str], outputs: Path) -> Path | None:
+    """Return the folder of the sweep that the only word after a command names; None if it is for runs.
+
+    Args:
+        command: The command.
+        named: The words.
+        outputs: Folder of all runs.
+    """
+    if not command.sweeps or len(named) != 1:
+        return None
+    folders = [folder for folder in (outputs / named[0], Path(named[0]).expanduser()) if folder.is_dir()]
+    if named[0] == "last":
+        if not command.folders:  # one run is something to report, but nothing to compare
+            return None
+    elif folders and not any((folder / SWEEP).is_file() for folder in folders):
+        return None
+    try:
+        return resolve_sweep(named[0], outputs)
+    except ConfigurationError:
+        return None
 
 
 def call(
@@ -73,7 +100,7 @@ def call(
 
     Args:
         name: The command's name.
-        paths: Folders of the runs.
+        paths: Folders of the runs, or that of a sweep.
         overrides: Keys and values, as they were typed: the function's options, and changes of the configuration.
         data: Where `predict` writes its answers.
         lines: What `predict` reads.
@@ -83,6 +110,8 @@ def call(
     """
     command = find(name)
     arguments = keyword_arguments(name, overrides)
+    if command.sweeps and len(paths) == 1 and (paths[0] / SWEEP).is_file():
+        return load(command.sweeps)(SavedSweep.open(paths[0]), **arguments)
     function = command.function()
     if name == "report":
         return function(paths[0])
@@ -158,12 +187,14 @@ def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[
 def usage(name: str, command: Command) -> str:
     """Return the text of `etude COMMAND --help`."""
     runs = "RUN_OR_FOLDER…" if command.folders else "RUN…" if command.many else "RUN"
+    runs += "|SWEEP" if command.sweeps else ""
     texts = "".join(f' ["{key.upper()}"]' for key in command.texts)
     words = runs if name == "report" else f"{runs}{texts} [key=value…]"
     return (
         f"etude {name}: {command.help}.\n\nusage: etude {name} {words}\n\n"
         "RUN is a run's folder, EXPERIMENT/NAME below outputs, or last."
-        f"{' A FOLDER, such as EXPERIMENT, is all runs in it.' if command.folders else ''} For example:\n\n"
+        f"{' A FOLDER, such as EXPERIMENT, is all runs in it.' if command.folders else ''}"
+        f"{' A SWEEP is its folder or its name.' if command.sweeps else ''} For example:\n\n"
         f"  etude {name} {command.example}\n"
         f"{_keys(command.keys)}"
     )

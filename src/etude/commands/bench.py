@@ -60,7 +60,7 @@ def bench(config: Config) -> dict[str, Any]:
         )
     task, data = experiment.task, experiment.data
     task.run_context = RunContext(
-        experiment.config.seed, experiment.machine.micro_batches, Duration(1e9, "step"), log_every=10, clock=data.clock
+        experiment.config.seed, experiment.machine.slices, Duration(1e9, "step"), log_every=10, clock=data.clock
     )
     state = {name: value.clone() for name, value in task.state_dict().items()}
     bare, through_trainer = [], []
@@ -79,13 +79,13 @@ def bench(config: Config) -> dict[str, Any]:
 
 def _micro_batches(experiment: Experiment) -> Iterator[tuple[int, Batch]]:
     """Yield the micro-batches of the first steps with their indices."""
-    count = STEPS * experiment.machine.micro_batches
+    count = STEPS * experiment.machine.slices
     yield from zip(range(count), experiment.data.train_dataloader(), strict=False)
 
 
 def _bare_loop(experiment: Experiment) -> dict[str, float]:
     """Train the first steps in a plain loop; return the seconds of each phase after the warm-up."""
-    task, micro_batches = experiment.task.train(), experiment.machine.micro_batches
+    task, micro_batches = experiment.task.train(), experiment.machine.slices
     optimizer = task.configure_optimizers()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     phase_seconds = dict.fromkeys(PHASES, 0.0)

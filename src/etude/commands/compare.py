@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etude.commands.compare_tables import FORMATS, comparison_tables, render, show, table_notes
+from etude.commands.compare_tables import (
+    FORMATS,
+    as_csv,
+    comparison_records,
+    comparison_tables,
+    render,
+    show,
+    table_notes,
+)
 from etude.commands.compared_run import ComparedRun, common_split
 from etude.config.values import NONE
 from etude.errors import ConfigurationError
@@ -41,6 +49,7 @@ def compare(
     split: Any = None,
     metric: Any = None,
     format: Any = "markdown",  # noqa: A002 (the name that people type)
+    save: Any = None,
 ) -> dict[str, Any] | str:
     """Compare finished runs; unfinished ones are reported and left out.
 
@@ -48,7 +57,8 @@ def compare(
         runs: The runs.
         split: The evaluation to compare; None: `test`, else `val`.
         metric: Name or names of the scores whose differences are tested; None: the runs' validation metric.
-        format: `markdown`, `latex` or `json`.
+        format: `markdown`, `latex`, `csv` or `json`.
+        save: Of a sweep alone; see `etude.commands.compare_sweep`.
 
     Returns:
         The rendered tables, or their content as plain values.
@@ -56,12 +66,9 @@ def compare(
     Raises:
         ConfigurationError: If there is nothing to compare, or an argument is invalid.
     """
-    output_format = str(format)
-    if output_format not in FORMATS:
-        raise ConfigurationError(
-            f"etude compare does not know format={output_format}; it takes split=, metric= and format={'|'.join(FORMATS)} "
-            "(command line)"
-        )
+    output_format = known_format(format)
+    if save is not None:
+        raise ConfigurationError(f"save={save} needs one sweep, whose best configuration it is (command line)")
     finished = [run for run in runs if run.state == "finished"]
     left_out = [str(run.path) for run in runs if run not in finished]
     for folder in left_out:
@@ -74,16 +81,36 @@ def compare(
     groups = group_by_configuration([ComparedRun.read(run, split) for run in finished])
     comparison = {
         "split": split,
-        **compare_groups(groups, split, _tested_metrics(metric, split, groups)),
+        **compare_groups(groups, split, tested_metrics(metric, split, groups)),
         "left_out": left_out,
     }
     tables, notes = comparison_tables(comparison), table_notes(comparison)
     show(tables, notes)
+    if output_format == "csv":
+        return as_csv(comparison_records(comparison))
     return comparison if output_format == "json" else render(tables, notes, output_format)
 
 
-def _tested_metrics(metric: Any, split: str, groups: Sequence[Group]) -> list[str]:
-    """Return the names of the scores to test: by default the first run's main metric, or its first other than the loss."""
+def known_format(name: Any) -> str:
+    """Return the name of a format.
+
+    Raises:
+        ConfigurationError: If there is none of this name.
+    """
+    if str(name) not in FORMATS:
+        raise ConfigurationError(
+            f"etude compare does not know format={name}; it takes split=, metric=, save= and format={'|'.join(FORMATS)} "
+            "(command line)"
+        )
+    return str(name)
+
+
+def tested_metrics(metric: Any, split: str, groups: Sequence[Group]) -> list[str]:
+    """Return the names of the scores to test: by default the first run's main metric, or its first other than the loss.
+
+    Raises:
+        ConfigurationError: If the first run has no score of a name that is asked for.
+    """
     first = groups[0].runs[0]
     names = [name.partition("/")[2] for name in first.scores]
     if metric is not None:
@@ -136,7 +163,7 @@ def compare_groups(groups: Sequence[Group], split: str, metrics: Sequence[str]) 
                 "runs": [str(run.folder) for run in group.runs],
                 "seeds": [run.seed for run in group.runs],
                 "configuration": {key: group.runs[0].configuration.get(key, NONE) for key in keys},
-                "scores": {name: _score(group, name) for name in names},
+                "scores": {name: group_score(group, name) for name in names},
                 "against_first": test,
                 "cost": _mean_cost(group),
             }
@@ -171,21 +198,38 @@ def comparable_scores(groups: Sequence[Group], split: str) -> tuple[list[str], l
     return [name for name in names if len(signatures[name]) == 1], notes
 
 
+class UnpairedError(Exception):
+    """Two groups have no runs that could be paired; says why."""
+
+
+def paired_runs(first: Group, other: Group) -> list[tuple[ComparedRun, ComparedRun]]:
+    """Return the runs of equal seeds of two groups, or the only run of each, whatever its seed.
+
+    Raises:
+        UnpairedError: If there are none, or a group has several runs of one seed.
+    """
+    for group in (first, other):
+        if len({run.seed for run in group.runs}) < len(group.runs):
+            raise UnpairedError(f"{group.name} has several runs of one seed; name one of them")
+    by_seed = {run.seed: run for run in first.runs}
+    pairs = [(by_seed[run.seed], run) for run in other.runs if run.seed in by_seed]
+    if not pairs and len(first.runs) == len(other.runs) == 1:
+        pairs = [(first.runs[0], other.runs[0])]
+    if not pairs:
+        raise UnpairedError("they have no seed in common")
+    return pairs
+
+
 def significance(first: Group, other: Group, metrics: Sequence[str]) -> dict[str, Any]:
     """Test the differences of two groups on the same rows, pairing runs of equal seeds, or the only run of each.
 
     Returns:
         `test` (the method), and by score `difference` (the mean) and `p` (by seed); or `why_not`, the reason for no test.
     """
-    for group in (first, other):
-        if len({run.seed for run in group.runs}) < len(group.runs):
-            return {"why_not": f"{group.name} has several runs of one seed; name one of them"}
-    by_seed = {run.seed: run for run in first.runs}
-    pairs = [(by_seed[run.seed], run) for run in other.runs if run.seed in by_seed]
-    if not pairs and len(first.runs) == len(other.runs) == 1:
-        pairs = [(first.runs[0], other.runs[0])]
-    if not pairs:
-        return {"why_not": "they have no seed in common"}
+    try:
+        pairs = paired_runs(first, other)
+    except UnpairedError as error:
+        return {"why_not": str(error)}
     tests = {run.seed: differences(base.scored_rows(metrics), run.scored_rows(metrics)) for base, run in pairs}
     for test in tests.values():
         if "why_not" in test:
@@ -201,7 +245,7 @@ def significance(first: Group, other: Group, metrics: Sequence[str]) -> dict[str
     }
 
 
-def _score(group: Group, name: str) -> dict[str, Any]:
+def group_score(group: Group, name: str) -> dict[str, Any]:
     """Return a score's mean and standard deviation over the runs of a group, and each run's value and interval."""
     values = [run.scores[name] for run in group.runs]
     return {

@@ -1,7 +1,9 @@
-"""The tables of `etude compare`, for the terminal, in Markdown and in LaTeX."""
+"""The tables of `etude compare`, for the terminal, in Markdown, in LaTeX and as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from rich.text import Text
 from etude.report.cost_rows import joules
 from etude.report.writing import count, duration, score
 
-FORMATS = ("markdown", "latex", "json")
+FORMATS = ("markdown", "latex", "csv", "json")
 
 ABSENT = "–"
 
@@ -63,6 +65,31 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[ComparisonTable]:
     return [table for table in tables if len(table.header) > 1 and table.rows]
 
 
+def comparison_records(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a comparison as a flat record for each group, with plain numbers, for `as_csv`."""
+    records = []
+    for group in comparison["groups"]:
+        record: dict[str, Any] = {"run": group["name"], "seeds": " ".join(map(str, group["seeds"]))}
+        record |= group["configuration"]
+        tests = group["against_first"]
+        for name, values in group["scores"].items():
+            record |= {name: values["mean"], f"{name}.sd": values["sd"]}
+            if (bare := name.partition("/")[2]) in tests.get("p", {}):
+                largest = max(tests["p"][bare].values())
+                record |= {f"{name}.difference": tests["difference"][bare], f"{name}.p": largest}
+        records.append(record | {name: group["cost"].get(name) for name in COSTS if group["cost"]})
+    return records
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return records as CSV: a header with the names of all, then a row of each, in which what it does not have is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for one in records for name in one)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
 def _configuration(comparison: Mapping[str, Any]) -> ComparisonTable:
     """Return the keys that differ, as columns, or as rows if there are more of them than groups."""
     groups = comparison["groups"]
@@ -83,14 +110,14 @@ def _scores(comparison: Mapping[str, Any]) -> ComparisonTable:
     for group in groups:
         row = [group["name"], ", ".join(map(str, group["seeds"]))]
         for name in names:
-            row.append(_cell(group["scores"][name]))
+            row.append(score_cell(group["scores"][name]))
             if (bare := name.partition("/")[2]) in tested:
                 row.append(_largest(group["against_first"].get("p", {}).get(bare)))
         rows.append(row)
     return ComparisonTable("Scores", header, rows if names else [])
 
 
-def _cell(values: Mapping[str, Any]) -> str:
+def score_cell(values: Mapping[str, Any]) -> str:
     """Return `37.1 ± 0.4` over seeds, or `37.1 [36.0, 38.2]` for a single run."""
     if values["sd"] is not None:
         return f"{score(values['mean'])} ± {score(values['sd'])}"
@@ -130,17 +157,25 @@ def table_notes(comparison: Mapping[str, Any]) -> list[str]:
     return [*notes, *comparison["notes"]]
 
 
-def show(tables: Sequence[ComparisonTable], notes: Sequence[str]) -> None:
-    """Print tables to stderr, transposed where that is narrower."""
+def show(tables: Sequence[ComparisonTable], notes: Sequence[str], *, fold: bool = True) -> None:
+    """Print tables to stderr.
+
+    Args:
+        tables: The tables.
+        notes: What stands below them.
+        fold: Whether to make tables fit the terminal: to transpose those with more columns than rows, and fold long cells.
+    """
     console = Console(stderr=True, highlight=False)
     for table in tables:
-        table = table.transposed() if len(table.header) > len(table.rows) + 1 else table
+        table = table.transposed() if fold and len(table.header) > len(table.rows) + 1 else table
         rendered = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
         for number, name in enumerate(table.header):
             rendered.add_column(Text(name, style="dim"), justify="right" if number else "left", overflow="fold")
         for row in table.rows:
             rendered.add_row(*(Text(text) for text in row))
-        console.print(rendered)
+        if not fold:  # a number that is cut into pieces is harder to read than a line that is too long
+            rendered.width = console.measure(rendered, options=console.options.update(width=10_000)).maximum
+        console.print(rendered, width=rendered.width, crop=fold, soft_wrap=not fold)
         console.print()
     for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=True)

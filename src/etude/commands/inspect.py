@@ -12,9 +12,9 @@ from rich.text import Text
 
 from etude.atomic import write_json, write_text
 from etude.errors import ConfigurationError, StorageError
-from etude.report import inspection_page
 from etude.report.alignment_errors import alignment_errors, read_alignments
 from etude.report.inspection import Inspection, attention_task, look
+from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION
 from etude.runs.saved_run import SavedRun
 from etude.training.restore import load_run

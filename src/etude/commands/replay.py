@@ -26,6 +26,7 @@ from etude.optim.parameter_schedule import FROM_THE_START
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment, build
 from etude.training.callbacks.progress_bar import StepProgressBar
+from etude.training.preflight.trial import micro_batches_of
 from etude.training.step_loop import Length, Milestones, StepLoop
 from etude.training.trainer import run_context
 from etude.training.warm_start import load_warm_start
@@ -89,7 +90,7 @@ def experiment_in_one_process(run: SavedRun, until: int) -> tuple[Experiment, in
             "trainer.devices": 1,
             "trainer.nodes": 1,
             "trainer.strategy": "auto",
-            "trainer.micro_batches": machine.get("micro_batches", 1) * ranks,
+            "trainer.micro_batches": micro_batches_of(run) * ranks,
             "trainer.workers": 0,
         }
     )
@@ -116,7 +117,7 @@ def train_forward(
         cannot be repeated.
     """
     config, data, task, machine = experiment.config, experiment.data, experiment.task, experiment.machine
-    task.run_context = run_context(config, data.clock, machine.micro_batches, run.path, ranks)
+    task.run_context = run_context(config, data.clock, machine.slices, run.path, ranks)
     saved, checkpoint = _newest(run.checkpoints, until)
     if task.run_context.in_seconds and saved < until:
         _log.warning("budget=%s: rates follow the clock, so the weights of step %d cannot be had", config.budget, until)
@@ -183,13 +184,13 @@ def _forward_and_backward(
     """Return the step's loss, its gradient norm, and the message of anomaly detection in the backward pass, if any."""
     task, data, machine = experiment.task, experiment.data, experiment.machine
     epoch, within = divmod(step - 1, data.clock.steps_per_epoch)
-    sampler = PlanSampler(data.plan, rank=0, world=1, micro_batches=machine.micro_batches)
+    sampler = PlanSampler(data.plan, rank=0, world=1, micro_batches=machine.slices)
     sampler.epoch, sampler.step = epoch, within
     total, anomaly = 0.0, None
     task.zero_grad()
-    for micro_batch, part in zip(range(machine.micro_batches), sampler, strict=False):
+    for micro_batch, part in zip(range(machine.slices), sampler, strict=False):
         batch = trainer.strategy.batch_to_device(data.splits["train"].batch(part))
-        task.seed_randomness(epoch, within * machine.micro_batches + micro_batch)
+        task.seed_randomness(epoch, within * machine.slices + micro_batch)
         with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the traceback of the forward pass
             with trainer.precision_plugin.forward_context():

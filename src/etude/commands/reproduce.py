@@ -27,6 +27,7 @@ from etude.runs.saved_run import SavedRun
 from etude.training import launch
 from etude.training.build import build_data, factory
 from etude.training.continuation import BUDGET, is_complete
+from etude.training.preflight.trial import micro_batches_of
 from etude.training.provenance import refuse_changed_data
 
 _RELOCATABLE = ("paths.", "data.corpus.")
@@ -98,7 +99,8 @@ def _configuration(run: SavedRun, changes: Mapping[str, Any]) -> Config:
     _refuse_seconds(run.path, config)
     if launch.started_outside() or config.trainer.arguments.get("nodes", 1) > 1:
         raise ConfigurationError("etude reproduce starts its processes itself, on one machine; call it by itself, once")
-    return config.updated({"trainer.threads": run.manifest.processor.threads, "logger": None})
+    settings = {"threads": run.manifest.processor.threads, "micro_batches": micro_batches_of(run)}
+    return config.updated({**{f"trainer.{name}": value for name, value in settings.items()}, "logger": None})
 
 
 def _refuse_seconds(run: Path, config: Config) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etude.config.agent_words import agent_run_id
 from etude.config.schema import Config
 from etude.errors import ConfigurationError, defects, memory_errors
-from etude.report import report, terminal_summary
+from etude.report.page import report
+from etude.report.summary import terminal_summary
 from etude.runs.folder import CONFIGURATION, create, state
 from etude.runs.lock import RunLock
 from etude.runs.saved_run import SavedRun
@@ -108,8 +110,8 @@ def _log_finished(run: SavedRun) -> None:
 
 
 def _folder(config: Config) -> Path:
-    """Return the run's folder, the same for all ranks that a launcher started."""
-    name = config.run.name
+    """Return the run's folder, the same for all ranks that a launcher started, and for each start by an agent of W&B's sweeps."""
+    name = agent_run_id() if config.run.name is None else config.run.name
     if name is None and launch.started_outside():
         name = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
         if name in (None, "none"):

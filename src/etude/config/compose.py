@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -27,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.case import MISSING, leaves
-from etude.config.check import checked
+from etude.config.check import checked, plain
 from etude.config.origins import Source
 from etude.config.schema import Config
 from etude.config.trust import trust
@@ -60,11 +62,24 @@ class Composition:
         Raises:
             ConfigurationError: At the first thing that is wrong.
         """
-        if self.tree.run.experiment is None:
-            OmegaConf.update(self.tree, "run.experiment", self.tree.hydra.runtime.choices.get("experiment"))
+        self._name_experiment()
         trust(self._trust())
         with _known_to_hydra(self.tree):
-            return checked(self.tree, [word for word in self.overrides if not _is_hydra(word)], self.sources)
+            return checked(self.tree, [word for word in self.overrides if not is_hydra(word)], self.sources)
+
+    def values(self) -> dict[str, Any]:
+        """Return the resolved values, as a run stores them, whether they fit or not.
+
+        Raises:
+            ConfigurationError: If a value is missing or refers to nothing.
+        """
+        self._name_experiment()
+        with _known_to_hydra(self.tree):
+            return plain(self.tree)
+
+    def _name_experiment(self) -> None:
+        if self.tree.run.experiment is None:
+            OmegaConf.update(self.tree, "run.experiment", self.tree.hydra.runtime.choices.get("experiment"))
 
     def missing(self) -> list[str]:
         """Return the keys that still need a value: `???` in the files."""
@@ -148,7 +163,7 @@ class Composer:
         Raises:
             ConfigurationError: If an override does not follow Hydra's grammar, or a `glob(…)` matches nothing.
         """
-        return [self._normal(word, override) for word, override in zip(written, self._parse(written), strict=True)]
+        return [self._normal(word, override) for word, override in zip(written, self.parse(written), strict=True)]
 
     def _normal(self, word: str, override: Override) -> str:
         key = override.key_or_group
@@ -166,7 +181,12 @@ class Composer:
             return f"{override.get_key_element()}=none" if "none" in options else f"~{override.get_key_element()}"
         return word
 
-    def _parse(self, words: Sequence[str]) -> list[Override]:
+    def parse(self, words: Sequence[str]) -> list[Override]:
+        """Read words of a command line.
+
+        Raises:
+            ConfigurationError: If one does not follow Hydra's grammar.
+        """
         parser, parsed = OverridesParser.create(self._loader), []
         for word in words:
             try:
@@ -189,7 +209,7 @@ class Composer:
         choices = []
         if multirun and any(word.startswith("hydra/sweeper=") for word in overrides):
             return
-        for word, override in zip(overrides, self._parse(overrides), strict=True):
+        for word, override in zip(overrides, self.parse(overrides), strict=True):
             key, values = override.get_key_element(), [word]
             if override.is_sweep_override() and not multirun:
                 plain = word.removeprefix("++")
@@ -213,15 +233,40 @@ class Composer:
             ConfigurationError: If it cannot be composed.
         """
         words = list(overrides)
+        parsed = self.parse(words)
+        values = [override for override in parsed if self._is_value(override)]
         try:
-            config = self._loader.load_configuration(self.name, words, RunMode.RUN)
-            defaults = self._loader.compute_defaults_list(self.name, words, RunMode.RUN).defaults
+            config, sources = self._chosen(
+                tuple(word for word, one in zip(words, parsed, strict=True) if one not in values)
+            )
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+            config.hydra.overrides.task.extend([override.input_line for override in values])
         except MissingConfigException as error:
             raise self._missing(error, words) from error
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigurationError(f"{_sentence(error)} ({self._place(error, words)})") from error
         except yaml.MarkedYAMLError as error:
             raise _malformed(error) from error
+        return Composition(config, tuple(word.removeprefix("++") for word in words), sources)
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether an override gives a value to a key, and chooses none of the files that are composed."""
+        return not override.is_hydra_override() and not self._loader.repository.group_exists(override.key_or_group)
+
+    def _chosen(self, words: tuple[str, ...]) -> tuple[DictConfig, tuple[Source, ...]]:
+        """Return the tree that the choices of groups stand for, and its files; composed once, since members share choices."""
+        if words not in self._choices:
+            config = self._loader.load_configuration(self.name, list(words), RunMode.RUN)
+            self._choices[words] = config, self._files(config, words)
+        config, sources = self._choices[words]
+        return copy.deepcopy(config), sources
+
+    @cached_property
+    def _choices(self) -> dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]]:
+        return {}
+
+    def _files(self, config: DictConfig, words: Sequence[str]) -> tuple[Source, ...]:
+        defaults = self._loader.compute_defaults_list(self.name, list(words), RunMode.RUN).defaults
         folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
         sources = []
         for default in defaults:
@@ -229,7 +274,7 @@ class Composer:
             path = next((path for path in candidates if path.is_file()), None)
             if path is not None:
                 sources.append(Source.read(path, default.package or "", self.folder.parent))
-        return Composition(config, tuple(word.removeprefix("++") for word in words), tuple(sources))
+        return tuple(sources)
 
     def _missing(self, error: MissingConfigException, words: Sequence[str]) -> ConfigurationError:
         """Return the error about a choice that does not exist, with the nearest one and the place where it was chosen."""
@@ -264,7 +309,7 @@ class Composer:
         parent = _PARENT.search(message)
         if parent is not None and parent[1] != self.name:
             return f"{parent[1]}.yaml"
-        keys = [override.key_or_group for override in self._parse(words)]
+        keys = [override.key_or_group for override in self.parse(words)]
         return "command line" if any(key in message for key in keys) else f"{self.name}.yaml"
 
 
@@ -280,7 +325,8 @@ def _known_to_hydra(tree: DictConfig) -> Iterator[None]:
         instance.cfg = before
 
 
-def _is_hydra(override: str) -> bool:
+def is_hydra(override: str) -> bool:
+    """Return whether an override is one of Hydra's own configuration."""
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 

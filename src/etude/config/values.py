@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from etude.errors import ConfigurationError
 
 NONE = "(none)"
 """Text for a key that a configuration does not have."""
@@ -17,6 +20,10 @@ _SECRET = re.compile(
     r"|.*(?:password|passwd|passphrase|secret|credentials?)",
     re.IGNORECASE,
 )
+_PLAIN_TEXT = re.compile(
+    r"(?!(?:true|false|null|nan|inf)$)[a-z_][\w./-]*|\d+(?:\.\d+)?[a-z]{2,}", re.IGNORECASE | re.ASCII
+)
+"""Text that means itself without quotes."""
 _ASSIGNED = re.compile(r"([\w-]+)[ \"']*[=:]")
 
 
@@ -92,3 +99,28 @@ def _shown(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return repr(list(value) if isinstance(value, tuple) else value)
+
+
+def as_override(value: Any) -> str:
+    """Return a value as Hydra's grammar of overrides reads it back.
+
+    Raises:
+        ConfigurationError: If it is not text, a number, a truth value, None, or a list or mapping of those.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        if _PLAIN_TEXT.fullmatch(str(value)):
+            return str(value)
+        # Within quotes a backslash is itself, unless a quote follows it.
+        text = re.sub(r"(\\*)'", r"\1\1\\'", str(value))
+        return "'" + re.sub(r"(\\+)$", r"\1\1", text) + "'"
+    raise ConfigurationError(
+        f"{value!r} cannot be a value of a configuration; give text, a number, a list or a mapping"
+    )

@@ -77,6 +77,7 @@ class PlannedData(lightning.LightningDataModule):
         self.settings = settings
         self.evaluated = "test"
         self._plans: dict[int, Plan] = {}
+        self._part: Callable[[str, Plan], Plan] = lambda split, plan: plan
         self._training_loader: PlanLoader | None = None
 
     @abstractmethod
@@ -152,7 +153,7 @@ class PlannedData(lightning.LightningDataModule):
         """Return the plan of an epoch. The last two that were made are remembered."""
         if epoch not in self._plans:
             self._plans = dict([*self._plans.items()][-1:])
-            self._plans[epoch] = self._make_plan(epoch)
+            self._plans[epoch] = self._part("train", self._make_plan(epoch))
         return self._plans[epoch]
 
     def _make_plan(self, epoch: int) -> Plan:
@@ -166,6 +167,15 @@ class PlannedData(lightning.LightningDataModule):
             counts=self.counts(epoch),
             shuffle=True,
         )
+
+    def shorten(self, part: Callable[[str, Plan], Plan]) -> None:
+        """Train and evaluate from now on by a part of each plan, as a rehearsal does; the clock stays that of the whole.
+
+        Args:
+            part: Returns what is left of a plan, given the name of its split.
+        """
+        self.clock  # noqa: B018 (a cached property)
+        self._plans, self._part = {}, part
 
     @functools.cached_property
     def clock(self) -> Clock:
@@ -232,7 +242,8 @@ class PlannedData(lightning.LightningDataModule):
         plan = Plan.make(
             examples.lengths, seed=0, epoch=0, batch=self.settings.batch, counts=examples.counts, shuffle=False
         )
-        return self._loader(name, lambda _: plan, micro_batches=1)
+        part = self._part(name, plan)
+        return self._loader(name, lambda _: part, micro_batches=1)
 
     def _loader(self, name: str, plan: Callable[[int], Plan], micro_batches: int, workers: int = 0) -> PlanLoader:
         trainer = self.trainer

@@ -10,7 +10,7 @@ Axes: N examples, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,13 @@ class Plan:
         cuts = _equal_cuts(self.cost[start:end], world * micro_batches, by_cost=True)
         slot = micro_batch * world + rank
         return self.order[start + cuts[slot] : start + cuts[slot + 1]]
+
+    def only(self, steps: Sequence[int]) -> Plan:
+        """Return a plan of some of these steps, in the given order; a step may be in it several times."""
+        sizes = np.diff(self.starts)[list(steps)]
+        places = np.concatenate([np.arange(*self.starts[step : step + 2]) for step in steps])
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        return Plan(self.order[places], self.cost[places], starts, self.counts_of)
 
     def count(self, step: int) -> float:
         """Return the denominator of the step's loss, over all ranks and micro-batches: an int if counts are."""

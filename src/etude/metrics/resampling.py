@@ -7,7 +7,7 @@ equal those of sacrebleu, which sums in single precision, to six digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -94,12 +94,39 @@ def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) 
         second: Statistics of another system on the same rows, by the same metric.
         trials: Number of trials.
     """
+    return pooled_p_value([(first, second)], trials)
+
+
+def pooled_p_value(pairs: Sequence[tuple[Statistics, Statistics]], trials: int = TRIALS) -> float:
+    """Return the p-value of the mean of several differences on the same rows, such as those of two recipes by seed.
+
+    A row is exchanged in all pairs or in none: its outputs under several seeds are no independent rows.
+
+    Args:
+        pairs: Statistics of both systems in each pair, all on the same rows, by the same metric.
+        trials: Number of trials.
+    """
     generator = np.random.default_rng(SEED)
-    count = len(first.rows)
-    observed = abs(first.whole - second.whole) - ROUNDING
+    count = len(pairs[0][0].rows)
+    observed = abs(np.mean([first.whole - second.whole for first, second in pairs])) - ROUNDING
     extreme = 0
     for start in range(0, trials, TRIALS_AT_ONCE):
         size = min(TRIALS_AT_ONCE, trials - start)
         kept = generator.integers(2, size=(size, count), dtype=bool)
-        extreme += sum(abs(score - other) >= observed for score, other in first.exchanged(second, kept))
+        exchanged = (first.exchanged(second, kept) for first, second in pairs)
+        for scores in zip(*exchanged, strict=True):
+            extreme += bool(abs(np.mean([score - other for score, other in scores])) >= observed)
     return (extreme + 1) / (trials + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in their order (Holm 1979).
+
+    Whoever rejects those up to 0.05 is wrong about any of them in one of twenty cases at most, whatever they have in common.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = least
+    return corrected

@@ -152,6 +152,62 @@ class InverseSquareRoot(WarmupSchedule):
         return math.sqrt(peak / max(peak, min(position, total)))
 
 
+@dataclass(frozen=True)
+class RangeTest(WarmupSchedule):
+    """Exponential growth over the whole run, which shows at what rates a model learns and at what rates it diverges.
+
+    The range test of Smith 2017, "Cyclical learning rates for training neural networks", section 3.3, on the logarithmic
+    scale of later practice: the first update after the warm-up is at `low`, the last one at `final`, and each rate is the same
+    multiple of the one before it.
+
+    Attributes:
+        warmup: Length of a linear warm-up to the first rate.
+        low: The first rate, as a fraction of `optimizer.lr`.
+        final: The last rate, as a fraction of `optimizer.lr`.
+    """
+
+    low: float = 1e-6
+    final: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigurationError: If the warm-up is not a duration, or the rates do not rise.
+        """
+        super().__post_init__()
+        if not 0 < self.low < self.final < math.inf:
+            raise ConfigurationError(
+                f"scheduler.low={self.low} and scheduler.final={self.final} are no range of rates; write two fractions of "
+                "optimizer.lr above 0, the lower one first"
+            )
+
+    def factor(self, position: float, budget: Duration, clock: Clock) -> float:
+        """Return the factor on `optimizer.lr`, at most `final`; during the warm-up below `low`.
+
+        Raises:
+            ConfigurationError: If one of warm-up and budget is in seconds and the other is not, or nothing says when the run
+                ends.
+        """
+        scale = self.low if position < _measured(self._warmup, budget, clock) else 1.0
+        return scale * super().factor(position, budget, clock)
+
+    def after_warmup(self, position: float, warmup: float, total: float) -> float:
+        """Return low · (final / low)^progress, where progress goes from 0 to 1.
+
+        Raises:
+            ConfigurationError: If nothing says when the run ends.
+        """
+        if math.isinf(total):
+            raise ConfigurationError(
+                "scheduler: RangeTest rises until the end of the training, which has none; give the Trainer max_steps or "
+                "max_epochs"
+            )
+        first = warmup or 1.0  # the first update is at position 1
+        progress = min(1.0, max(0.0, (position - first) / (total - first))) if total > first else 1.0
+        return self.low * (self.final / self.low) ** progress
+
+
 def _measured(duration: Duration, budget: Duration, clock: Clock) -> float:
     """Return a duration in the unit that positions in a run of this budget have."""
     if duration.amount and (duration.unit == "second") != (budget.unit == "second"):

@@ -215,17 +215,17 @@ def _curve(x: Floats, series: Series, scale: Scale, exact: bool) -> Curve:
     smooth = ""
     if len(values) >= SMOOTHED and not exact:
         every = np.linspace(0, len(values) - 1, POINTS // 2).astype(int)
-        smooth = _path(x[every], scale(moving_average(values, len(values) // 40))[every])
+        smooth = path_through(x[every], scale(moving_average(values, len(values) // 40))[every])
     points = _points(x, y) if len(values) <= PROBES else []
     spikes = _points(x[series.spikes], y[series.spikes]) if series.spikes is not None else []
-    return Curve(_path(x[keep], y[keep]), smooth, points, spikes)
+    return Curve(path_through(x[keep], y[keep]), smooth, points, spikes)
 
 
 def _points(x: Floats, y: Floats) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
 
 
-def _path(x: Floats, y: Floats) -> str:
+def path_through(x: Floats, y: Floats) -> str:
     """Return the path through the points, with a gap where a point has no position."""
     commands, pen_down = [], False
     for a, b in zip(x, y, strict=True):

@@ -5,21 +5,16 @@ All text of a run (samples, names, configurations) is untrusted and escaped by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from etude import __version__
 from etude.atomic import write_text
 from etude.errors import ConfigurationError
 from etude.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from etude.report.confusion import confusion_matrix, most_confused
 from etude.report.contents import Contents
 from etude.report.inspection import Inspection
-from etude.report.writing import count, duration, number, score
+from etude.report.templates import environment
 
 REPORT = "report.html"
 """Name of the report in the run's folder."""
@@ -64,31 +59,3 @@ def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
     name = f"{folder.parent.parent.name}/{folder.parent.name}: {folder.name}"
     template = environment().get_template("inspection.html.jinja")
     return template.render(run=folder, name=name, inspections=inspections, version=__version__)
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """Return the template environment, which escapes all text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
-    environment.filters |= {"confusion_matrix": confusion_matrix, "most_confused": most_confused}
-    return environment
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested values as rows of a table: dotted names and texts. A list becomes a single text."""
-    rows: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            rows += flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) or "–"))
-        else:
-            rows.append((f"{prefix}{key}", "–" if value is None else str(value)))
-    return rows

@@ -37,6 +37,16 @@ def score(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
 
 
+def mean_and_deviation(mean: float, deviation: float | None) -> str:
+    """Return `37.10 ± 0.40`; without the deviation of one value, which has none."""
+    return score(mean) + ("" if deviation is None else f" ± {score(deviation)}")
+
+
+def setting(value: object) -> str:
+    """Return the value of a parameter: a number with four significant digits, other values as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration in its two largest units, or a dash for None."""
     if seconds is None:

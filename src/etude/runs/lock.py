@@ -22,11 +22,13 @@ class RunLock:
     does if it inherits the descriptor: `Popen(…, pass_fds=[lock.fileno()])`.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or a sweep's.
+        kind: `run` or `sweep`, for messages.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, kind: str = "run") -> None:
         self.run = run
+        self._kind = kind
         self._descriptor: int | None = None
 
     def __enter__(self) -> RunLock:
@@ -53,7 +55,7 @@ class RunLock:
             if time.monotonic() > deadline or not _has_ended(holder):
                 raise FolderInUseError(
                     f"{self.run} is in use by {f'process {holder}' if holder else 'another process'}; "
-                    "wait until it has ended, or give this run a name of its own: run.name=NAME"
+                    f"wait until it has ended, or give this {self._kind} a name of its own: {self._kind}.name=NAME"
                 )
             time.sleep(0.05)
         os.ftruncate(descriptor, 0)
@@ -79,6 +81,23 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def holder(folder: Path) -> int | None:
+    """Return the process that holds the lock of a folder; None if none does."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(descriptor, 32, 0).decode(errors="replace").strip() or 0) or None
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def _locked(descriptor: int) -> bool:

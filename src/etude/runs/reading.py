@@ -25,7 +25,6 @@ All of these functions raise `etude.untrusted.BrokenFileError`, exit code 65, fo
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from etude.config.agent_words import is_run_id
 from etude.runs.documents import (
     Change,
     Conclusion,
@@ -74,7 +74,6 @@ from etude.untrusted import (
 ADVICE = "put the file back from a copy of the run"
 """What to do about a broken file of a run."""
 
-_IDENTITY = re.compile(r"[0-9a-f]{8}")
 _Read = TypeVar("_Read")
 
 
@@ -148,8 +147,8 @@ def read_identity(run: Path) -> str:
     """Return a run's id on dashboards."""
     path = _path(run, IDENTITY)
     text = read_text(path, ADVICE, most=64).strip()
-    if not _IDENTITY.fullmatch(text):
-        raise BrokenFileError(path, f"'{shown(text)}' is not an id of eight hexadecimal digits", ADVICE)
+    if not is_run_id(text):
+        raise BrokenFileError(path, f"'{shown(text)}' is not an id of letters, digits, - and _", ADVICE)
     return text
 
 

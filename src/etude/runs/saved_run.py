@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from etude.atomic import write_text
 from etude.checkpoints.integrity import newest_valid
+from etude.config.agent_words import agent_run_id
 from etude.config.change import changed
 from etude.config.schema import Config
 from etude.config.stored import stored_configuration
@@ -93,10 +94,10 @@ class SavedRun:
         return changed(self.config, changes, allowed, self.path)
 
     def identity(self) -> str:
-        """Return the run's id in tracking services: drawn when it is first asked for, the same ever after."""
+        """Return the run's id in tracking services: given by an agent of W&B's sweeps, or drawn; the same ever after."""
         path = self.path / IDENTITY
         if not path.exists():
-            write_text(path, secrets.token_hex(4))
+            write_text(path, agent_run_id() or secrets.token_hex(4))
         return read_identity(self.path)
 
     # What training was given

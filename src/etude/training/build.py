@@ -103,7 +103,7 @@ def build_data(config: Config, machine: Machine, tokenizer: Tokenizer | None = N
         batch=config.batch,
         limit=config.limit,
         cache=config.paths.cache,
-        micro_batches=machine.micro_batches,
+        micro_batches=machine.slices,
         workers=machine.workers,
     )
     return factory(config.data)(settings=settings)

@@ -19,12 +19,17 @@ from etude.runs.saved_run import SavedRun
 from etude.training import launch
 from etude.training.attention_samples import save_attention_samples
 from etude.training.build import Experiment, build
+from etude.training.callbacks.divergence import StopWhenDiverged
 from etude.training.callbacks.early_stopping import StopWithoutProgress
+from etude.training.callbacks.pruning import StopWhenPruned
 from etude.training.checkpoint_averaging import keep_best_average
 from etude.training.checkpoint_evaluation import evaluate_checkpoint
 from etude.training.cost import write_cost
 from etude.training.loggers.detail_tables import log_details
+from etude.training.preflight.trial import with_micro_batches
 from etude.training.provenance import write_provenance
+from etude.training.rank_watch import detecting_lost_ranks
+from etude.training.step_loop import Length
 from etude.training.trainer import build_trainer, checkpoint_companions, retention
 from etude.training.warm_start import load_warm_start
 
@@ -37,14 +42,29 @@ def fit(run: SavedRun) -> None:
     The run ends with the scores of its best checkpoint on the test split, or on the validation split where there is none.
     """
     checkpoint = run.newest_checkpoint()
-    experiment = build(run.config, run.tokenizer if run.is_prepared else None, run if checkpoint else None)
+    config = with_micro_batches(run)
+    experiment = build(config, run.tokenizer if run.is_prepared else None, run if checkpoint else None)
     if checkpoint is None:
         load_warm_start(experiment)
+    carry_out(run, experiment, checkpoint)
+
+
+def carry_out(
+    run: SavedRun, experiment: Experiment, checkpoint: Path | None = None, length: Length | None = None
+) -> None:
+    """Train the experiment of a run, and conclude it.
+
+    Args:
+        run: The run.
+        experiment: Its experiment.
+        checkpoint: The checkpoint that training continues from; None: training begins.
+        length: Length of a rehearsal; None: that of the configuration.
+    """
     if launch.global_rank() == 0:
         write_provenance(run, experiment)
     record = _open_record(run, checkpoint)
-    trainer = build_trainer(run, experiment, record)
-    with launch.detecting_lost_ranks(run.path):
+    trainer = build_trainer(run, experiment, record, length)
+    with detecting_lost_ranks(run.path):
         trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=False)
         conclude(run, experiment, trainer)
 
@@ -78,7 +98,10 @@ def end_reason(config: Config, trainer: lightning.Trainer) -> str:
     """Return why a training has ended, in a few words."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
-        if isinstance(callback, StopWithoutProgress) and callback.reason is not None:
+        if (
+            isinstance(callback, StopWithoutProgress | StopWhenPruned | StopWhenDiverged)
+            and callback.reason is not None
+        ):
             _log.info("ended after step %d: %s", trainer.global_step, callback.reason)
             return callback.reason
     return f"the budget of {config.budget} is spent"

@@ -23,9 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
-
-import torch.distributed
+from typing import NamedTuple
 
 from etude.config.trust import VARIABLE, trusted
 from etude.errors import EtudeError
@@ -40,12 +38,6 @@ LOST = 69
 
 _REPORTS = "ETUDE_REPORTS"
 _MAX_MESSAGE_LENGTH = 3000  # bytes: with the rest of its line it is short enough for one atomic write to a pipe
-
-
-class RankLostError(EtudeError):
-    """Another rank of the same training is gone; the process that knows the cause reports it."""
-
-    exit_code = LOST
 
 
 class Report(NamedTuple):
@@ -226,41 +218,30 @@ def as_rank() -> Iterator[None]:
     Raises:
         SystemExit: After an error was reported to the parent, which prints it.
     """
-    _end_with(int(os.environ[PARENT]))
+    end_with(int(os.environ[PARENT]))
     try:
         with stop_on_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             yield
     except (EtudeError, StoppedError) as error:
-        _report(Report(error.exit_code, str(error)))
+        report_error(error)
+        sys.exit(error.exit_code)
 
 
-@contextmanager
-def detecting_lost_ranks(run: Path) -> Iterator[None]:
-    """Turn the error of a collective operation whose other rank is gone into one line.
+def report_error(error: EtudeError | StoppedError) -> None:
+    """Report why this rank ends: to the command that started it, which prints it, or, under another launcher, on stderr.
 
-    Raises:
-        RankLostError: If another rank is gone.
+    Any thread may call this.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise RankLostError(
-            f"rank {global_rank()} lost another rank, which was ended or has failed; see what that one says; "
-            f"continue with the same command ({run}; {reason})"
-        ) from error
-
-
-def _report(report: Report) -> NoReturn:
-    text = report._replace(message=report.message[:_MAX_MESSAGE_LENGTH])._asdict()
+    if _REPORTS not in os.environ:
+        sys.stderr.write(f"etude: error: {error}\n")
+        sys.stderr.flush()
+        return
+    text = Report(error.exit_code, str(error)[:_MAX_MESSAGE_LENGTH])._asdict()
     os.write(int(os.environ[_REPORTS]), json.dumps(text).encode() + b"\n")
-    sys.exit(report.code)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Exit this process at once when its parent is no longer `parent`, as if both were killed together."""
 
     def watch() -> None:

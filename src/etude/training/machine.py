@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,17 @@ from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAcce
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from etude.config.schema import Precision
+from etude.duration import Duration
 from etude.errors import ConfigurationError
+from etude.training.rank_watch import MARGIN
 
 AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
 ProfilerName = Literal["simple", "advanced", "pytorch"]
+AUTO: Literal["auto"] = "auto"
 
 ACCELERATORS: dict[AcceleratorName, tuple[type[Accelerator], ...]] = {
     "auto": (CUDAAccelerator, MPSAccelerator, CPUAccelerator),
@@ -53,7 +58,7 @@ class Machine:
         nodes: Number of computers.
         strategy: Lightning's strategy; `auto` is `ddp` for several processes, which communicate through gloo on CPUs.
         micro_batches: Number of slices of a step's batch on each device, computed one after the other: less memory, same
-            gradient.
+            gradient. `auto`: as few as fit in memory, tried out before a run begins (see `etude.training.preflight.trial`).
         workers: Number of processes that make batches for each device.
         threads: Number of threads that compute in each process; None: `OMP_NUM_THREADS`, else torch's default. Another
             number adds floating-point numbers in another order.
@@ -62,6 +67,11 @@ class Machine:
         progress_bar: Whether progress is shown on stderr.
         watts_per_core: Power of a busy core with its share of the processor, in watts: energy is estimated from it where it
             cannot be measured. 12 W for an unknown processor (Lannelongue et al. 2021).
+        timeout: Longest time, such as `30min`, that a rank may wait for another; a training of which a rank comes no further
+            for so long ends with an error. Some waits are long by design: for the first rank, while it copies a checkpoint to
+            memory, waits until the one before is on the disk, or averages checkpoints at the end; in the first step, for
+            compilation; for the slowest rank of an evaluation; and on several nodes, for the node that prepares its data
+            last (`etude prepare` does that before).
         oversubscribe: Whether to allow more processes than this machine has cores, and any number of workers and threads.
     """
 
@@ -69,19 +79,30 @@ class Machine:
     devices: int = 1
     nodes: int = 1
     strategy: StrategyName = "auto"
-    micro_batches: int = 1
+    micro_batches: int | Literal["auto"] = 1
     workers: int = 0
     threads: int | None = None
     deterministic: bool = True
     profiler: ProfilerName | None = None
     progress_bar: bool = True
     watts_per_core: float = 12.0
+    timeout: str = "30min"
     oversubscribe: bool = False
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Seconds that ranks may wait for each other."""
+        return Duration.parse(self.timeout).amount
 
     @property
     def world_size(self) -> int:
         """Number of processes that train together."""
         return self.devices * self.nodes
+
+    @property
+    def slices(self) -> int:
+        """Number of micro-batches; 1 for `auto`, which only a training replaces by the number that it tried out."""
+        return 1 if self.micro_batches == AUTO else self.micro_batches
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -90,6 +111,9 @@ class Machine:
             raise ConfigurationError(
                 f"trainer.watts_per_core={self.watts_per_core}: write the watts of a core, such as 12"
             )
+        timeout = Duration.parse(self.timeout)
+        if timeout.unit != "second" or not timeout.amount:
+            raise ConfigurationError(f"trainer.timeout={self.timeout} is no time to wait; write such as 30min or 2h")
 
     def configure_torch(self) -> None:
         """Set torch's threads and determinism in this process, before weights are drawn: all of a run is computed alike.
@@ -169,9 +193,9 @@ class Machine:
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.nodes,
-            strategy="ddp" if self.strategy == "auto" and self.world_size > 1 else self.strategy,
+            strategy=self._strategy(),
             precision=precision,
-            accumulate_grad_batches=self.micro_batches,
+            accumulate_grad_batches=self.slices,
             profiler=self.profiler,
             default_root_dir=folder,
             callbacks=list(callbacks),
@@ -187,3 +211,9 @@ class Machine:
         # etude.signals and etude.training.callbacks.stop_on_signal.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
+
+    def _strategy(self) -> Strategy | Literal["auto"]:
+        if self.strategy == "auto" and self.world_size == 1:
+            return "auto"
+        kind = FSDPStrategy if self.strategy == "fsdp" else DDPStrategy
+        return kind(timeout=timedelta(seconds=self.timeout_seconds + MARGIN))

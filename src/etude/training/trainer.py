@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,35 +18,43 @@ from etude.errors import ConfigurationError
 from etude.runs.folder import CONFIGURATION, FACTS, PRETRAINED, TOKENIZER
 from etude.runs.record import Record
 from etude.runs.saved_run import SavedRun
+from etude.sweeps.launchers.base import PRUNING
 from etude.tasks.run_context import RunContext
 from etude.training.build import Experiment, build_logger
+from etude.training.callbacks.agreed_keys import AgreedKeys
 from etude.training.callbacks.cost_meter import Meter
 from etude.training.callbacks.early_stopping import StopWithoutProgress
 from etude.training.callbacks.log_training import LogTraining
 from etude.training.callbacks.progress_bar import StepProgressBar
+from etude.training.callbacks.pruning import StopWhenPruned
+from etude.training.callbacks.rank_places import RankPlaces
 from etude.training.callbacks.record_position import RecordPosition
 from etude.training.callbacks.stop_on_signal import StopOnSignal
 from etude.training.loggers.safe_logger import SafeLogger
 from etude.training.loggers.tracking import RecordLogger
+from etude.training.rank_watch import RankWatch
 from etude.training.step_loop import Length, Milestones, StepLoop
 
 
-def build_trainer(run: SavedRun, experiment: Experiment, record: Record | None) -> lightning.Trainer:
+def build_trainer(
+    run: SavedRun, experiment: Experiment, record: Record | None, length: Length | None = None
+) -> lightning.Trainer:
     """Build the trainer of a run and give the task its run context.
 
     Args:
         run: The run.
         experiment: The run's experiment.
         record: The run's record; None on ranks that do not write it.
+        length: Length of a rehearsal, which ends with its only validation; None: the budget and the interval of the run.
 
     Raises:
         ConfigurationError: If an interval or the early stopping does not fit the data.
     """
     config, data, task, machine = experiment.config, experiment.data, experiment.task, experiment.machine
-    task.run_context = run_context(config, data.clock, machine.micro_batches, run.path)
+    task.run_context = run_context(config, data.clock, machine.slices, run.path)
     milestones = Milestones(
-        Length.of(config.budget, data.clock),
-        Length.of(config.validate.every, data.clock),
+        length or Length.of(config.budget, data.clock),
+        length or Length.of(config.validate.every, data.clock),
         task.seconds,
         agreed=lambda decision: trainer.strategy.broadcast(decision) if machine.world_size > 1 else decision,
     )
@@ -124,7 +133,7 @@ def early_stopping(config: Config, splits: Collection[str]) -> list[StopWithoutP
 
 def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, milestones: Milestones) -> list[Callback]:
     """Return the callbacks in the order of their calls: a step is logged before it is saved."""
-    config, data = experiment.config, experiment.data
+    config, data, machine = experiment.config, experiment.data, experiment.machine
     every = Length.of(config.checkpoint.every, data.clock)
     saver = CheckpointSaver(
         run.checkpoints,
@@ -135,9 +144,13 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
         validation_due=milestones.validation_due,
     )
     stopping = early_stopping(config, data.splits)
-    state = [*stopping, Meter(), RecordPosition(record), StopOnSignal(saver.save_now), saver]
-    progress = [StepProgressBar()] if experiment.machine.progress_bar else []
-    return [LogTraining(), *experiment.callbacks, *state, *progress]
+    # Ranks of a member inherit the variable.
+    pruning = [StopWhenPruned(run.path, config.validate.metric)] if os.environ.get(PRUNING) == "1" else []
+    state = [*stopping, *pruning, Meter(), RecordPosition(record), StopOnSignal(saver.save_now), saver]
+    progress = [StepProgressBar()] if machine.progress_bar else []
+    watch = RankWatch(machine.timeout_seconds, machine.timeout, run.path) if machine.world_size > 1 else None
+    agreement = AgreedKeys(in_steps("log.every", config.log.every, data.clock))
+    return [RankPlaces(watch), agreement, LogTraining(), *experiment.callbacks, *state, *progress]
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:

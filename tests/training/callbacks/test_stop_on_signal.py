@@ -15,8 +15,8 @@ from etude.training.callbacks.stop_on_signal import StopOnSignal
 MODULE = cast(Any, None)
 
 
-def trainer_at(step: int) -> Any:
-    return SimpleNamespace(global_step=step, world_size=1, default_root_dir="outputs/a/run")
+def trainer_at(step: int, *loggers: Any) -> Any:
+    return SimpleNamespace(global_step=step, world_size=1, default_root_dir="outputs/a/run", loggers=loggers)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
@@ -38,6 +38,20 @@ def test_a_signal_waits_for_the_end_of_the_step(number: signal.Signals, code: in
     assert saved == [5]
     assert stop.value.exit_code == code
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_logger_that_asks_is_told_which_signal_it_was() -> None:
+    told: list[int] = []
+    loggers = (SimpleNamespace(), SimpleNamespace(mark_stopped=told.append))
+    callback = StopOnSignal(lambda trainer: None)
+    callback.on_train_start(trainer_at(4), MODULE)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(StoppedError):
+            callback.on_train_batch_end(trainer_at(5, *loggers), MODULE, None, None, 1)
+    finally:
+        callback.teardown(trainer_at(5), MODULE, "fit")
+    assert told == [signal.SIGUSR1]
 
 
 def test_a_validation_is_left_between_its_batches() -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import lightning
 import pytest
+import wandb
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -91,6 +92,16 @@ def test_the_guard_forwards_every_call_in_order() -> None:
     ]
     assert metrics == {"loss": 2.0}
     assert (logger.name, logger.version, logger.save_dir) == ("recording", 3, None)
+
+
+def test_the_guard_passes_a_signal_on_to_a_logger_that_asks() -> None:
+    inner = RecordingLogger()
+    SafeLogger(inner).mark_stopped(signal.SIGUSR1)  # asks nothing
+    inner.mark_stopped = lambda number: inner.calls.append(("stopped", number))  # type: ignore[attr-defined]
+    logger = SafeLogger(inner)
+    logger.mark_stopped(signal.SIGUSR1)
+    logger.finalize("success")
+    assert inner.calls == [("stopped", signal.SIGUSR1)]
 
 
 def test_a_failing_logger_is_reported_once_and_turned_off(caplog: pytest.LogCaptureFixture) -> None:
@@ -191,6 +202,36 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no-settings"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "preempting", "code"),
+    [
+        (signal.SIGUSR1, "failed", True, 1),
+        (signal.SIGTERM, "failed", False, 1),  # how an agent ends a run that W&B gives up
+        (None, "failed", False, 1),
+        (None, "success", False, 0),
+    ],
+)
+def test_a_stopped_run_of_a_sweep_is_preempted_and_not_finished(
+    number: int | None, status: str, preempting: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("wandb_version: 1\n\nmodel.width:\n  value: 7\n")
+    for variable, value in (("SWEEP_ID", "k3v9x1c2"), ("RUN_ID", RUN_ID), ("SWEEP_PARAM_PATH", str(file))):
+        monkeypatch.setenv(f"WANDB_{variable}", value)
+    wandb.teardown()  # W&B reads the environment once in a process
+    logger = SafeLogger(dashboard(tmp_path))
+    logger.log_metrics({"train/loss": 2.5}, 1)
+    if number is not None:
+        logger.mark_stopped(number)
+    logger.finalize(status)
+    if status == "success":
+        logger.close()
+    wandb.teardown()
+    records = {record["type"]: record for record in inspected(tmp_path)}
+    assert ("preempting" in records) == preempting
+    assert records["exit"]["exit"]["exit_code"] == code
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -86,6 +86,9 @@ class StopOnSignal(Callback):
         received = self._received_anywhere(trainer)
         if received:
             self._save(trainer)
+            for logger in trainer.loggers:
+                if (mark_stopped := getattr(logger, "mark_stopped", None)) is not None:
+                    mark_stopped(received)
             raise StoppedError(
                 received,
                 f"stopped by {signal.Signals(received).name} after step {trainer.global_step}, which is saved; "

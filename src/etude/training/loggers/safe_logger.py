@@ -101,6 +101,13 @@ class SafeLogger(Logger):
         self._enqueue(self.logger.save)
 
     @rank_zero_only
+    def mark_stopped(self, number: int) -> None:
+        """Tell the guarded logger, if it asks, which signal ends the process before the run is over."""
+        mark_stopped = getattr(self.logger, "mark_stopped", None)
+        if mark_stopped is not None:
+            self._enqueue(lambda: mark_stopped(number))
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """End a fit or a test in the guarded logger and wait for it, up to `patience`; after a failure, abandon it."""
         self._enqueue(lambda: self.logger.finalize(status))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -22,6 +23,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from etude.config.agent_words import started_by_agent
 from etude.config.values import without_secrets
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD, Event, Record, Where, read
@@ -111,6 +113,7 @@ class WeightsAndBiases(WandbLogger):
         self._mode = mode
         self._sent: set[Row] = set()
         self._complete_before = 0
+        self._exit_code = 0
 
     @property
     @rank_zero_experiment
@@ -134,6 +137,20 @@ class WeightsAndBiases(WandbLogger):
 
         self.log_metrics({key: wandb.Html(page, inject=False)}, step)
 
+    def mark_stopped(self, number: int) -> None:
+        """Tell W&B of a run of one of its sweeps that it is preempted: it will be handed to an agent again.
+
+        SIGUSR1 alone says so, the warning of a scheduler. By SIGTERM and SIGINT W&B itself ends a run for good.
+        """
+        if number == signal.SIGUSR1 and started_by_agent() and self._experiment is not None:
+            self._experiment.mark_preempting()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End a fit or a test; a run that ends otherwise than by itself is not called finished."""
+        super().finalize(status)
+        self._exit_code = int(status != "success")
+
     def save(self) -> None:
         """Connect. Lightning calls this when a fit starts."""
         _ = self.experiment
@@ -151,7 +168,7 @@ class WeightsAndBiases(WandbLogger):
         import wandb
 
         with suppress(Exception):
-            wandb.teardown()
+            wandb.teardown(self._exit_code)
 
     def _connect(self) -> Any:
         """Start the run online if configured and possible, else offline with a warning."""

@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one search space, in one folder, that can be killed and given again."""
