@@ -124,7 +124,7 @@ CASES = [
     ("train experiment=translation/dmeo", ["experiment=translation/dmeo", "did you mean experiment=translation/demo?"]),
     ("train -m experiment=glob(nothing*)", ["glob(nothing*)", "translation/demo"]),
     ("train experiment=minilm", ["did you mean experiment=classification/minilm?"]),
-    ("train -m seed=interval(1,3)", ["seed=interval(1,3)", "seed=1,2,3"]),
+    ("train -m seed=interval(1,3)", ["seed of the search space is a range", "seed=1,2,3"]),
     ("train seed=1,2", ["seed=1,2", "-m", "[1,2]"]),
     ("train -m seed=1,2 model.heads=4,5", ["model.heads = 5", "(command line)"]),
     ("train data=table", ["data.train has no value", "data.train=", "conf/data/table.yaml:4"]),

@@ -20,6 +20,7 @@ from etude.config.nodes import PARTS as GIVEN_TO_PARTS
 from etude.config.schema import NODES, Config, Node
 from etude.config.signatures import signature
 from etude.duration import Duration
+from etude.sweeps.sweep_plan import OWN
 
 COMPOSER = Composer(CONF, "train")
 EXPERIMENTS = COMPOSER.options("experiment")
@@ -137,15 +138,19 @@ def test_every_command_has_a_function_that_takes_what_it_is_given(name: str) -> 
     command = COMMANDS[name]
     found = signature(command.target.replace(":", "."))
     assert found is not None
-    first = "config" if command.root is not None else "runs" if command.many else "run"
+    of_many = command.root in ("sweep", "check")
+    first = "words" if of_many else "config" if command.root is not None else "runs" if command.many else "run"
     assert next(iter(found.parameters)) == first
-    given = {first, "lines", "out"}
+    given = {first, "lines", "out", *(["extra"] if of_many else [])}
     assert all(not parameter.required or key in given for key, parameter in found.parameters.items())
 
 
 @pytest.mark.parametrize("root", sorted({command.root for command in COMMANDS.values() if command.root}))
 def test_every_root_is_checked_like_training(root: str) -> None:
     composition = Composer(CONF, root).compose([])
+    OmegaConf.set_struct(composition.tree, False)
+    for key in {*OWN} - {"hydra"}:  # of a sweep, and none of its members
+        composition.tree.pop(key, None)
     check(composition.tree, composition.overrides, composition.sources)
 
 
@@ -192,4 +197,4 @@ def test_every_field_of_the_root_has_its_sentence() -> None:
 
 
 def test_the_roots_groups_are_the_folders() -> None:
-    assert {*NODES, "callbacks"} == {*COMPOSER.groups()} - {"experiment", "debug", "paths"}
+    assert {*NODES, "callbacks"} == {*COMPOSER.groups()} - {"experiment", "debug", "paths", *OWN}

@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "check": Command(
         "try out what train, train -m or sweep would do: all errors at once, time and memory",
-        "etude.commands.check:check",
+        "etude.commands.check_runs:check",
         "experiment=translation/demo model.width=128,256",
         root="check",
     ),

@@ -19,6 +19,7 @@ from etude.config.values import changes, public_arguments, shown_values, without
 from etude.errors import ConfigurationError, EtudeError
 from etude.report.learning_rates import is_range_test, write_learning_rates
 from etude.report.range_curve import NoDescentError
+from etude.report.sweep_page import write_sweep_report
 from etude.runs.code_state import code, packages, sources
 from etude.runs.lock import RunLock, holder
 from etude.sweeps.display import SweepDisplay, describe
@@ -85,6 +86,7 @@ def run_sweep(plan: SweepPlan) -> SavedSweep:
             engine.restore()
             with display.open():
                 engine.run()
+            write_sweep_report(SavedSweep.open(folder))
     finally:
         launcher.close()
     if engine.failed:
