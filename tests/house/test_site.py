@@ -214,7 +214,9 @@ def overrides_of(name: str) -> list[str]:
     if name == "measured.md":  # each command at its commit
         lines = []
     found = [code for line in lines for code in re.findall(r"`([^`]+)`", line)]
-    varied = re.compile(r"…|\],\[|^seed=1,2")  # a place to fill in, or the values of a sweep
+    varied = re.compile(
+        r"…|\],\[|^seed=1,2|=(?:tag|interval|range|choice)\("
+    )  # a place to fill in, or the values of a sweep
     return [code for code in found if re.match(r"'?[a-z_/]+(\.\w+)*=[^\s=]", code) and not varied.search(code)]
 
 

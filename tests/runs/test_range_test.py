@@ -12,6 +12,7 @@ from tests.runs.test_sweeps import children, done, kill, members, start, when
 GIVEN_BY_THE_SEARCH = ("callbacks", "scheduler.warmup", "validate.every", "log.every", "budget")
 
 
+@pytest.mark.slow
 def test_a_killed_range_test_ends_at_the_same_step(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     small = [word for word in overrides("causal_lm") if word.partition("=")[0] not in GIVEN_BY_THE_SEARCH]
     # A loss is four times its best only where the best is small; less is enough to see that it ends.

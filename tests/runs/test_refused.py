@@ -53,4 +53,4 @@ def test_a_sweep_goes_on_when_memory_ran_out(overrides: Callable[..., list[str]]
     assert left.code == 1, left.log[-3000:]
     assert [line for line in left.said if "out of memory" in line], left.log[-3000:]
     assert "Traceback" not in left.log
-    assert (Path(left.out.splitlines()[-1]) / "finished.json").exists()
+    assert [path.parent.name for path in tmp_path.glob("outputs/classification/demo/*/*/finished.json")] == ["001"]

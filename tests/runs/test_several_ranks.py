@@ -187,6 +187,7 @@ def test_a_rank_that_hangs_is_named_with_its_place(
     )
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_its_data_is_named(overrides: Overrides, tmp_path: Path) -> None:
     words = overrides("classification", "trainer.devices=2", "trainer.timeout=3s")
     started = time.monotonic()

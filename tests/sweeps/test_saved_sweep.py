@@ -10,6 +10,7 @@ import pytest
 
 from etude.errors import ConfigurationError
 from etude.runs.folder import CONFIGURATION
+from etude.runs.lock import RunLock
 from etude.runs.record import RECORD, Event, Record
 from etude.sweeps.progress import STATE
 from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
@@ -100,10 +101,10 @@ def test_the_files_of_a_run_say_more_than_the_sweep_does(tmp_path: Path) -> None
     assert [member.state for member in sweep.members] == states
     assert [member.document.number for member in sweep.finished] == [0, 1]
     assert not sweep.is_running
-    (sweep.path / ".lock").write_text(f"{os.getpid()}\n")
-    assert sweep.is_running
-    states[2] = states[4] = "running"
-    assert [member.state for member in sweep.members] == states
+    with RunLock(sweep.path, "sweep"):
+        assert sweep.is_running
+        states[2] = states[4] = "running"
+        assert [member.state for member in sweep.members] == states
 
 
 def test_the_reason_is_that_of_the_last_attempt_unless_it_has_come_right(tmp_path: Path) -> None:

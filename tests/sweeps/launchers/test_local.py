@@ -97,6 +97,21 @@ def test_a_member_that_needs_more_than_there_is_runs_alone(server: PretendedServ
     assert not launcher.fits(1)
 
 
+def test_a_signal_to_a_member_that_is_being_forked_comes_later(
+    server: PretendedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda process, number: sent.append((process, number)))
+    launcher = LocalLauncher(2)
+    launcher.start(a_job(tmp_path, 0))
+    launcher.send(0, signal.SIGTERM)
+    assert sent == []
+    server.said = [{"number": 0, "process": 7}]
+    launcher.wait(0.0)
+    launcher.send(0, signal.SIGTERM)
+    assert sent == [(7, signal.SIGTERM)] * 2
+
+
 def test_all_are_lost_with_the_process_that_forks(server: PretendedServer, tmp_path: Path) -> None:
     launcher = LocalLauncher(2)
     for number in (0, 1):

@@ -57,6 +57,7 @@ def process_of(job: Job) -> int:
     return int(json.loads((job.folder / "began.json").read_text())["process"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("simple")
 @pytest.mark.timeout(180)
 def test_members_on_two_nodes_end_as_they_say_hear_signals_and_are_lost_with_their_node(

@@ -46,6 +46,7 @@ class LocalLauncher(MemberLauncher):
         self._taken: dict[int, list[int]] = {}
         self._processes: dict[int, int] = {}
         self._reasons: dict[int, str] = {}
+        self._signals: dict[int, int] = {}
 
     @property
     def slots(self) -> int:
@@ -91,6 +92,8 @@ class LocalLauncher(MemberLauncher):
             number = int(message["number"])
             if "process" in message:
                 self._processes[number] = int(message["process"])
+                if number in self._signals:
+                    self.send(number, self._signals.pop(number))
             elif "reason" in message:
                 self._reasons[number] = str(message["reason"])
             else:
@@ -110,10 +113,12 @@ class LocalLauncher(MemberLauncher):
         return endings
 
     def send(self, number: int, signal_number: int) -> None:
-        """Send a signal to a member's process, which passes it on to its ranks."""
-        if number in self._processes:
-            with suppress(ProcessLookupError):
-                os.kill(self._processes[number], signal_number)
+        """Send a signal to a member's process, which passes it on to its ranks; if it is being forked, once it is there."""
+        if number not in self._processes:
+            self._signals[number] = signal_number
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self._processes[number], signal_number)
 
     def close(self) -> None:
         """End the server, which kills what still runs."""

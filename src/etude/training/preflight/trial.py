@@ -25,6 +25,7 @@ from etude.duration import Clock
 from etude.errors import EtudeError, MemoryExhaustedError, StorageError
 from etude.runs.manifest import accelerators
 from etude.runs.saved_run import SavedRun
+from etude.sweeps.launchers.base import PRUNING
 from etude.training import launch
 from etude.training.continuation import note_changes
 from etude.training.machine import AUTO
@@ -48,9 +49,6 @@ WAIT_SECONDS = 3600.0
 """Seconds that a rank waits for the first one to try out micro-batches."""
 
 _POLL_SECONDS = 0.01
-PRUNING = "ETUDE_PRUNING"
-"""Variable of a sweep's members; a rehearsal is none."""
-
 _RANKS = (
     "RANK",
     "LOCAL_RANK",
