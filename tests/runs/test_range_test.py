@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.runs.killing import assert_same, end
 from tests.runs.test_sweeps import children, done, kill, members, start, when
 
