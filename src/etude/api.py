@@ -46,6 +46,7 @@ from etude.runs.saved_run import SavedRun
 from etude.signals import SIGNALS
 from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
 from etude.sweeps.sweep_plan import read_plan
+from etude.sweeps.sweep_results import SweepResults
 from etude.tasks.base import Task
 from etude.tasks.prediction import Prediction
 from etude.training.restore import load_run
@@ -256,7 +257,9 @@ class Sweep(SavedSweep):
             ConfigurationError: If none is finished, or the runs are judged by different scores.
         """
         sign = -1.0 if self.document.mode == "max" else 1.0
-        best = min(self.best_trial(), key=lambda member: sign * float(member.progress.score or 0.0))
+        best = min(
+            SweepResults.read(self).require_best().ended, key=lambda member: sign * float(member.progress.score or 0.0)
+        )
         return Run.open(best.path)
 
     @property

@@ -88,7 +88,7 @@ def test_a_folder_of_another_space_is_refused_in_one_line(capfd: pytest.CaptureF
     assert main(["sweep", *words()]) == 0
     assert main(["sweep", *JUDGED, "optimizer.lr=1e-3,1e-1", "sweep.name=x"]) == 78
     error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"etude: error: {FOLDER} was begun from another space (stages..space")
+    assert error.startswith(f"etude: error: {FOLDER} was begun from another space (stages.members.")
     assert error.endswith("give this one a name: sweep.name=NAME")
 
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from etude.commands.sweep import wandb_sweep
 from etude.commands.train import train
-from etude.commands.wandb_sweep import wandb_sweep
 from etude.config.compose import compose
 from etude.runs.record import RECORD, read
 from etude.runs.saved_run import SavedRun

@@ -122,69 +122,6 @@ def test_a_folder_without_a_sweep_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-# The best
-
-
-@pytest.mark.parametrize(("mode", "trial"), [("min", 1), ("max", 2)])
-def test_the_best_trial_is_that_of_the_best_mean(tmp_path: Path, mode: str, trial: int) -> None:
-    """Trial 0 has the best member of all and the worst one too, so that its mean is in the middle."""
-    sweep = begun(tmp_path / "sweep", mode=mode)
-    for number, score in enumerate([1.0, 9.0, 4.0, 4.0, 6.0, 6.0]):
-        add(sweep, number, number // 2, score)
-    best = sweep.best_trial()
-    assert [member.document.number for member in best] == [2 * trial, 2 * trial + 1]
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_of_equal_means_the_first_trial_is_best(tmp_path: Path, mode: str) -> None:
-    sweep = begun(tmp_path / "sweep", mode=mode)
-    for number, score in enumerate([3.0, 1.0, 2.0, 2.0]):
-        add(sweep, number, 1 - number // 2, score)
-    assert [member.document.trial for member in sweep.best_trial()] == [0, 0]
-
-
-def test_each_member_counts_with_the_best_of_its_validations(tmp_path: Path) -> None:
-    sweep = begun(tmp_path / "sweep")
-    add(sweep, 0, 0, 2.0, 2.0)
-    add(sweep, 1, 1, 1.0, 9.0)
-    assert [member.document.trial for member in sweep.best_trial()] == [1]
-
-
-def test_trials_with_fewer_seeds_or_without_scores_are_not_compared(tmp_path: Path) -> None:
-    sweep = begun(tmp_path / "sweep")
-    add(sweep, 0, 0, 5.0)
-    add(sweep, 1, 0, 5.0)
-    add(sweep, 2, 1, 1.0)
-    add(sweep, 3, 1, 1.0, ended=None)  # not at its end
-    add(sweep, 4, 2)
-    add(sweep, 5, 2, float("nan"))
-    add(sweep, 6, 3, 0.5, metric="val/bleu")
-    add(sweep, 7, 3, 0.5, metric="val/bleu")
-    assert [member.document.trial for member in sweep.best_trial()] == [0, 0]
-
-
-def test_pruned_members_can_be_the_best(tmp_path: Path) -> None:
-    sweep = begun(tmp_path / "sweep")
-    add(sweep, 0, 0, 5.0)
-    add(sweep, 1, 1, 1.0, ended=PRUNED)
-    assert [member.document.number for member in sweep.best_trial()] == [1]
-
-
-@pytest.mark.parametrize("ended", [None, FINISHED])
-def test_without_a_score_there_is_no_best(tmp_path: Path, ended: str | None) -> None:
-    sweep = begun(tmp_path / "sweep")
-    add(sweep, 0, 0, ended=ended)
-    with pytest.raises(ConfigurationError, match=f"no member of {sweep.path} is finished; first: etude sweep resume"):
-        sweep.best_trial()
-
-
-def test_of_members_with_different_scores_none_is_the_best(tmp_path: Path) -> None:
-    sweep = begun(tmp_path / "sweep", metric=None)
-    add(sweep, 0, 0, 1.0)
-    with pytest.raises(ConfigurationError, match="are judged by different scores"):
-        sweep.best_trial()
-
-
 # Names
 
 

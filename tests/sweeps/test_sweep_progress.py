@@ -15,15 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import DataError
-from etude.runs.folder import CONFIGURATION, FINISHED
 from etude.runs.lock import RunLock, holder
 from etude.runs.record import RECORD, Event, Record
 from etude.sweeps.progress import (
     PRUNED,
     STATE,
     Progress,
+    RecordFollower,
     best,
-    is_finished,
     last_line,
     progress,
     read_states,
@@ -51,6 +50,22 @@ def test_scores_are_those_of_each_validation_in_order(tmp_path: Path) -> None:
     assert scores(tmp_path, "val/bleu") == []
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_record_that_grows_is_followed_to_what_it_says_as_a_whole(tmp_path: Path, mode: str) -> None:
+    follower = RecordFollower(tmp_path, "val/loss", mode)
+    assert follower.look() == Progress()
+    recorded(tmp_path, 3.0, None, 1.0, 2.0)
+    whole = (tmp_path / RECORD).read_bytes()
+    for size in range(0, len(whole) + 1, 7):  # lines appear in any parts
+        (tmp_path / RECORD).write_bytes(whole[:size])
+        follower.look()
+    (tmp_path / RECORD).write_bytes(whole)
+    assert follower.look() == progress(tmp_path, "val/loss", mode)
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / RECORD).write_bytes(b"".join(lines[:2]))  # cut back by a run that is continued
+    assert follower.look() == Progress(2, 1.0, 3.0, 0)
+
+
 def test_a_damaged_record_is_refused_by_scores_and_overlooked_by_progress(tmp_path: Path) -> None:
     recorded(tmp_path, 3.0, 1.0)
     (tmp_path / RECORD).write_bytes((tmp_path / RECORD).read_bytes().replace(b"3.0", b"0.5"))
@@ -65,7 +80,7 @@ def test_progress_has_steps_seconds_and_the_best_score(tmp_path: Path) -> None:
     assert progress(tmp_path, "val/loss", "min").score is None
     (tmp_path / RECORD).unlink()
     recorded(tmp_path, 3.0, 1.0, math.nan, 2.0)
-    assert progress(tmp_path, "val/loss", "min") == Progress(8, 4.0, 1.0, {"val/loss": 2.0})
+    assert progress(tmp_path, "val/loss", "min") == Progress(8, 4.0, 1.0, 0)
     assert progress(tmp_path, "val/loss", "max").score == 3.0
 
 
@@ -104,14 +119,6 @@ def test_the_last_line_of_a_long_record_is_found_without_the_rest(tmp_path: Path
 def test_a_record_that_says_nothing_is_at_the_beginning(tmp_path: Path, content: bytes) -> None:
     (tmp_path / RECORD).write_bytes(content)
     assert last_line(tmp_path) == (0, 0.0)
-
-
-def test_a_run_is_finished_when_its_conclusion_is_there(tmp_path: Path) -> None:
-    assert not is_finished(tmp_path)
-    (tmp_path / CONFIGURATION).touch()
-    assert not is_finished(tmp_path)
-    (tmp_path / FINISHED).touch()
-    assert is_finished(tmp_path)
 
 
 # The process of a sweep

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.sweeps.saved_sweep import SavedSweep
+from etude.errors import ConfigurationError
+from etude.sweeps.saved_sweep import SavedMember, SavedSweep
 from etude.sweeps.sweep_documents import MEMBER
 from etude.sweeps.sweep_results import Spread, SweepResults
-from tests.sweeps.test_saved_sweep import add, begun, said
+from tests.sweeps.test_saved_sweep import FINISHED, PRUNED, add, begun, said
 from tests.sweeps.written_sweeps import written_sweep
 
 SCORES = st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=3), min_size=1, max_size=5)
@@ -41,7 +42,7 @@ def test_the_first_trial_is_the_best_one_of_the_sweep(
     results = SweepResults.read(sweep)
     best = results.best
     assert best is not None and results.trials[0] is best
-    assert [one.path for one in best.members] == [one.path for one in sweep.best_trial()]
+    assert results.require_best() is best
     most = max(map(len, drawn))
     sign = -1 if mode == "max" else 1
     ranks = [(len(drawn[one.number]) < most, sign * statistics.fmean(drawn[one.number])) for one in results.trials]
@@ -120,3 +121,70 @@ def test_importances_are_those_of_the_study_and_reading_changes_no_file(tmp_path
         (folder / MEMBER).unlink()
     results = SweepResults.read(SavedSweep.open(sweep.path))
     assert results.trials == [] and results.best is None
+
+
+def best_members(sweep: SavedSweep) -> list[SavedMember]:
+    return SweepResults.read(sweep).require_best().ended
+
+
+# The best
+
+
+@pytest.mark.parametrize(("mode", "trial"), [("min", 1), ("max", 2)])
+def test_the_best_trial_is_that_of_the_best_mean(tmp_path: Path, mode: str, trial: int) -> None:
+    """Trial 0 has the best member of all and the worst one too, so that its mean is in the middle."""
+    sweep = begun(tmp_path / "sweep", mode=mode)
+    for number, score in enumerate([1.0, 9.0, 4.0, 4.0, 6.0, 6.0]):
+        add(sweep, number, number // 2, score)
+    best = best_members(sweep)
+    assert [member.document.number for member in best] == [2 * trial, 2 * trial + 1]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_of_equal_means_the_first_trial_is_best(tmp_path: Path, mode: str) -> None:
+    sweep = begun(tmp_path / "sweep", mode=mode)
+    for number, score in enumerate([3.0, 1.0, 2.0, 2.0]):
+        add(sweep, number, 1 - number // 2, score)
+    assert [member.document.trial for member in best_members(sweep)] == [0, 0]
+
+
+def test_each_member_counts_with_the_best_of_its_validations(tmp_path: Path) -> None:
+    sweep = begun(tmp_path / "sweep")
+    add(sweep, 0, 0, 2.0, 2.0)
+    add(sweep, 1, 1, 1.0, 9.0)
+    assert [member.document.trial for member in best_members(sweep)] == [1]
+
+
+def test_trials_with_fewer_seeds_or_without_scores_are_not_compared(tmp_path: Path) -> None:
+    sweep = begun(tmp_path / "sweep")
+    add(sweep, 0, 0, 5.0)
+    add(sweep, 1, 0, 5.0)
+    add(sweep, 2, 1, 1.0)
+    add(sweep, 3, 1, 1.0, ended=None)  # not at its end
+    add(sweep, 4, 2)
+    add(sweep, 5, 2, float("nan"))
+    add(sweep, 6, 3, 0.5, metric="val/bleu")
+    add(sweep, 7, 3, 0.5, metric="val/bleu")
+    assert [member.document.trial for member in best_members(sweep)] == [0, 0]
+
+
+def test_pruned_members_can_be_the_best(tmp_path: Path) -> None:
+    sweep = begun(tmp_path / "sweep")
+    add(sweep, 0, 0, 5.0)
+    add(sweep, 1, 1, 1.0, ended=PRUNED)
+    assert [member.document.number for member in best_members(sweep)] == [1]
+
+
+@pytest.mark.parametrize("ended", [None, FINISHED])
+def test_without_a_score_there_is_no_best(tmp_path: Path, ended: str | None) -> None:
+    sweep = begun(tmp_path / "sweep")
+    add(sweep, 0, 0, ended=ended)
+    with pytest.raises(ConfigurationError, match=f"no member of {sweep.path} is finished; first: etude sweep resume"):
+        best_members(sweep)
+
+
+def test_of_members_with_different_scores_none_is_the_best(tmp_path: Path) -> None:
+    sweep = begun(tmp_path / "sweep", metric=None)
+    add(sweep, 0, 0, 1.0)
+    with pytest.raises(ConfigurationError, match="are judged by different scores"):
+        best_members(sweep)

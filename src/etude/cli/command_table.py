@@ -83,7 +83,7 @@ COMMANDS: dict[str, Command] = {
             "status": "etude.commands.sweep:sweep_status",
             "stop": "etude.commands.sweep:stop_sweep",
             "resume": "etude.commands.sweep:resume_sweep",
-            "wandb": "etude.commands.wandb_sweep:wandb_sweep",
+            "wandb": "etude.commands.sweep:wandb_sweep",
         },
     ),
     "check": Command(

@@ -30,7 +30,7 @@ _MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 
 
 def run_composed(command: Command, words: Sequence[str]) -> int:
-    """Compose, check and run one configuration, or with `-m` one after the other; or show it.
+    """Compose, check and run one configuration, or with `-m` a sweep; or show it.
 
     Returns:
         The exit code: 1 if a member of a multirun failed.
@@ -50,10 +50,9 @@ def run_composed(command: Command, words: Sequence[str]) -> int:
     flags = [word for word in words if word not in options.overrides]
     multirun = bool(options.multirun) or "hydra.mode=MULTIRUN" in overrides
     shown = bool(options.help or options.cfg)
+    sweeps = multirun and not shown and _is_sweep(composer, overrides)
     # A sweep composes and checks its members itself; another launcher of Hydra starts them one by one.
-    composed = (
-        [] if multirun and not shown and _is_sweep(composer, overrides) else composer.members(overrides, multirun)
-    )
+    composed = [] if sweeps else composer.members(overrides, multirun)
     members = [composer.compose(member) for member in composed]
     if shown:
         call_hydra(root, _no_call, [*flags, *overrides])
@@ -62,7 +61,7 @@ def run_composed(command: Command, words: Sequence[str]) -> int:
         return 0
     call = Call(command, composer, _checked(members), tuple(options.overrides))
     call_hydra(root, call, [*flags, *overrides])
-    if call.failures and (not multirun or not composed):
+    if call.failures and (sweeps or not multirun):
         raise call.failures[0]
     return 1 if call.failures else 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.types import Override, OverrideType, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType
 
 from etude.atomic import make_folder, storage_errors, write_text
 from etude.config.compose import CONF, Composer, is_hydra
@@ -20,6 +20,7 @@ from etude.config.values import MACHINE, NONE, is_machine, shown_values, within,
 from etude.errors import ConfigurationError
 from etude.report.writing import score
 from etude.sweeps.saved_sweep import SavedMember
+from etude.sweeps.space_reading import unquoted
 from etude.sweeps.sweep_results import SweepResults
 
 GROUP = "experiment"
@@ -101,10 +102,7 @@ def save_experiment(results: SweepResults, path: str | Path) -> Path:
     folder, name = _place(path)
     if path.exists():
         raise ConfigurationError(f"save={path} exists already; write another name (command line)")
-    best = results.best
-    if best is None:
-        results.sweep.best_trial()  # says why there is none
-        raise ConfigurationError(f"no trial of {results.sweep} is the best")
+    best = results.require_best()
     member = best.ended[0]
     extra = results.sweep.document.extra
     text = experiment_text(member, Path(extra) if extra else None)
@@ -155,14 +153,14 @@ def experiment_text(member: SavedMember, extra: Path | None) -> ExperimentText:
         if key in groups or override.package is not None:
             _choose(text, override)
         elif not override.is_delete():  # a file takes no key away; where that matters, the proof fails
-            text.set(key, _plain(override.value()))
+            text.set(key, unquoted(override.value()))
     return text
 
 
 def _choose(text: ExperimentText, override: Override) -> None:
     """Take over the choice of a group."""
     added = override.type is OverrideType.ADD
-    choice = None if override.is_delete() else _plain(override.value())
+    choice = None if override.is_delete() else unquoted(override.value())
     text.choices[f"{'' if added else 'override '}/{override.get_key_element().lstrip('+~')}"] = choice
 
 
@@ -208,15 +206,6 @@ def _value(tree: Mapping[str, Any], key: str) -> Any:
             return NONE
         place = place[name]
     return place
-
-
-def _plain(value: Any) -> Any:
-    """Return a value of the command line as YAML has it."""
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _place(path: Path) -> tuple[Path, str]:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +15,19 @@ import etude
 from etude.atomic import make_folder
 from etude.config.schema import Config
 from etude.config.trust import trusted
-from etude.config.values import changes, public_arguments, shown_values, without_secrets
+from etude.config.values import changes, is_machine, public_arguments, without_secrets
 from etude.errors import ConfigurationError, EtudeError
 from etude.report.learning_rates import is_range_test, write_learning_rates
 from etude.report.range_curve import NoDescentError
 from etude.report.sweep_page import write_sweep_report
 from etude.runs.code_state import code, packages, sources
+from etude.runs.folder import state
 from etude.runs.lock import RunLock, holder
 from etude.sweeps.display import SweepDisplay, describe
 from etude.sweeps.engine import Engine
 from etude.sweeps.launchers.base import MemberLauncher
 from etude.sweeps.launchers.choice import open_launcher
-from etude.sweeps.progress import is_finished, wait_for
+from etude.sweeps.progress import wait_for
 from etude.sweeps.saved_sweep import SavedMember, SavedSweep
 from etude.sweeps.space import Assignment, Range, SearchParameter, Space, Values
 from etude.sweeps.study import Study
@@ -39,7 +40,8 @@ from etude.sweeps.sweep_documents import (
     read_sweep,
     write_document,
 )
-from etude.sweeps.sweep_plan import PlannedTrial, Stage, SweepPlan, read_plan
+from etude.sweeps.sweep_plan import Member, PlannedTrial, Stage, SweepPlan, read_plan
+from etude.sweeps.wandb_sweeps import as_yaml
 
 STOP_SECONDS = 60.0
 """Seconds that a sweep has to end after it was asked to."""
@@ -66,8 +68,8 @@ def run_sweep(plan: SweepPlan) -> SavedSweep:
         MembersFailedError: If members failed, once all others have ended.
         NoDescentError: If the members are range tests of the learning rate, and propose none.
     """
-    configs = check_members(plan)
-    folder = configs[0].paths.outputs / plan.experiment / plan.name
+    members = check_members(plan)
+    folder = members[0][1].paths.outputs / plan.experiment / plan.name
     known = (folder / SWEEP).exists()
     if known:
         _check_same(folder, plan)
@@ -75,11 +77,10 @@ def run_sweep(plan: SweepPlan) -> SavedSweep:
             _log.info("%s is finished; nothing to do", folder)
             return _with_proposals(SavedSweep.open(folder))
         _check_drift(folder, plan)
-    launcher = open_launcher(plan.launcher)
-    make_folder(folder)
-    try:
+    with closing(open_launcher(plan.launcher)) as launcher:
+        make_folder(folder)
         with RunLock(folder, "sweep"):
-            document = read_sweep(folder) if known else _begin(folder, plan, configs, launcher)
+            document = read_sweep(folder) if known else _begin(folder, plan, members, launcher)
             study = Study(folder, plan.name, document.mode, plan.pruner.pruner())
             display = SweepDisplay()
             engine = Engine(folder, plan, launcher, study, document.threads, display.show)
@@ -87,8 +88,6 @@ def run_sweep(plan: SweepPlan) -> SavedSweep:
             with display.open():
                 engine.run()
             write_sweep_report(SavedSweep.open(folder))
-    finally:
-        launcher.close()
     if engine.failed:
         raise MembersFailedError(_failures(engine))
     return _with_proposals(SavedSweep.open(folder))
@@ -119,7 +118,7 @@ def _failures(engine: Engine) -> str:
     return f"{len(lines)} of {len(engine.entries)} members failed, the others are finished: {'; '.join(lines)}"
 
 
-def check_members(plan: SweepPlan) -> list[Config]:
+def check_members(plan: SweepPlan) -> list[tuple[Member, Config]]:
     """Compose and check the members of a plan; of a search, enough of them to see each value and both ends of each range.
 
     Raises:
@@ -128,12 +127,12 @@ def check_members(plan: SweepPlan) -> list[Config]:
     members = [member for trial in trials_to_check(plan) for member in plan.members(trial)]
     if not members:
         raise ConfigurationError("the sweep has no members: no combination of its stages agrees")
-    configs = [plan.compose(member) for member in members]
-    judged = {(config.validate.metric, config.validate.mode) for config in configs}
+    composed = [(member, plan.compose(member)) for member in members]
+    judged = {(config.validate.metric, config.validate.mode) for _, config in composed}
     if plan.searched and len(judged) > 1:
         metrics = ", ".join(sorted(metric for metric, _ in judged))
         raise ConfigurationError(f"the members are judged by different scores ({metrics}); searcher=grid compares none")
-    return configs
+    return composed
 
 
 def trials_to_check(plan: SweepPlan) -> list[PlannedTrial]:
@@ -160,30 +159,24 @@ def _corner(space: Space, index: int) -> Assignment:
     return assignment
 
 
-def _begin(folder: Path, plan: SweepPlan, configs: Sequence[Config], launcher: MemberLauncher) -> SweepDocument:
+def _begin(
+    folder: Path, plan: SweepPlan, members: Sequence[tuple[Member, Config]], launcher: MemberLauncher
+) -> SweepDocument:
+    # A member that others start from is judged by them.
     starts = {stage.start for stage in plan.stages}
-    last = [config for config, stage in zip(configs, _stages_of(plan), strict=False) if stage not in starts] or list(
-        configs
-    )
-    metrics = {config.validate.metric for config in last}
+    judged = [config.validate for member, config in members if member.trial.stage.name not in starts]
+    metrics = {validation.metric for validation in judged}
     document = SweepDocument(
         command=public_arguments(plan.command),
         extra=None if plan.extra is None else str(plan.extra.resolve()),
         identity=plan.identity,
         metric=metrics.pop() if len(metrics) == 1 else None,
-        mode=last[0].validate.mode,
+        mode=judged[0].mode,
         threads=max(1, launcher.cores // launcher.slots),
         code=code_state(),
     )
     write_document(folder, document)
     return document
-
-
-def _stages_of(plan: SweepPlan) -> list[str]:
-    """Return the stage of each member that `check_members` composes."""
-    if plan.searched:
-        return []
-    return [trial.stage.name for trial in plan.grid() for _ in plan.members(trial)]
 
 
 def code_state() -> CodeState:
@@ -198,10 +191,7 @@ def code_state() -> CodeState:
 
 
 def _check_same(folder: Path, plan: SweepPlan) -> None:
-    before, now = shown_values(read_sweep(folder).identity), shown_values(plan.identity)
-    differing = [
-        f"{key}: {before.get(key)} -> {now.get(key)}" for key in {**before, **now} if before.get(key) != now.get(key)
-    ]
+    differing = [f"{key}: {change}" for key, change in changes(read_sweep(folder).identity, plan.identity).items()]
     if differing:
         raise ConfigurationError(
             f"{folder} was begun from another space ({'; '.join(differing[:3])}); give this one a name: sweep.name=NAME"
@@ -230,10 +220,9 @@ def _check_drift(folder: Path, plan: SweepPlan) -> None:
             for member in plan.members(trial):
                 config = plan.compose(member)
                 path = folder / str(config.run.name)
-                if (path / MEMBER).exists() and not is_finished(path):
+                if (path / MEMBER).exists() and state(path) != "finished":
                     drift |= changes(read_member(path).config, without_secrets(config.values))
-    machine = ("trainer", "paths", "logger", "log")
-    drift = {key: change for key, change in drift.items() if key.partition(".")[0] not in machine}
+    drift = {key: change for key, change in drift.items() if not is_machine(key)}
     if not drift:
         return
     said = "; ".join(f"{key}: {_shortened(change)}" for key, change in list(drift.items())[:5])
@@ -343,3 +332,17 @@ def run_jobs(jobs: Sequence[Sequence[str]], words: Sequence[str], extra: Path | 
     space = Space((SearchParameter("job", Values({place: tuple(job) for place, job in enumerate(jobs)})),))
     sweep = run_sweep(replace(plan, stages=(Stage("", (), space),)))
     return [member.progress.score for member in sweep.members]
+
+
+def wandb_sweep(words: Sequence[str], extra: Path | None = None) -> str:
+    """Return the file that `wandb sweep` takes for the sweep that the words describe, whose members are checked first.
+
+    Args:
+        words: As after `etude sweep`.
+        extra: A folder of the user's own configuration groups.
+
+    Raises:
+        ConfigurationError: If a member's configuration does not fit, or W&B cannot do what the sweep does.
+    """
+    plan = read_plan(words, extra)
+    return as_yaml(plan, check_members(plan)[0][1])

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from etude.config.schema import Config
+from etude.runs.folder import DATA
+from etude.runs.reading import read_data
 from etude.sweeps.engine import Engine, MemberEntry
 from etude.sweeps.launchers.base import LOG
-from etude.sweeps.progress import MemberState, last_line, progress
+from etude.sweeps.progress import MemberState, Progress, RecordFollower, last_line
 from etude.sweeps.space import Assignment
 
 REFRESH = 1.0
@@ -49,7 +50,9 @@ class SweepDisplay:
         self._states: dict[int, MemberState] = {}
         self._attempts: dict[int, int] = {}
         self._shown = 0.0
-        self._begun: dict[int, tuple[float, int]] = {}
+        self._followers: dict[int, RecordFollower] = {}
+        self._begun: dict[int, tuple[float, float]] = {}
+        self._epochs: dict[int, int] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -73,7 +76,9 @@ class SweepDisplay:
             if before is not None and (entry.state != "running" or tries > self._attempts.get(number, tries)):
                 self._say(engine, entry)
             if entry.state == "running":
-                self._begun[number] = (time.monotonic(), last_line(entry.folder)[0])
+                validation = entry.config.validate
+                self._followers[number] = RecordFollower(entry.folder, validation.metric, validation.mode)
+                self._begun[number] = (time.monotonic(), self._position(entry, self._followers[number].look()))
             self._states[number], self._attempts[number] = entry.state, tries
             changed = True
         if self._live is not None and (changed or time.monotonic() - self._shown > REFRESH):
@@ -110,8 +115,7 @@ class SweepDisplay:
         return table
 
     def _row(self, entry: MemberEntry, leads: bool) -> Sequence[str]:
-        validation = entry.config.validate
-        now = progress(entry.folder, validation.metric, validation.mode) if entry.state == "running" else None
+        now = self._followers[entry.member.number].look() if entry.state == "running" else None
         score = now.score if now else entry.score
         step = now.step if now else last_line(entry.folder)[0]
         return (
@@ -119,18 +123,28 @@ class SweepDisplay:
             entry.state,
             f"{step:,}" if step else "",
             ("" if score is None else f"{score:.5g}") + (" *" if leads else ""),
-            self._left(entry.config, entry.member.number, step) if now else "",
+            self._left(entry, now) if now else "",
             describe(entry.member.trial.assignment, entry.member.seed),
         )
 
-    def _left(self, config: Config, number: int, step: int) -> str:
-        """Return the time that a member still needs, by its speed in this session; its budget may be in any unit."""
-        begun, first = self._begun.get(number, (0.0, 0))
-        whole = config.budget
-        if step <= first or whole.unit != "step":
+    def _left(self, entry: MemberEntry, now: Progress) -> str:
+        """Return the time that a member still needs, by its speed in this session; empty before that is known."""
+        begun, first = self._begun[entry.member.number]
+        here = self._position(entry, now)
+        if here <= first:
             return ""
-        seconds = (time.monotonic() - begun) / (step - first) * (whole.amount - step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        seconds = max(0.0, (time.monotonic() - begun) / (here - first) * (entry.config.budget.amount - here))
+        hours, minutes = divmod(int(seconds) // 60, 60)
+        return f"{hours}:{minutes:02d}:{int(seconds) % 60:02d}" if hours else f"{minutes}:{int(seconds) % 60:02d}"
+
+    def _position(self, entry: MemberEntry, now: Progress) -> float:
+        """Return how far a member is, in the unit of its budget."""
+        unit, number = entry.config.budget.unit, entry.member.number
+        if unit != "epoch":
+            return {"step": now.step, "token": now.tokens, "second": now.seconds}[unit]
+        if number not in self._epochs and (entry.folder / DATA).exists():
+            self._epochs[number] = read_data(entry.folder).steps_per_epoch
+        return now.step / self._epochs[number] if number in self._epochs else 0.0
 
 
 def planned(engine: Engine) -> int:

@@ -24,10 +24,11 @@ from etude.config.schema import Config
 from etude.config.trust import trusted
 from etude.config.values import public_arguments, without_secrets
 from etude.errors import ConfigurationError, DataError, FolderInUseError
+from etude.runs.folder import state
 from etude.runs.reading import read_conclusion
 from etude.signals import SIGNALS, StoppedError, leave_at_once
 from etude.sweeps.launchers.base import Ending, Job, MemberLauncher
-from etude.sweeps.progress import PRUNED, STATE, MemberState, best, is_finished, last_line, scores
+from etude.sweeps.progress import PRUNED, STATE, MemberState, best, last_line, scores
 from etude.sweeps.pruners import NoPruner
 from etude.sweeps.reports import answer, open_reports
 from etude.sweeps.study import Study
@@ -160,7 +161,7 @@ class Engine:
             write_document(folder, document)
         entry = MemberEntry(member, config, folder, stored or document)
         self.entries[member.number] = entry
-        if is_finished(folder):
+        if state(folder) == "finished":
             self._finish(entry)
 
     def members_of(self, trial: PlannedTrial) -> list[MemberEntry]:
@@ -317,7 +318,7 @@ class Engine:
             answer(entry.folder, report.index, ends)
 
     def _ended(self, entry: MemberEntry, ending: Ending) -> None:
-        if ending.code == 0 and is_finished(entry.folder):
+        if ending.code == 0 and state(entry.folder) == "finished":
             self._finish(entry)
         elif self._stop:
             entry.state = "stopped"

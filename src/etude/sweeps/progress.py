@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.errors import DataError
-from etude.runs.folder import state
 from etude.runs.lock import holder
 from etude.runs.record import RECORD, read
 
@@ -35,13 +34,13 @@ class Progress:
         step: Steps that are recorded.
         seconds: Seconds of training.
         score: The best of its validations so far; None before the first.
-        last: Values of its last line.
+        tokens: Tokens that it has trained on.
     """
 
     step: int = 0
     seconds: float = 0.0
     score: float | None = None
-    last: Mapping[str, float] | None = None
+    tokens: int = 0
 
 
 def scores(run: Path, metric: str) -> list[float]:
@@ -75,7 +74,7 @@ def progress(run: Path, metric: str, mode: str) -> Progress:
     if not events:
         return Progress()
     values = [float(event.values[metric]) for event in events if metric in event.values]
-    return Progress(events[-1].step, events[-1].seconds, best(values, mode), events[-1].values)
+    return Progress(events[-1].step, events[-1].seconds, best(values, mode), events[-1].tokens)
 
 
 def last_line(run: Path) -> tuple[int, float]:
@@ -93,9 +92,43 @@ def last_line(run: Path) -> tuple[int, float]:
     return 0, 0.0
 
 
-def is_finished(run: Path) -> bool:
-    """Return whether a run came to its end."""
-    return state(run) == "finished"
+class RecordFollower:
+    """Reads the record of a run that trains, each line once.
+
+    Args:
+        run: The run's folder.
+        metric: Name of the score.
+        mode: Whether the best score is the smallest or the largest.
+    """
+
+    def __init__(self, run: Path, metric: str, mode: str) -> None:
+        self._path = run / RECORD
+        self._metric, self._mode = metric, mode
+        self._read = 0
+        self._now = Progress()
+
+    def look(self) -> Progress:
+        """Return how far the run is."""
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._read:  # a continued run has cut it back to its checkpoint
+                    self._read, self._now = 0, Progress()
+                file.seek(self._read)
+                content = file.read()
+        except OSError:
+            return self._now
+        whole = content.rfind(b"\n") + 1
+        self._read += whole
+        for line in content[:whole].splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                self._take(json.loads(line))
+        return self._now
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        scored = [] if self._now.score is None else [self._now.score]
+        if self._metric in line["values"]:
+            scored.append(float(line["values"][self._metric]))
+        self._now = Progress(int(line["step"]), float(line["seconds"]), best(scored, self._mode), int(line["tokens"]))
 
 
 def wait_for(folder: Path, seconds: float) -> bool:

@@ -45,7 +45,7 @@ class Answer(Document, frozen=True):
 
 
 def write_report(run: Path, report: ValidationReport) -> None:
-    """ValidationReport a validation, unless it was reported before."""
+    """Report a validation, unless it was reported before."""
     path = _report(run, report.index)
     if not path.exists():
         make_folder(path.parent)

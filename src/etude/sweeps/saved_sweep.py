@@ -106,31 +106,6 @@ class SavedSweep:
         """The members that came to their end, pruned or not."""
         return [member for member in self.members if member.state in ("finished", "pruned")]
 
-    def best_trial(self) -> list[SavedMember]:
-        """Return the members of the trial whose mean score is best, of those that came to their end.
-
-        Raises:
-            ConfigurationError: If none has, or they are not judged by one score.
-        """
-        if self.document.metric is None:
-            raise ConfigurationError(
-                f"the members of {self.path} are judged by different scores; none of them is the best"
-            )
-        trials: dict[int, list[SavedMember]] = {}
-        for member in self.finished:
-            if member.metric == self.document.metric and member.progress.score is not None:
-                trials.setdefault(member.document.trial, []).append(member)
-        most = max(map(len, trials.values()), default=0)
-        means = {trial: _mean(members) for trial, members in trials.items() if len(members) == most}
-        if not means:
-            raise ConfigurationError(f"no member of {self.path} is finished; first: etude sweep resume {self.path}")
-        sign = -1.0 if self.document.mode == "max" else 1.0
-        return trials[min(means, key=lambda trial: (sign * means[trial], trial))]
-
-
-def _mean(members: list[SavedMember]) -> float:
-    return sum(float(member.progress.score or 0.0) for member in members) / len(members)
-
 
 def resolve_sweep(word: str, outputs: Path) -> Path:
     """Return the folder of an existing sweep.

@@ -144,7 +144,7 @@ def read_parameter(override: Override) -> SearchParameter | None:
         return SearchParameter(name, _hydra_range(swept, "log" in tags, place))
     if not isinstance(swept, ChoiceSweep):
         raise ConfigurationError(f"{place}: values of this kind cannot be searched; write {name}=1,2,3 (command line)")
-    return SearchParameter(name, _values(name, [_unquoted(value) for value in swept.list], place))
+    return SearchParameter(name, _values(name, [unquoted(value) for value in swept.list], place))
 
 
 def fixed_parameter(override: Override) -> SearchParameter | None:
@@ -152,7 +152,7 @@ def fixed_parameter(override: Override) -> SearchParameter | None:
     if override.is_delete() or override.is_sweep_override():
         return None
     name = override.get_key_element().lstrip("+")
-    return SearchParameter(name, _values(name, [_unquoted(override.value())], name))
+    return SearchParameter(name, _values(name, [unquoted(override.value())], name))
 
 
 def _hydra_interval(swept: IntervalSweep, tags: set[str], place: str) -> Range:
@@ -172,10 +172,10 @@ def _hydra_range(swept: RangeSweep, log: bool, place: str) -> Range:
     return _range({"low": start, "high": last, "log": True}, place) if log else Range(start, last, False, step)
 
 
-def _unquoted(value: Any) -> Any:
+def unquoted(value: Any) -> Any:
     """Return a value of the command line as YAML would give it."""
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, Mapping):
-        return {_unquoted(key): _unquoted(item) for key, item in value.items()}
-    return [_unquoted(item) for item in value] if isinstance(value, list) else value
+        return {unquoted(key): unquoted(item) for key, item in value.items()}
+    return [unquoted(item) for item in value] if isinstance(value, list) else value

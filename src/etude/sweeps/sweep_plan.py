@@ -165,7 +165,7 @@ class SweepPlan:
     def identity(self) -> dict[str, Any]:
         """What makes it this sweep and no other, as plain values: neither its length nor the machine."""
         stages = {
-            stage.name: {
+            stage.name or "members": {
                 "words": sorted(public_arguments([word for word in stage.words if not _is_machine(word)])),
                 "space": stage.space.plain(),
                 "order": [one.name for one in stage.space.parameters],  # which gives members their numbers
@@ -230,12 +230,22 @@ class SweepPlan:
                 trial.number * len(seeds) + place, trial, seed, start, (*trial.stage.words, *words, *seeded, *name)
             )
 
+    @cached_property
+    def _composed(self) -> dict[tuple[int, tuple[str, ...]], Config]:
+        return {}
+
     def compose(self, member: Member) -> Config:
-        """Compose and check a member's configuration.
+        """Compose and check a member's configuration, once.
 
         Raises:
             ConfigurationError: If it does not fit; says which member's it is, where there are several.
         """
+        key = (member.number, member.words)
+        if key not in self._composed:
+            self._composed[key] = self._compose(member)
+        return self._composed[key]
+
+    def _compose(self, member: Member) -> Config:
         try:
             config = self.composer.compose(self.composer.normalized(member.words)).config()
         except ConfigurationError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from etude.errors import DataError
+from etude.errors import ConfigurationError, DataError
 from etude.runs.documents import Conclusion
 from etude.runs.reading import read_conclusion
 from etude.sweeps.saved_sweep import SavedMember, SavedSweep
@@ -163,6 +163,19 @@ class SweepResults:
     def best(self) -> TrialResult | None:
         """The trial with the best mean, of those with the most seeds; None if none has come to its end, or by no one score."""
         return self.trials[0] if self.metric is not None and self.trials and self.trials[0].score is not None else None
+
+    def require_best(self) -> TrialResult:
+        """Return the best trial.
+
+        Raises:
+            ConfigurationError: If none has come to its end, or they are not judged by one score.
+        """
+        if self.best is not None:
+            return self.best
+        path = self.sweep.path
+        if self.metric is None:
+            raise ConfigurationError(f"the members of {path} are judged by different scores; none of them is the best")
+        raise ConfigurationError(f"no member of {path} is finished; first: etude sweep resume {path}")
 
     @property
     def varied(self) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from etude.config.schema import Precision
 from etude.duration import Duration
 from etude.errors import ConfigurationError
+from etude.hardware import usable_cores
 from etude.training.rank_watch import MARGIN
 
 AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
@@ -41,11 +41,6 @@ MAX_PER_CORE, MAX_TOTAL = 16, 128
 the machine to a stop."""
 
 _OVERSUBSCRIBE = "or trainer.oversubscribe=true if that is meant"
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

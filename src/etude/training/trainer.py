@@ -148,9 +148,11 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
     pruning = [StopWhenPruned(run.path, config.validate.metric)] if os.environ.get(PRUNING) == "1" else []
     state = [*stopping, *pruning, Meter(), RecordPosition(record), StopOnSignal(saver.save_now), saver]
     progress = [StepProgressBar()] if machine.progress_bar else []
-    watch = RankWatch(machine.timeout_seconds, machine.timeout, run.path) if machine.world_size > 1 else None
-    agreement = AgreedKeys(in_steps("log.every", config.log.every, data.clock))
-    return [RankPlaces(watch), agreement, LogTraining(), *experiment.callbacks, *state, *progress]
+    between_ranks: list[Callback] = []
+    if machine.world_size > 1:
+        watch = RankWatch(machine.timeout_seconds, machine.timeout, run.path)
+        between_ranks = [RankPlaces(watch), AgreedKeys(in_steps("log.every", config.log.every, data.clock))]
+    return [*between_ranks, LogTraining(), *experiment.callbacks, *state, *progress]
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:

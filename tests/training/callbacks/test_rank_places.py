@@ -50,7 +50,7 @@ class Line(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def noted(folder: Path, module: Line, watch: RankWatch | None) -> None:
+def noted(folder: Path, module: Line, watch: RankWatch) -> None:
     trainer = lightning.Trainer(
         max_steps=2,
         accelerator="cpu",
@@ -102,7 +102,3 @@ def test_a_failure_stops_the_watch(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as asked"):
         noted(tmp_path, Line(fails=True), watch)
     assert watch.noted[2:4] == ["in the forward pass of step 1", "stopped"]
-
-
-def test_a_process_alone_has_no_watch(tmp_path: Path) -> None:
-    noted(tmp_path, Line(), None)

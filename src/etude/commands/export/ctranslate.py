@@ -16,7 +16,6 @@ from torch import Tensor
 
 from etude.commands.export.huggingface_files import write_tokenizer
 from etude.commands.export.huggingface_translation import seq2seq_config
-from etude.commands.export.optional_packages import optional
 from etude.commands.export.proof import (
     Outputs,
     Padded,
@@ -29,6 +28,7 @@ from etude.commands.export.proof import (
     translation,
 )
 from etude.errors import ConfigurationError
+from etude.extras import optional
 from etude.metrics.text_metrics import text_scores
 from etude.metrics.translation import BLEU
 from etude.models.layers.residual import PreNorm
@@ -56,7 +56,7 @@ class CTranslate2:
             raise ConfigurationError(
                 f"quantization={quantization} is not one of {', '.join(QUANTIZATIONS)}; leave it out for float32"
             )
-        self.library = optional("ctranslate2", "ctranslate2")
+        self.library = optional("ctranslate2", "to=ctranslate2", "export")
         self.quantization = quantization
 
     def write(self, examples: ProofTexts, folder: Path) -> None:

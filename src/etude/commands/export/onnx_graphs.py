@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from etude.commands.export.huggingface_files import write_tokenizer
 from etude.commands.export.onnx_sessions import Sessions
-from etude.commands.export.optional_packages import optional
 from etude.commands.export.proof import (
     Outputs,
     Padded,
@@ -29,6 +28,7 @@ from etude.commands.export.proof import (
     same_translations,
     translation,
 )
+from etude.extras import optional
 from etude.models.layers.key_value_cache import KeyValueCache
 from etude.models.layers.positions import Absolute
 from etude.models.layers.unpad import Unpadding
@@ -152,7 +152,7 @@ class OnnxTranslation:
 
     def __init__(self) -> None:
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            optional(package, "onnx")
+            optional(package, "to=onnx", "export")
 
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write both graphs into an empty folder."""

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from etude.commands.export.optional_packages import optional
 from etude.commands.export.proof import MismatchError, Padded
+from etude.extras import optional
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Sessions:
             ConfigurationError: If onnxruntime is not installed.
             MismatchError: If ONNX Runtime cannot load them.
         """
-        runtime = optional("onnxruntime", "onnx")
+        runtime = optional("onnxruntime", "to=onnx", "export")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:

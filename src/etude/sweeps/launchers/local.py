@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from etude.errors import ConfigurationError, EtudeError
+from etude.hardware import usable_cores
 from etude.signals import SIGNALS
 from etude.sweeps.launchers.base import Ending, Job, MemberLauncher
 
@@ -57,7 +58,7 @@ class LocalLauncher(MemberLauncher):
     @property
     def cores(self) -> int:
         """Cores that this process may use."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
 
     def _started(self) -> ForkServer:
         if self._server is None:

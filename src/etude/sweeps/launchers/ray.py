@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from etude.errors import ConfigurationError
+from etude.extras import optional
+from etude.hardware import usable_cores
 from etude.sweeps.launchers import member_process, ray_place, travel
 from etude.sweeps.launchers.base import Ending, Job, MemberLauncher
-from etude.sweeps.launchers.optional_engines import engine_package
 from etude.sweeps.launchers.ray_member import NO_PRUNING, RayMember
 
 NODES_SECONDS = 2.0
@@ -55,7 +56,7 @@ class RayLauncher(MemberLauncher):
         for name, value, least in (("cpus", cpus, 1), ("gpus", gpus, 0), ("slots", slots, 1)):
             if value is not None and value < least:
                 raise ConfigurationError(f"hydra.launcher.{name}={value}: write {least} or more")
-        self._ray = engine_package("ray", "ray", "ray")
+        self._ray = optional("ray", "hydra/launcher=ray", "ray")
         self._cpus, self._asked, self._shared = cpus, slots, shared
         self._members: dict[int, RayMember] = {}
         self._endings: queue.Queue[Ending | ConfigurationError] = queue.Queue()
@@ -184,8 +185,7 @@ def _connect(ray: Any, address: str | None) -> bool:
     arguments: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        arguments |= {"num_cpus": cores, "include_dashboard": False}
+        arguments |= {"num_cpus": usable_cores(), "include_dashboard": False}
     try:
         with _own_handlers():
             ray.init(**arguments)

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from etude.atomic import make_folder, write_text
 from etude.errors import ConfigurationError
+from etude.extras import optional
+from etude.hardware import usable_cores
 from etude.signals import TERMINATED
 from etude.sweeps.launchers.base import Ending, Job, MemberLauncher
-from etude.sweeps.launchers.optional_engines import engine_package
 from etude.sweeps.launchers.slurm_member import SlurmMember, ending_file, signal_file
 
 FOLDER = ".submitit"
@@ -90,7 +91,7 @@ class SubmititLauncher(MemberLauncher):
         array_parallelism: int = 256,
         **parameters: Any,
     ) -> None:
-        self._submitit = engine_package("submitit", f"submitit_{cluster}", "slurm")
+        self._submitit = optional("submitit", f"hydra/launcher=submitit_{cluster}", "slurm")
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise ConfigurationError(
                 "hydra/launcher=submitit_slurm: this machine has no sbatch; run it where jobs are submitted to SLURM, or write "
@@ -114,7 +115,7 @@ class SubmititLauncher(MemberLauncher):
         """Cores of all slots."""
         given = self._parameters.get("cpus_per_task")
         if given is None and self._cluster == "local":
-            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return usable_cores()
         return int(given or 1) * self._slots
 
     def fits(self, devices: int) -> bool:

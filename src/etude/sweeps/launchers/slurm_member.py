@@ -11,8 +11,8 @@ from typing import Any
 
 from etude.atomic import write_json
 from etude.errors import StorageError
+from etude.extras import optional
 from etude.sweeps.launchers.member_process import MemberProcess
-from etude.sweeps.launchers.optional_engines import engine_package
 
 POLL = 0.5
 """Seconds between two looks at what the sweep asks."""
@@ -87,5 +87,5 @@ class SlurmMember:
         self._process.send(signal.SIGTERM)
         if self._process.wait(self._patience) is None:
             self._process.kill()
-        submitit = engine_package("submitit", "submitit_slurm", "slurm")
+        submitit = optional("submitit", "hydra/launcher=submitit_slurm", "slurm")
         return submitit.helpers.DelayedSubmission(SlurmMember(*self.arguments))

@@ -32,8 +32,6 @@ class AgreedKeys(Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Compare whenever Lightning computes the values of an epoch, which has no hook."""
-        if trainer.world_size == 1:
-            return
         connector = trainer._logger_connector
         for name in ("epoch_end_reached", "on_epoch_end"):
             setattr(connector, name, _after(lambda: self._compare(trainer), getattr(connector, name)))
@@ -48,7 +46,7 @@ class AgreedKeys(Callback):
     ) -> None:
         """Compare after some of the steps."""
         step = trainer.global_step
-        if self._every is not None and step != self._step and step % self._every == 0 and trainer.world_size > 1:
+        if self._every is not None and step != self._step and step % self._every == 0:
             self._compare(trainer)
         self._step = step
 

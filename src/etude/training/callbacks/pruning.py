@@ -50,7 +50,7 @@ class StopWhenPruned(Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """ValidationReport the score; rank 0 asks, and all ranks do what it was told."""
+        """Report the score; rank 0 asks, and all ranks do what it was told."""
         if trainer.state.fn != "fit" or self.reason is not None:
             return
         self._index += 1

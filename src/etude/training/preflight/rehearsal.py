@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,11 +29,12 @@ from torch.overrides import TorchFunctionMode
 from etude.config.schema import Config
 from etude.data.plan import Plan
 from etude.errors import EtudeError, MemoryExhaustedError, defects, memory_errors
+from etude.hardware import peak_resident_bytes
 from etude.runs.manifest import parameters
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment, build, build_data, factory, warm_start_run
 from etude.training.fit import carry_out
-from etude.training.preflight.free_memory import peak_resident_bytes
+from etude.training.launch import end_with
 from etude.training.preflight.trial import FAILURE, OUTCOME, PLANNED, Outcome, Planned
 from etude.training.step_loop import Length
 from etude.training.warm_start import load_warm_start
@@ -94,7 +94,7 @@ def _prepare(config: Config) -> None:
 
 
 def _fill_cache(config: Config) -> None:
-    _end_with(os.getppid())
+    end_with(os.getppid())
     start = warm_start_run(config)
     try:
         build_data(config, factory(config.trainer)(), start.tokenizer if start else None).prepare_data()
@@ -266,22 +266,11 @@ def _end_first() -> None:
         return
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: nobody would read its outcome."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Rehearse the run in the folder that is given; write its outcome there, or its failure."""
     folder = Path(arguments[0])
     _end_first()
-    _end_with(os.getppid())
+    end_with(os.getppid())
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(GPU_SHARE)
     try:

@@ -23,13 +23,13 @@ from etude.config.schema import Config
 from etude.config.trust import VARIABLE, trusted
 from etude.duration import Clock
 from etude.errors import EtudeError, MemoryExhaustedError, StorageError
+from etude.hardware import gibibytes, memory_limit, resident_bytes, total_memory
 from etude.runs.manifest import accelerators
 from etude.runs.saved_run import SavedRun
 from etude.sweeps.launchers.base import PRUNING
 from etude.training import launch
 from etude.training.continuation import note_changes
 from etude.training.machine import AUTO
-from etude.training.preflight.free_memory import gibibytes, memory_limit, resident_bytes, total_memory
 from etude.untrusted import read_json
 
 REHEARSAL = "etude.training.preflight.rehearsal"

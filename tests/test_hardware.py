@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etude.training.preflight import free_memory
-from etude.training.preflight.free_memory import (
+from etude import hardware
+from etude.hardware import (
     free_of_groups,
     free_of_the_system,
     memory_limit,
@@ -52,8 +52,8 @@ def test_a_system_that_says_nothing_has_no_limit(tmp_path: Path) -> None:
 
 
 def test_processes_share_what_is_free_and_leave_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_memory, "free_of_the_system", lambda: iter([20 * GIB]))
-    monkeypatch.setattr(free_memory, "free_of_groups", lambda: iter([10 * GIB, 12 * GIB]))
+    monkeypatch.setattr(hardware, "free_of_the_system", lambda: iter([20 * GIB]))
+    monkeypatch.setattr(hardware, "free_of_groups", lambda: iter([10 * GIB, 12 * GIB]))
     assert memory_limit() == 9 * GIB
     assert memory_limit(3) == 3 * GIB
 

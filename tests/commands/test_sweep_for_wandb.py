@@ -7,7 +7,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from etude.cli.main import main
-from etude.commands.wandb_sweep import wandb_sweep
+from etude.commands.sweep import wandb_sweep
 from etude.errors import ConfigurationError
 
 FIXED = ["experiment=translation/demo", "limit.train=60"]

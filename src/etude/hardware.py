@@ -14,6 +14,11 @@ MARGIN = 0.1
 _SYSTEM = Path("/proc/meminfo")
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_limit(processes: int = 1) -> int:
     """Return the bytes of memory that each of several processes may take: its share of what is free, less `MARGIN`.
 
