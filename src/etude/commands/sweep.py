@@ -11,16 +11,14 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import etude
 from etude.atomic import make_folder
 from etude.config.schema import Config
-from etude.config.trust import trusted
 from etude.config.values import changes, is_machine, public_arguments, without_secrets
 from etude.errors import ConfigurationError, EtudeError
 from etude.report.learning_rates import is_range_test, write_learning_rates
 from etude.report.range_curve import NoDescentError
 from etude.report.sweep_page import write_sweep_report
-from etude.runs.code_state import code, packages, sources
+from etude.report.writing import shortened_change
 from etude.runs.folder import state
 from etude.runs.lock import RunLock, holder
 from etude.sweeps.display import SweepDisplay, describe
@@ -46,7 +44,6 @@ from etude.sweeps.wandb_sweeps import as_yaml
 STOP_SECONDS = 60.0
 """Seconds that a sweep has to end after it was asked to."""
 
-_CODE = Path(etude.__file__).parent
 _log = logging.getLogger(__name__)
 
 
@@ -173,21 +170,10 @@ def _begin(
         metric=metrics.pop() if len(metrics) == 1 else None,
         mode=judged[0].mode,
         threads=max(1, launcher.cores // launcher.slots),
-        code=code_state(),
+        code=CodeState.now(),
     )
     write_document(folder, document)
     return document
-
-
-def code_state() -> CodeState:
-    """Return the state of the code now."""
-    state = code(_CODE)
-    return CodeState(
-        commit=state["commit"],
-        changes=state["changes"],
-        sources={name: sources(name) for name in ("etude", *trusted())},
-        packages=packages(),
-    )
 
 
 def _check_same(folder: Path, plan: SweepPlan) -> None:
@@ -212,9 +198,7 @@ def _check_drift(folder: Path, plan: SweepPlan) -> None:
     Raises:
         ConfigurationError: If they differ, unless that was allowed.
     """
-    drift = changes(read_sweep(folder).code.plain(), code_state().plain())
-    # A commit that changes no file of the package changes no result.
-    drift = {key: change for key, change in drift.items() if key not in ("commit", "changes")}
+    drift = read_sweep(folder).code.drift()
     if not plan.searched:
         for trial in plan.grid():
             for member in plan.members(trial):
@@ -225,17 +209,13 @@ def _check_drift(folder: Path, plan: SweepPlan) -> None:
     drift = {key: change for key, change in drift.items() if not is_machine(key)}
     if not drift:
         return
-    said = "; ".join(f"{key}: {_shortened(change)}" for key, change in list(drift.items())[:5])
+    said = "; ".join(f"{key}: {shortened_change(change)}" for key, change in list(drift.items())[:5])
     if plan.settings.drift == "refuse":
         raise ConfigurationError(
             f"since {folder} was begun this has changed: {said}; put it back, or write sweep.drift=allow to go on with what is "
             "there now"
         )
     _log.warning("since %s was begun this has changed: %s", folder, said)
-
-
-def _shortened(change: str) -> str:
-    return " -> ".join(part if len(part) <= 24 else f"{part[:12]}…" for part in change.split(" -> "))
 
 
 # On sweeps that exist

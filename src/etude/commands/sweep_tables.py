@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etude.commands.compare_tables import ABSENT, ComparisonTable, score_cell
-from etude.report.writing import duration, mean_and_deviation, setting
+from etude.report.writing import duration, mean_and_deviation
+from etude.sweeps.space import setting
 
 
 def sweep_tables(comparison: Mapping[str, Any]) -> list[ComparisonTable]:

@@ -15,9 +15,9 @@ from etude.report.charts import Scale, path_through
 from etude.report.range_curve import LAG, NoDescentError, Proposal, RangeCurve, written
 from etude.report.sweep_charts import WIDE, Line, Mark, Plot
 from etude.report.templates import environment
-from etude.report.writing import setting
 from etude.runs.record import RECORD, read
 from etude.sweeps.saved_sweep import SavedMember, SavedSweep
+from etude.sweeps.space import setting
 from etude.sweeps.sweep_results import SweepResults, TrialResult
 
 LEARNING_RATES = "learning_rates"

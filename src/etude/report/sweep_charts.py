@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from etude.report.charts import DECADES, Floats, Scale, Tick, thinned
-from etude.report.writing import mean_and_deviation, number, setting
-from etude.sweeps.space import Label
+from etude.report.writing import mean_and_deviation, number
+from etude.sweeps.space import Label, setting
 from etude.sweeps.sweep_results import SweepResults, TrialResult
 
 SHADES = 10

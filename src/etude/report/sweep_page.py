@@ -12,7 +12,6 @@ from pathlib import Path
 
 import etude
 from etude.atomic import write_text
-from etude.config.values import changes
 from etude.errors import DataError
 from etude.report.sweep_charts import (
     ABSENT,
@@ -26,10 +25,10 @@ from etude.report.sweep_charts import (
     parallel_coordinates,
 )
 from etude.report.templates import environment
-from etude.report.writing import duration, mean_and_deviation, setting
-from etude.runs.code_state import packages, sources
+from etude.report.writing import duration, mean_and_deviation, shortened_change
 from etude.runs.record import RECORD, read
 from etude.sweeps.saved_sweep import SavedMember, SavedSweep
+from etude.sweeps.space import setting
 from etude.sweeps.sweep_results import Spread, SweepResults, TrialResult
 
 SWEEP_REPORT = "report.html"
@@ -244,16 +243,9 @@ class SweepContents:
 
     @cached_property
     def drift(self) -> list[tuple[str, str]]:
-        """What has changed since: names and changes. A commit that changes no file of a package changes no result."""
-        begun = self.results.sweep.document.code
-        before = {"sources": begun.sources, "packages": begun.packages}
-        now = {"sources": {name: sources(name) for name in begun.sources}, "packages": packages()}
-        return [(name, _shortened(change)) for name, change in changes(before, now).items()]
-
-
-def _shortened(change: str) -> str:
-    """Return a change of versions or hashes, of long ones their beginning."""
-    return " -> ".join(part if len(part) <= 24 else f"{part[:12]}…" for part in change.split(" -> "))
+        """What has changed since: names and changes."""
+        changed = self.results.sweep.document.code.drift()
+        return [(name, shortened_change(change)) for name, change in changed.items()]
 
 
 def _spread(score: Spread | None) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 from etude.report.confusion import confusion_matrix, most_confused
-from etude.report.writing import count, duration, number, score, setting
+from etude.report.writing import count, duration, number, score
+from etude.sweeps.space import setting
 
 
 @cache

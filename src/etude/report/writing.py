@@ -42,9 +42,9 @@ def mean_and_deviation(mean: float, deviation: float | None) -> str:
     return score(mean) + ("" if deviation is None else f" ± {score(deviation)}")
 
 
-def setting(value: object) -> str:
-    """Return the value of a parameter: a number with four significant digits, other values as they are."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def shortened_change(change: str) -> str:
+    """Return a change, `1.0 -> 1.1`, of which long sides, such as hashes, have only their beginning."""
+    return " -> ".join(part if len(part) <= 24 else f"{part[:12]}…" for part in change.split(" -> "))
 
 
 def duration(seconds: float | None) -> str:

@@ -18,7 +18,7 @@ from etude.runs.reading import read_data
 from etude.sweeps.engine import Engine, MemberEntry
 from etude.sweeps.launchers.base import LOG
 from etude.sweeps.progress import MemberState, Progress, RecordFollower, last_line
-from etude.sweeps.space import Assignment
+from etude.sweeps.space import Assignment, setting
 
 REFRESH = 1.0
 """Seconds between two looks at the members' records."""
@@ -167,12 +167,8 @@ def best_entry(engine: Engine) -> MemberEntry | None:
 
 def describe(assignment: Assignment, seed: int | None) -> str:
     """Return what varies as words: `optimizer.lr=0.001 seed=2`."""
-    parts = [f"{name}={_short(value)}" for name, value in assignment.items()]
+    parts = [f"{name}={setting(value)}" for name, value in assignment.items()]
     return " ".join([*parts, *([] if seed is None else [f"seed={seed}"])])
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def last_lines(log: Path) -> list[str]:

@@ -61,6 +61,7 @@ class MemberEntry:
         refusals: Attempts that found the folder in use.
         score: The best of its validations, once it has ended.
         not_before: The time before which it is not tried again.
+        prunes: Whether it waits after each validation for the word of the sweep.
     """
 
     member: Member
@@ -72,6 +73,7 @@ class MemberEntry:
     refusals: int = 0
     score: float | None = None
     not_before: float = 0.0
+    prunes: bool = False
 
     @property
     def devices(self) -> int:
@@ -236,7 +238,8 @@ class Engine:
         for ending in self.launcher.wait(POLL):
             self._ended(self.entries[ending.number], ending)
         for entry in self.running:
-            self._answer(entry)
+            if entry.prunes:
+                self._answer(entry)
         self.show(self)
 
     def _fill(self) -> None:
@@ -286,7 +289,7 @@ class Engine:
 
     def _start(self, entry: MemberEntry) -> None:
         entry.state = "running"
-        prunes = not isinstance(self.plan.pruner, NoPruner) and self._first_seed(entry)
+        entry.prunes = not isinstance(self.plan.pruner, NoPruner) and self._first_seed(entry)
         self.launcher.start(
             Job(
                 number=entry.member.number,
@@ -296,7 +299,7 @@ class Engine:
                 trust=tuple(trusted()),
                 devices=entry.devices,
                 threads=max(1, self.threads * min(entry.devices, self.launcher.slots) // entry.devices),
-                prunes=prunes,
+                prunes=entry.prunes,
             )
         )
         self._save()

@@ -27,6 +27,11 @@ Assignment = dict[str, Label]
 """A value for each parameter, by name; a parameter whose condition is not met has none."""
 
 
+def setting(value: Any) -> str:
+    """Return the value of a parameter as text: a number with four significant digits, other values as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 class Suggester(Protocol):
     """Draws values: what a trial of Optuna does."""
 

@@ -11,7 +11,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+import etude
 from etude.atomic import write_json
+from etude.config.trust import trusted
+from etude.config.values import changes
+from etude.runs.code_state import code, packages, sources
 from etude.runs.documents import Count, Document
 from etude.untrusted import inside, read_json
 
@@ -35,6 +39,18 @@ class CodeState(Document, frozen=True):
     changes: str | None
     sources: dict[str, str | None]
     packages: dict[str, str | None]
+
+    @classmethod
+    def now(cls) -> CodeState:
+        """Return the state of the code now."""
+        state = code(Path(etude.__file__).parent)
+        hashes = {name: sources(name) for name in ("etude", *trusted())}
+        return cls(commit=state["commit"], changes=state["changes"], sources=hashes, packages=packages())
+
+    def drift(self) -> dict[str, str]:
+        """Return what has changed since, by name; a commit that changes no file of a package changes no result."""
+        now = {"sources": {name: sources(name) for name in self.sources}, "packages": packages()}
+        return changes({"sources": self.sources, "packages": self.packages}, now)
 
 
 class SweepDocument(Document, frozen=True):
