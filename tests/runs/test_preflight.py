@@ -26,6 +26,7 @@ ADAM_BYTES = 4 * 4
 """Bytes of a trained parameter: its value, its gradient, and two moments."""
 
 
+@pytest.mark.slow
 def test_errors_of_all_and_one_rehearsal_of_equal_shapes(
     composed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

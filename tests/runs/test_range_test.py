@@ -47,6 +47,7 @@ def test_a_killed_range_test_ends_at_the_same_step(overrides: Callable[..., list
     assert (folder / "learning_rates.json").read_text() == (whole / "learning_rates.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_ends_it_in_good_order(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     small = [word for word in overrides("classification") if word.partition("=")[0] not in GIVEN_BY_THE_SEARCH]
     far = ["budget=80step", "optimizer.lr=1e25", "scheduler.low=1e-31", "callbacks.divergence.multiple=1e30"]

@@ -51,7 +51,7 @@ def changed_files(notes: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("task", "ranks", "limits"),
     [
-        ("translation", (4,), ("limit.val=3", "limit.test=3")),
+        pytest.param("translation", (4,), ("limit.val=3", "limit.test=3"), marks=pytest.mark.slow),
         ("classification", (3,), ()),
         pytest.param("classification", (2, 4), (), marks=pytest.mark.slow),
         pytest.param("translation", (2, 3, 4), (), marks=pytest.mark.slow),

@@ -80,6 +80,14 @@ def test_each_member_sees_the_gpus_of_its_slots_alone(server: PretendedServer, t
 
 
 @pytest.mark.parametrize("server", [2], indirect=True)
+def test_of_more_slots_than_gpus_several_share_one(server: PretendedServer, tmp_path: Path) -> None:
+    launcher = LocalLauncher(4)
+    for number in range(4):
+        launcher.start(a_job(tmp_path, number))
+    assert [job["environment"]["CUDA_VISIBLE_DEVICES"] for job in server.jobs] == ["0", "1", "0", "1"]
+
+
+@pytest.mark.parametrize("server", [2], indirect=True)
 def test_only_gpus_that_this_process_sees_are_given_on(
     server: PretendedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

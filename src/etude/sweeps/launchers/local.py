@@ -52,7 +52,8 @@ class LocalLauncher(MemberLauncher):
     @property
     def slots(self) -> int:
         """Number of slots."""
-        self._started()
+        if self._asked is None:
+            self._started()  # which counts the GPUs
         return self._asked or max(1, self._gpus)
 
     @property
@@ -76,12 +77,16 @@ class LocalLauncher(MemberLauncher):
 
     def start(self, job: Job) -> None:
         """Fork a member."""
+        server = self._started()
         slots = self._free()[: job.devices]
         self._taken[job.number] = slots
         environment = {"OMP_NUM_THREADS": str(job.threads)}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(self._gpus)[slot] for slot in slots)
-        self._started().send({**job.plain(), "environment": environment})
+            names = _visible(self._gpus)
+            # Of more slots than GPUs, several share one.
+            own = dict.fromkeys(names[slot % len(names)] for slot in slots)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        server.send({**job.plain(), "environment": environment})
 
     def wait(self, seconds: float) -> list[Ending]:
         """Wait for messages of the server; if it is gone, all members are, and are lost."""
