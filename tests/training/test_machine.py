@@ -16,6 +16,7 @@ from etude.training import machine
 from etude.training.machine import Machine, StrategyName
 from etude.training.rank_watch import MARGIN
 from etude.training.restore import in_one_process
+from etude.training.sharding import FullyShardedStrategy
 
 
 @pytest.fixture
@@ -33,7 +34,6 @@ def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (0, {"accelerator": "gpu"}, r"trainer.accelerator=gpu, .* finds none .*; write trainer=cpu"),
         (2, {"accelerator": "mps"}, r"trainer.accelerator=mps, .* finds none "),
-        (0, {"strategy": "fsdp", "devices": 2}, r"trainer.strategy=fsdp .*; write trainer.strategy=ddp"),
         (2, {"accelerator": "gpu", "devices": 8}, r"trainer.devices=8, but torch finds 2 "),
         (2, {"devices": 3}, r"trainer.devices=3, but torch finds 2 "),
         (
@@ -57,6 +57,7 @@ def test_a_missing_device_is_refused(gpus: None, arguments: dict[str, Any], mess
         (0, {"devices": 64}),
         (0, {"devices": 65, "workers": 513, "oversubscribe": True}),
         (2, {"devices": 2, "strategy": "fsdp"}),
+        (0, {"devices": 2, "strategy": "fsdp"}),
         (2, {"accelerator": "gpu", "devices": 2, "nodes": 4}),
         (2, {"accelerator": "cpu", "devices": 8}),
     ],
@@ -66,17 +67,22 @@ def test_a_machine_that_exists_is_accepted(gpus: None, arguments: dict[str, Any]
     Machine(**arguments).configure_torch()
 
 
+def test_shards_do_not_go_with_a_gradient_scaler(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"trainer.strategy=fsdp does not go with precision=16-mixed"):
+        Machine(accelerator="cpu", strategy="fsdp").trainer(tmp_path, precision="16-mixed")
+
+
 @pytest.mark.parametrize("text", ["30", "5step", "0s", "1epoch", "soon"])
 def test_a_timeout_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="30min"):
         Machine(timeout=text)
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])
 def test_operations_of_several_ranks_wait_longer_than_the_watch(tmp_path: Path, strategy: StrategyName) -> None:
     machine = Machine(accelerator="cpu", devices=2, strategy=strategy, timeout="2min", oversubscribe=True)
     found = machine.trainer(tmp_path, precision="32-true").strategy
-    assert isinstance(found, DDPStrategy)
+    assert isinstance(found, FullyShardedStrategy if strategy == "fsdp" else DDPStrategy)
     assert found._timeout == timedelta(seconds=120 + MARGIN)
     alone = Machine(accelerator="cpu").trainer(tmp_path, precision="32-true").strategy
     assert isinstance(alone, SingleDeviceStrategy)

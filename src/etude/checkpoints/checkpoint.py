@@ -17,17 +17,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import torch
 from msgspec import Meta
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from etude.atomic import Written, make_folder, remove_leftovers, storage_errors, sync, write_file
@@ -42,8 +42,11 @@ from etude.checkpoints.integrity import (
     is_checkpoint_name,
     problem_of,
     read_manifest,
+    tensor_file,
+    tensor_files,
     verify,
 )
+from etude.checkpoints.shards import Place, Target, collect, locate, read_tensor, report, report_error
 from etude.errors import StorageError
 from etude.safetensors_header import read_safetensors_header
 from etude.schema_errors import shown
@@ -69,11 +72,12 @@ class Snapshot:
     content: Encoded
 
 
-def snapshot(checkpoint: Mapping[str, Any]) -> Snapshot:
+def snapshot(checkpoint: Mapping[str, Any], rank: int = 0) -> Snapshot:
     """Take a Lightning checkpoint apart, and copy all its tensors to the CPU's memory.
 
     Args:
         checkpoint: As Lightning dumps it. `checkpoint["etude"]["score"]` is the validation's score.
+        rank: This process's rank, where tensors are sharded: of those it takes its own slices, and all others on rank 0.
 
     Returns:
         A snapshot that shares no memory with the checkpoint: the training may go on before it is written.
@@ -81,7 +85,8 @@ def snapshot(checkpoint: Mapping[str, Any]) -> Snapshot:
     Raises:
         StorageError: If it holds something that is neither a plain value nor a tensor.
     """
-    return Snapshot(checkpoint.get("global_step", 0), checkpoint.get("etude", {}).get("score"), encode(checkpoint))
+    score = checkpoint.get("etude", {}).get("score")
+    return Snapshot(checkpoint.get("global_step", 0), score, encode(checkpoint, rank))
 
 
 def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None:
@@ -96,25 +101,72 @@ def write(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> None
         StorageError: If it cannot be written, or another checkpoint has that name. No trace is left, and no other
             checkpoint is touched.
     """
+    temporary = begin(folder, taken.step, taken.score)
+    if temporary is not None:
+        complete(taken, folder, Place(0, 1, temporary, 0.0), companions)
+
+
+def begin(folder: Path, step: int, score: float | None) -> Path | None:
+    """Make the folder that a checkpoint is written to until it is whole; None: a whole one of the step is there.
+
+    Raises:
+        StorageError: If it cannot be made, or another checkpoint has that name.
+    """
     with storage_errors(folder):
         make_folder(folder.parent)
         remove_leftovers(folder.parent)
-        if os.path.lexists(folder) and _holds(folder, taken.step, taken.score):
-            return
+        if os.path.lexists(folder) and _holds(folder, step, score):
+            return None
         temporary = _temporary(folder, "")
+        temporary.mkdir()
+        return temporary
+
+
+def complete(taken: Snapshot, folder: Path, place: Place, companions: Mapping[str, Path]) -> None:
+    """Write what the first rank, or the only process, has of a checkpoint; when all is there, give it its name.
+
+    Args:
+        taken: The snapshot.
+        folder: The checkpoint's name.
+        place: Place of the first rank, in the folder that `begin` made.
+        companions: Files and folders to copy into it, by their name there.
+
+    Raises:
+        StorageError: If it cannot be written, or another rank could not write its part. No trace is left.
+    """
+    with storage_errors(folder):
         try:
-            temporary.mkdir()
-            files = _write_content(taken, temporary, companions)
+            files = _write_content(taken, place, companions)
+            files.update(collect(place))
             manifest = Manifest(taken.step, taken.score, taken.content.aliases, files)
-            write_file(temporary / MANIFEST, [manifest.to_text().encode()])
-            sync(temporary)
+            write_file(place.folder / MANIFEST, [manifest.to_text().encode()])
+            sync(place.folder)
             if os.path.lexists(folder):
                 remove(folder)  # see _holds
-            temporary.rename(folder)
+            place.folder.rename(folder)
             sync(folder.parent)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(place.folder, ignore_errors=True)
             raise
+
+
+def write_shard(taken: Snapshot, folder: Path, place: Place) -> None:
+    """Write this rank's slices of a checkpoint, of which the first rank writes the rest.
+
+    Args:
+        taken: The snapshot.
+        folder: The checkpoint's name.
+        place: This rank's place.
+
+    Raises:
+        StorageError: If they cannot be written; the first rank is told.
+    """
+    try:
+        with storage_errors(folder):
+            report(place, _write_tensors(taken, place))
+    except StorageError as error:
+        report_error(place, error)
+        raise
 
 
 def _holds(folder: Path, step: int, score: float | None) -> bool:
@@ -140,15 +192,20 @@ def _holds(folder: Path, step: int, score: float | None) -> bool:
     return score is None or manifest.score is not None
 
 
-def _write_content(taken: Snapshot, folder: Path, companions: Mapping[str, Path]) -> dict[str, Written]:
+def _write_content(taken: Snapshot, place: Place, companions: Mapping[str, Path]) -> dict[str, Written]:
+    files = _write_tensors(taken, place)
+    state = json.dumps(taken.content.state, allow_nan=False, separators=(",", ":"))
+    files[STATE] = write_file(place.folder / STATE, [state.encode()])
+    for name, source in companions.items():
+        files.update(_copy(source, place.folder, name))
+    return files
+
+
+def _write_tensors(taken: Snapshot, place: Place) -> dict[str, Written]:
     files = {}
     for stem, tensors in taken.content.tensors.items():
-        name = f"{stem}.safetensors"
-        files[name] = write_file(folder / name, safetensors_bytes(tensors))
-    state = json.dumps(taken.content.state, allow_nan=False, separators=(",", ":"))
-    files[STATE] = write_file(folder / STATE, [state.encode()])
-    for name, source in companions.items():
-        files.update(_copy(source, folder, name))
+        name = tensor_file(stem, place.rank, place.ranks)
+        files[name] = write_file(place.folder / name, safetensors_bytes(tensors))
     return files
 
 
@@ -188,12 +245,13 @@ def read_weights(folder: Path, wanted: Mapping[str, Tensor] | None = None) -> di
 
     Args:
         folder: The checkpoint.
-        wanted: Tensors whose names and shapes they must have: the state_dict of what they are for. None: any.
+        wanted: Tensors whose names and shapes they must have: the state_dict of what they are for. Where those are
+            sharded over ranks, only this rank's slices are read, and returned as such. None: any.
 
     Raises:
         CheckpointBrokenError: If the manifest or the weights are not what was written, or are those of another model.
     """
-    weights = read_tensors(folder, MODEL)
+    weights = read_tensors(folder, MODEL, wanted)
     problem = None if wanted is None else _misfit(weights, wanted)
     if problem:
         raise CheckpointBrokenError(broken(folder, f"{MODEL}.safetensors: {problem}"))
@@ -211,23 +269,24 @@ def _misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str 
     return None if left is None else f"{shown(left)} is not a tensor of the model of config.yaml"
 
 
-def read_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Return the tensors of one file of a checkpoint, on the CPU; tied ones are one tensor.
+def read_tensors(folder: Path, stem: str, targets: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a stem of a checkpoint, on the CPU; tied ones are one tensor.
 
     Args:
         folder: The checkpoint.
         stem: `model`, or `training` for all other tensors.
+        targets: What they will be copied to, by name; see `read_weights`.
 
     Raises:
-        CheckpointBrokenError: If the manifest or the file is not what was written.
+        CheckpointBrokenError: If the manifest or a file is not what was written.
     """
     manifest = read_manifest(folder)
-    name = f"{stem}.safetensors"
-    problem = problem_of(folder, name, manifest.files[name])
-    if problem:
-        raise CheckpointBrokenError(broken(folder, problem))
+    for name in tensor_files(stem, manifest.files):
+        problem = problem_of(folder, name, manifest.files[name])
+        if problem:
+            raise CheckpointBrokenError(broken(folder, problem))
     with _broken_files(folder):
-        return _read_tensors(folder, stem, manifest, torch.device("cpu"))
+        return _read_tensors(folder, stem, manifest, torch.device("cpu"), (targets or {}).get)
 
 
 @contextmanager
@@ -240,20 +299,20 @@ def _broken_files(folder: Path) -> Iterator[None]:
         raise CheckpointBrokenError(broken(folder, f"{name}: {error.problem}")) from error
 
 
-def _read_tensors(folder: Path, stem: str, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
-    name = f"{stem}.safetensors"
-    path = inside(folder, name, folder / MANIFEST, ADVICE)
-    read_safetensors_header(path, ADVICE)
-    # Copied: the library's tensors are windows on the mapped file, which keep a removed checkpoint on the disk, share
-    # one storage, and are not aligned as those that torch allocates.
+def _read_tensors(
+    folder: Path, stem: str, manifest: Manifest, device: torch.device, target: Callable[[str], Tensor | None]
+) -> dict[str, Tensor]:
+    paths = [inside(folder, name, folder / MANIFEST, ADVICE) for name in tensor_files(stem, manifest.files)]
     try:
-        loaded = load_file(path)
+        located = locate([read_safetensors_header(path, ADVICE) for path in paths])
+        with ExitStack() as opened_files:
+            files = [opened_files.enter_context(safe_open(path, framework="pt")) for path in paths]
+            tensors = {name: read_tensor(files, name, rows, device, target(name)) for name, rows in located.items()}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise BrokenFileError(path, " ".join(str(error).split()), ADVICE) from error
-    tensors = {name: tensor.to(device, copy=True) for name, tensor in loaded.items()}
+        raise BrokenFileError(paths[0], " ".join(str(error).split()), ADVICE) from error
     for alias, stored in manifest.aliases[stem].items():
-        if stored not in loaded:
-            problem = f"aliases.{stem}['{shown(alias)}'] is '{shown(stored)}', which {name} does not have"
+        if stored not in tensors:
+            problem = f"aliases.{stem}['{shown(alias)}'] is '{shown(stored)}', which {paths[0].name} does not have"
             raise BrokenFileError(folder / MANIFEST, problem, ADVICE)
         tensors[alias] = tensors[stored]
     return tensors
@@ -273,8 +332,13 @@ class _StoredState(msgspec.Struct, frozen=True):
     progress: dict[str, Any] = {}
 
 
-def read(folder: Path, device: torch.device) -> dict[str, Any]:
+def read(folder: Path, device: torch.device, target: Target = lambda stem, name: None) -> dict[str, Any]:
     """Return the whole checkpoint as it was handed to `snapshot`.
+
+    Args:
+        folder: The checkpoint.
+        device: Device of its tensors.
+        target: What each tensor will be copied to; where that is sharded, this rank's slice is read, and returned as such.
 
     Raises:
         CheckpointBrokenError: If any file is not what was written; names the file.
@@ -285,7 +349,9 @@ def read(folder: Path, device: torch.device) -> dict[str, Any]:
     manifest = read_manifest(folder)
     with _broken_files(folder):
         state = _read_state(folder, manifest.step)
-        tensors = {stem: _read_tensors(folder, stem, manifest, device) for stem in (MODEL, TRAINING)}
+        tensors = {
+            stem: _read_tensors(folder, stem, manifest, device, partial(target, stem)) for stem in (MODEL, TRAINING)
+        }
         try:
             found: dict[str, Any] = decode(state, tensors)
         except ValueError as error:

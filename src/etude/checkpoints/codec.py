@@ -64,7 +64,7 @@ class Encoded:
     Attributes:
         state: The tree as JSON can hold it, with marks.
         tensors: For each of `model` and `training`, its tensors by name. `model` has those of `state_dict`, under
-            their own names.
+            their own names. Of a tensor that is sharded over ranks, this rank's slice.
         aliases: For each of the two, the names of tied tensors that are stored under another name: {name: stored}.
     """
 
@@ -73,7 +73,7 @@ class Encoded:
     aliases: dict[str, dict[str, str]]
 
 
-def encode(tree: Mapping[str, Any]) -> Encoded:
+def encode(tree: Mapping[str, Any], rank: int = 0) -> Encoded:
     """Take a checkpoint apart into JSON and tensors.
 
     Tensors of the same memory, shape and strides are tied and stored once; other views are stored as tensors of their
@@ -82,18 +82,20 @@ def encode(tree: Mapping[str, Any]) -> Encoded:
     Args:
         tree: Made of dict (keys str or int), list, tuple, str, int, float, bool, None and dense tensors. An
             OrderedDict counts as a dict.
+        rank: This process's rank: tensors that are not sharded are those of the first rank, and left out on others.
 
     Raises:
         StorageError: If something else is in it; names the place.
     """
-    encoder = _Encoder()
+    encoder = _Encoder(rank)
     return Encoded(encoder.value(dict(tree), ()), encoder.tensors, encoder.aliases)
 
 
 class _Encoder:
     """Walks through one tree and collects its tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
         self.tensors: dict[str, dict[str, Tensor]] = {MODEL: {}, TRAINING: {}}
         self.aliases: dict[str, dict[str, str]] = {MODEL: {}, TRAINING: {}}
         self._stored: dict[tuple[object, ...], str] = {}
@@ -112,7 +114,7 @@ class _Encoder:
             return {"$tuple": [self.value(item, (*path, index)) for index, item in enumerate(value)]}
         if kind in (dict, OrderedDict):
             return self._mapping(value, path)
-        if kind in (Tensor, nn.Parameter):
+        if kind in (Tensor, nn.Parameter) or _is_sharded(value):
             return {"$tensor": self._tensor(value, path)}
         raise StorageError(
             f"a checkpoint cannot hold {_written(path)}, a {kind.__module__}.{kind.__qualname__}; "
@@ -136,12 +138,13 @@ class _Encoder:
         in_model = len(path) == 2 and path[0] == "state_dict"
         file = MODEL if in_model else TRAINING
         name = self._free_name(file, str(path[1]) if in_model else "/".join(map(str, path)))
-        place = (file, tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        stored = self._stored.setdefault(place, name) if tensor.numel() else name
-        if stored == name:
-            self.tensors[file][name] = _copied(tensor)
-        else:
+        own = _own_slice(tensor, path) if _is_sharded(tensor) else tensor
+        place = (file, own.device, own.data_ptr(), own.dtype, tensor.shape, tensor.stride())
+        stored = self._stored.setdefault(place, name) if own.numel() else name
+        if stored != name:
             self.aliases[file][name] = stored
+        elif self._rank == 0 or (own is not tensor and own.numel()):
+            self.tensors[file][name] = _copied(own)
         return f"{file}:{name}"
 
     def _free_name(self, file: str, name: str) -> str:
@@ -150,6 +153,20 @@ class _Encoder:
         while name == "__metadata__" or name in self.tensors[file] or name in self.aliases[file]:
             name += "'"
         return name
+
+
+def _is_sharded(value: Any) -> bool:
+    """Whether a value is a DTensor: the class is imported, in half a second, only by who has such tensors."""
+    return isinstance(value, Tensor) and hasattr(value, "to_local")
+
+
+def _own_slice(tensor: Any, path: tuple[str | int, ...]) -> Tensor:
+    from etude.checkpoints.shards import own_slice  # see _is_sharded
+
+    try:
+        return own_slice(tensor)
+    except ValueError as error:
+        raise StorageError(f"a checkpoint cannot hold {_written(path)}: {error}") from error
 
 
 def _copied(tensor: Tensor) -> Tensor:

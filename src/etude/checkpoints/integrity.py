@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,10 @@ STATE = "state.json"
 ADVICE = "use another one, `etude resume RUN` finds the newest whole one"
 """What to do about a broken checkpoint."""
 
-_NEEDED = (f"{MODEL}.safetensors", f"{TRAINING}.safetensors", STATE)
 _MANIFEST_BYTES = 16 << 20
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _AVERAGE = re.compile(r"step-\d{8,}-mean-(?:last|best)-\d+")
+_SHARD = re.compile(r"\.shard-(\d{1,6})-of-(\d{1,6})")
 _log = logging.getLogger(__name__)
 
 
@@ -107,14 +108,38 @@ class Manifest:
         except BrokenFileError as error:
             raise ValueError(error.problem) from error
         files = {name: Written(file.size, file.sha256) for name, file in content.files.items()}
-        for name in _NEEDED:
-            if name not in files:
-                raise ValueError(f"files[{name!r}] is missing")
+        for stem in (MODEL, TRAINING):
+            tensor_files(stem, files)
+        if STATE not in files:
+            raise ValueError(f"files[{STATE!r}] is missing")
         score = decode(msgspec.to_builtins(content.score), {})
         manifest = cls(content.step, score, msgspec.to_builtins(content.aliases), files)
         if manifest.to_text() != text:
             raise ValueError("its own hash does not fit")
         return manifest
+
+
+def tensor_file(stem: str, rank: int = 0, ranks: int = 1) -> str:
+    """Return the name of a file of tensors; of several ranks, each has its own (see `etude.checkpoints.shards`)."""
+    return f"{stem}.safetensors" if ranks == 1 else f"{stem}.shard-{rank}-of-{ranks}.safetensors"
+
+
+def tensor_files(stem: str, files: Iterable[str]) -> list[str]:
+    """Return which of a checkpoint's files hold the tensors of a stem, `model` or `training`, in the order of the ranks.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    names = set(files)
+    shards = [
+        written for name in names if (written := _SHARD.fullmatch(name.removeprefix(stem).removesuffix(".safetensors")))
+    ]
+    ranks = max((int(written[2]) for written in shards), default=1)
+    needed = [tensor_file(stem, rank, ranks) for rank in range(min(ranks, len(shards) + 1))]
+    missing = next((name for name in needed if name not in names), None)
+    if missing is not None:
+        raise ValueError(f"files[{missing!r}] is missing")
+    return needed
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:

@@ -19,10 +19,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from etude.checkpoints.background import BackgroundWriter
-from etude.checkpoints.checkpoint import read, read_weights, remove, snapshot, write
+from etude.checkpoints.checkpoint import complete, read, read_weights, remove, snapshot, write, write_shard
 from etude.checkpoints.integrity import CheckpointBrokenError, checkpoint_folder, newest_valid, verify
 from etude.checkpoints.loop_state import is_inside_step, recount, rewind
 from etude.checkpoints.retention import Retention, Saved, apply
+from etude.checkpoints.shards import Place, Target
 from etude.errors import ConfigurationError, StorageError
 
 __all__ = [
@@ -45,7 +46,7 @@ class FolderCheckpointIO(CheckpointIO):
     Saving takes as long as copying every tensor; a thread writes the copy. While a checkpoint is written there is thus a
     second copy of its content, model and optimizer, in the CPU's memory, but never a third: the next save waits for the
     last, and so does whatever reads or removes a checkpoint, and the end of the training. An error in writing is raised
-    there, or by `writer.check()`. Only the first rank writes: Lightning does not call the others.
+    there, or by `writer.check()`. Only the first rank writes, unless weights are sharded: Lightning does not call the others.
 
     Args:
         companions: Files and folders that are copied into every checkpoint, by their name there.
@@ -58,18 +59,35 @@ class FolderCheckpointIO(CheckpointIO):
         self.companions = dict(companions or {})
         self.writer = BackgroundWriter()
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Copy a checkpoint and start writing its folder (see `write`); there are no storage options.
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Place | None = None
+    ) -> None:
+        """Copy a checkpoint and start writing its folder (see `write`).
+
+        Args:
+            checkpoint: As Lightning dumps it.
+            path: The folder.
+            storage_options: This rank's place in a sharded checkpoint, which all ranks save; None: it is written here alone.
 
         Raises:
             StorageError: If the checkpoint cannot be written in this format, or the last one could not be written.
         """
         self.writer.wait()
-        copy = snapshot(checkpoint)
-        self.writer.start(lambda: write(copy, Path(path), self.companions))
+        folder, place = Path(path), storage_options
+        copy = snapshot(checkpoint, 0 if place is None else place.rank)
+        if place is None:
+            self.writer.start(lambda: write(copy, folder, self.companions))
+        elif place.rank == 0:
+            self.writer.start(lambda: complete(copy, folder, place, self.companions))
+        else:
+            self.writer.start(lambda: write_shard(copy, folder, place))
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,
+        target: Target = lambda stem, name: None,
     ) -> dict[str, Any]:
         """Verify and read a checkpoint folder.
 
@@ -77,12 +95,13 @@ class FolderCheckpointIO(CheckpointIO):
             path: The folder, or a link to it.
             map_location: Device of its tensors; None: the CPU.
             weights_only: Has no effect, since nothing is ever unpickled.
+            target: What each tensor will be copied to (see `read`).
 
         Raises:
             CheckpointBrokenError: If any file differs from what was written; names the file.
         """
         self.writer.wait()
-        return read(Path(path), torch.device(map_location or "cpu"))
+        return read(Path(path), torch.device(map_location or "cpu"), target)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint folder."""

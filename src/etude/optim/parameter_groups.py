@@ -16,9 +16,6 @@ from etude.optim.parameter_schedule import FROM_THE_START, ParameterSchedule
 DECAY = "weight_decay"
 """Name of weight decay among the settings of torch's optimizers."""
 
-_SHARDED = "_fsdp_wrapped_module."
-"""Part that FSDP adds to the names of the modules that it shards."""
-
 
 def build_optimizer(
     make_optimizer: Callable[..., Optimizer],
@@ -118,4 +115,4 @@ def schedules_of_groups(
 
 
 def _schedule(name: str, schedules: Mapping[str, ParameterSchedule] | None) -> ParameterSchedule:
-    return (schedules or {}).get(name.replace(_SHARDED, ""), FROM_THE_START)
+    return (schedules or {}).get(name, FROM_THE_START)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etude.checkpoints.checkpoint import read_tensors
 from etude.checkpoints.codec import MODEL, TRAINING
-from etude.checkpoints.integrity import checkpoint_folder
+from etude.checkpoints.integrity import checkpoint_folder, tensor_files
 from etude.checkpoints.integrity import read_manifest as read_checkpoint_manifest
 from etude.config.values import changes
 from etude.runs.folder import CHECKPOINTS
@@ -93,7 +93,8 @@ def first_tensor(before: Path, now: Path) -> dict[str, Any] | None:
     """
     for stem in (MODEL, TRAINING):
         file = f"{stem}.safetensors"
-        hashes = [read_checkpoint_manifest(folder).files[file] for folder in (before, now)]
+        files = [read_checkpoint_manifest(folder).files for folder in (before, now)]
+        hashes = [{name: each[name] for name in tensor_files(stem, each)} for each in files]
         if hashes[0] == hashes[1]:
             continue
         old, new = (read_tensors(folder, stem) for folder in (before, now))

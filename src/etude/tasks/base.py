@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from etude.duration import Clock, Duration
@@ -32,6 +33,7 @@ from etude.tasks.evaluation import EvaluatedTask
 from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
 from etude.tasks.prediction import Prediction
 from etude.tasks.running_sums import Sums
+from etude.tasks.sharding import shard
 from etude.tasks.training_progress import TrainingProgress
 from etude.tokenization.base import Tokenizer
 from etude.types import Batch, Facts
@@ -183,6 +185,11 @@ class Task(EvaluatedTask):
         self._group_schedules = schedules_of_groups(optimizer.param_groups, self, self.parameter_schedules)
         return optimizer
 
+    def configure_model(self) -> None:
+        """Shard the weights over the ranks, if Lightning's strategy has a mesh of them (see `etude.tasks.sharding`)."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
+
     def optimizer_step(
         self,
         epoch: int,
@@ -214,8 +221,10 @@ class Task(EvaluatedTask):
         limit = self.gradient_clip if gradient_clip_val is None else gradient_clip_val
         by_value = gradient_clip_val is not None and gradient_clip_algorithm == "value"
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._gradient_norm = torch.nn.utils.clip_grad_norm_(
-            parameters, math.inf if limit is None or by_value else limit
+        norm = torch.nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+        self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        torch.nn.utils.clip_grads_with_norm_(
+            parameters, math.inf if limit is None or by_value else limit, self._gradient_norm
         )
         # With 16-mixed an overflow is expected: the scaler leaves the step out and lowers the scale.
         if not self._scaled:

@@ -15,6 +15,7 @@ import torch.distributed
 from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from etude.errors import ConfigurationError, NonFiniteError
 
@@ -116,7 +117,8 @@ class NonFinitePolicy:
         Raises:
             NonFiniteError: If any weight is not finite.
         """
-        if not all_finite(weights):
+        # Of sharded weights, each rank sees its own.
+        if not _over_ranks(all_finite(weights), torch.int64, self._device, torch.distributed.ReduceOp.MIN):
             self.stop(step, "its update left weights that are not finite")
 
     def stop(self, step: int, what: str) -> None:
@@ -218,8 +220,9 @@ def _warn(text: str) -> None:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether every number in the tensors is finite."""
-    return bool(torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all())
+    """Return whether every number in the tensors is finite; of sharded ones, in this rank's slices."""
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return bool(torch.stack([tensor.detach().isfinite().all() for tensor in own]).all())
 
 
 def _read(seen: list[tuple[int, Tensor]]) -> list[tuple[int, float]]:

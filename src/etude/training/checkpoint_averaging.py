@@ -51,24 +51,34 @@ def candidates(average: CheckpointAverages, retention: Retention, saved: Sequenc
     return averages
 
 
-def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
+def mean_weights(folders: Sequence[Path], wanted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the mean of the checkpoints' weights, computed in float64; integer tensors are those of the last checkpoint.
+
+    Args:
+        folders: The checkpoints.
+        wanted: As in `read_weights`: where those are sharded, the mean is taken of this rank's slices.
+
+    Returns:
+        The tensors by name; tied ones are one tensor.
 
     Raises:
         CheckpointBrokenError: If a checkpoint is damaged.
     """
-    sums = read_weights(folders[0])
+    sums = read_weights(folders[0], wanted)
     types = {name: tensor.dtype for name, tensor in sums.items()}
+    tied: dict[int, str] = {}
+    stored_as = {name: tied.setdefault(id(tensor), name) for name, tensor in sums.items()}
     for folder in folders[1:]:
-        weights = read_weights(folder)
+        weights = read_weights(folder, wanted)
         sums = {
-            name: sums[name].double() + tensor if tensor.is_floating_point() else tensor
-            for name, tensor in weights.items()
+            name: sums[name].double() + weights[name] if weights[name].is_floating_point() else weights[name]
+            for name in tied.values()
         }
-    return {
-        name: (tensor / len(folders)).to(types[name]) if tensor.is_floating_point() else tensor
-        for name, tensor in sums.items()
+    means = {
+        name: (sums[name] / len(folders)).to(types[name]) if sums[name].is_floating_point() else sums[name]
+        for name in tied.values()
     }
+    return {name: means[stored] for name, stored in stored_as.items()}
 
 
 def keep_best_average(
@@ -109,34 +119,31 @@ def keep_best_average(
             chosen = candidate.name
     for candidate in averages:
         if candidate.name == chosen:
-            _keep(run, experiment, candidate, scores[chosen], companions)
+            _keep(run, candidate, scores[chosen], companions)
     return scores
 
 
 def _score(run: SavedRun, experiment: Experiment, candidate: Candidate) -> float | None:
     """Return the score of an average on the validation split; None if one of its checkpoints is broken."""
+    task = experiment.task
     try:
-        weights = mean_weights(_folders(run, candidate))
+        weights = mean_weights(_folders(run, candidate), task.state_dict())
     except CheckpointBrokenError as error:
         _log.warning("%s is not tried: %s", candidate.name, error)
         return None
-    task = experiment.task
     task.load_state_dict(weights)
     task.bootstrap = 0
     score(run.path, experiment, "val")
     return task.results[experiment.config.validate.metric.removeprefix("val/")].value
 
 
-def _keep(
-    run: SavedRun, experiment: Experiment, candidate: Candidate, value: float, companions: Mapping[str, Path]
-) -> None:
+def _keep(run: SavedRun, candidate: Candidate, value: float, companions: Mapping[str, Path]) -> None:
     """Write the checkpoint of an average and link `best` to it."""
     if launch.global_rank() > 0:
         return
-    folder, task = run.checkpoints, experiment.task
-    task.load_state_dict(mean_weights(_folders(run, candidate)))
+    folder = run.checkpoints
     content = {
-        "state_dict": task.state_dict(),  # from the task, in which tied weights are one tensor
+        "state_dict": mean_weights(_folders(run, candidate)),
         "global_step": candidate.steps[-1],
         "etude": {"score": value, "mean_of": list(candidate.steps)},
     }

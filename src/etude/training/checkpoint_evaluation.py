@@ -71,7 +71,7 @@ def evaluate_checkpoint(
         raise ConfigurationError(
             f"split={split}: the data has no such split; write split={' or split='.join(data.splits)}"
         )
-    task.load_state_dict(read_weights(checkpoint))
+    task.load_state_dict(read_weights(checkpoint, task.state_dict()))
     if members:
         task.join(list(members.values()))
     task.bootstrap = BOOTSTRAP

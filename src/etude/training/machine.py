@@ -15,13 +15,14 @@ from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAcce
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from etude.config.schema import Precision
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.hardware import usable_cores
 from etude.training.rank_watch import MARGIN
+from etude.training.sharding import FullyShardedStrategy
 
 AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
@@ -51,7 +52,8 @@ class Machine:
         accelerator: Kind of device; `auto` is a GPU if the machine has one.
         devices: Number of devices on each node, each with a process of its own.
         nodes: Number of computers.
-        strategy: Lightning's strategy; `auto` is `ddp` for several processes, which communicate through gloo on CPUs.
+        strategy: `ddp`: each process has all weights; `fsdp`: weights, gradients and optimizer states are sharded over the
+            processes (FSDP2); `auto`: `ddp` for several processes. They communicate through gloo on CPUs.
         micro_batches: Number of slices of a step's batch on each device, computed one after the other: less memory, same
             gradient. `auto`: as few as fit in memory, tried out before a run begins (see `etude.training.preflight.trial`).
         workers: Number of processes that make batches for each device.
@@ -156,10 +158,8 @@ class Machine:
                 f"trainer.accelerator={self.accelerator}, but torch {torch.__version__} finds none on this machine; write "
                 "trainer=cpu"
             )
-        if kind is CPUAccelerator:  # a CPU counts as any number of devices
-            if self.strategy == "fsdp":
-                raise ConfigurationError("trainer.strategy=fsdp shards over GPUs, not CPUs; write trainer.strategy=ddp")
-        elif self.devices > kind.auto_device_count():
+        # A CPU counts as any number of devices.
+        if kind is not CPUAccelerator and self.devices > kind.auto_device_count():
             raise ConfigurationError(
                 f"trainer.devices={self.devices}, but torch finds {kind.auto_device_count()} on this machine; write that or less"
             )
@@ -183,7 +183,15 @@ class Machine:
             loggers: Lightning loggers.
             plugins: Reader and writer of checkpoints.
             arguments: Further arguments of Lightning's Trainer.
+
+        Raises:
+            ConfigurationError: If the strategy does not go with the precision.
         """
+        if self.strategy == "fsdp" and precision == "16-mixed":
+            raise ConfigurationError(
+                "trainer.strategy=fsdp does not go with precision=16-mixed, whose gradient scaler would leave out steps on "
+                "some ranks alone; write precision=bf16-mixed"
+            )
         trainer = lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -199,6 +207,7 @@ class Machine:
             use_distributed_sampler=False,  # the plan cuts each batch for ranks
             num_sanity_val_steps=0,
             enable_model_summary=False,
+            inference_mode=self.strategy != "fsdp",  # weights that are gathered in it could not be trained afterwards
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             **arguments,
         )
@@ -210,5 +219,7 @@ class Machine:
     def _strategy(self) -> Strategy | Literal["auto"]:
         if self.strategy == "auto" and self.world_size == 1:
             return "auto"
-        kind = FSDPStrategy if self.strategy == "fsdp" else DDPStrategy
-        return kind(timeout=timedelta(seconds=self.timeout_seconds + MARGIN))
+        timeout = timedelta(seconds=self.timeout_seconds + MARGIN)
+        if self.strategy == "fsdp":
+            return FullyShardedStrategy(self.world_size, timeout)
+        return DDPStrategy(timeout=timeout)

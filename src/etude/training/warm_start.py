@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from etude.checkpoints import codec
 from etude.checkpoints.checkpoint import read_weights
-from etude.checkpoints.integrity import read_manifest
+from etude.checkpoints.integrity import read_manifest, tensor_files
 from etude.config.check import checked
 from etude.config.schema import Config
 from etude.errors import ConfigurationError
@@ -98,11 +100,12 @@ def load_warm_start(experiment: Experiment) -> None:
 def describe_warm_start(run: SavedRun) -> dict[str, Any]:
     """Return run, checkpoint and weights of a warm start for the manifest, and the warm start of that run in turn."""
     checkpoint = run.checkpoint("best")
-    weights = read_manifest(checkpoint).files["model.safetensors"].sha256
+    files = read_manifest(checkpoint).files
+    hashes = [files[name].sha256 for name in tensor_files(codec.MODEL, files)]
     return {
         "run": str(run.path),
         "checkpoint": checkpoint.name,
-        "weights": weights,
+        "weights": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         "start": run.manifest.start.plain() if run.manifest.start else None,
     }
 

@@ -206,4 +206,4 @@ def test_what_cannot_be_averaged_is_refused() -> None:
             EMA(decay)
     sharding = cast(pl.Trainer, SimpleNamespace(strategy=FSDPStrategy()))
     with pytest.raises(ConfigurationError, match=r"sharded by FSDPStrategy; write trainer.strategy=ddp"):
-        EMA().on_fit_start(sharding, Task())
+        EMA().on_train_start(sharding, Task())

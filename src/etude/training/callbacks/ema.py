@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
+from etude.training.sharding import FullyShardedStrategy
 
 
 class EMA(Callback):
@@ -27,7 +28,7 @@ class EMA(Callback):
         decay: d, at least 0 and below 1: about the last 1 / (1 - decay) steps count.
 
     Raises:
-        ConfigurationError: If decay is out of range; when training starts, if its strategy shards weights.
+        ConfigurationError: If decay is out of range; when training starts, if its strategy is another than etude's own.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -51,9 +52,12 @@ class EMA(Callback):
         """Keep the averages in full precision; the model has them too, in its own, until a fit starts."""
         self._averages = checkpoint["state_dict"]
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Initialize the averages with the weights; in a continued run, put the training weights back."""
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Initialize the averages with the weights; in a continued run, put the training weights back.
+
+        Not earlier: a strategy that shards weights loads them after `on_fit_start`.
+        """
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FullyShardedStrategy):
             raise ConfigurationError(
                 f"callbacks.ema cannot average weights sharded by {type(trainer.strategy).__name__}; "
                 "write trainer.strategy=ddp, or ~callbacks.ema"
@@ -65,9 +69,6 @@ class EMA(Callback):
             for name, weight in self._weights.items()
         }
         self._show_training_weights()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Store the step that training starts at."""
         self._step = trainer.global_step
 
     @torch.no_grad()
