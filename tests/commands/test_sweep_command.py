@@ -165,6 +165,16 @@ def test_every_value_of_a_search_is_checked_before_the_first_hour() -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize("searcher", ["grid", "random"])
+def test_members_of_one_name_are_refused_before_anything_is_written(searcher: str) -> None:
+    lr = "1e-4,1e-2" if searcher == "grid" else "interval(1e-4,1e-2)"
+    plan = read_plan([*JUDGED, f"searcher={searcher}", f"optimizer.lr={lr}", "run.name=one"])
+    with pytest.raises(ConfigurationError, match=r"members 0 and 1 are both called one; leave run\.name out"):
+        run_sweep(plan)
+    assert not Path("outputs").exists()
+    check_members(read_plan([*JUDGED, f"searcher={searcher}", f"optimizer.lr={lr}", "run.name=lr-${optimizer.lr}"]))
+
+
 def test_a_search_over_members_that_are_judged_differently_is_refused() -> None:
     plan = read_plan(["searcher=random", "experiment=translation/demo,masked_lm/demo"])
     with pytest.raises(ConfigurationError, match=r"judged by different scores \(val/bleu, val/loss\)"):

@@ -91,7 +91,10 @@ class ForkedMembers:
                 os.read(woken, _CHUNK)
                 self._reap()
             if self._socket.fileno() in readable:
-                chunk = self._socket.recv(_CHUNK)
+                try:
+                    chunk = self._socket.recv(_CHUNK)
+                except ConnectionError:  # closed before all that was said here was read
+                    break
                 if not chunk:
                     break
                 *lines, self._read = (self._read + chunk).split(b"\n")

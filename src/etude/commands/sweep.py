@@ -38,7 +38,7 @@ from etude.sweeps.sweep_documents import (
     read_sweep,
     write_document,
 )
-from etude.sweeps.sweep_plan import Member, PlannedTrial, Stage, SweepPlan, read_plan
+from etude.sweeps.sweep_plan import Member, PlannedTrial, Stage, SweepPlan, equal_names, read_plan
 from etude.sweeps.wandb_sweeps import as_yaml
 
 STOP_SECONDS = 60.0
@@ -125,6 +125,10 @@ def check_members(plan: SweepPlan) -> list[tuple[Member, Config]]:
     if not members:
         raise ConfigurationError("the sweep has no members: no combination of its stages agrees")
     composed = [(member, plan.compose(member)) for member in members]
+    named: dict[str, int] = {}
+    for member, config in composed:
+        if named.setdefault(str(config.run.name), member.number) != member.number:
+            raise equal_names(str(config.run.name), (named[str(config.run.name)], member.number))
     judged = {(config.validate.metric, config.validate.mode) for _, config in composed}
     if plan.searched and len(judged) > 1:
         metrics = ", ".join(sorted(metric for metric, _ in judged))
@@ -140,7 +144,7 @@ def trials_to_check(plan: SweepPlan) -> list[PlannedTrial]:
 def _corners(plan: SweepPlan) -> list[PlannedTrial]:
     space = plan.stages[-1].space
     count = max(len(one.domain.options) if not isinstance(one.domain, Range) else 2 for one in space.parameters)
-    return [PlannedTrial(0, plan.stages[-1], _corner(space, index)) for index in range(count)]
+    return [PlannedTrial(index, plan.stages[-1], _corner(space, index)) for index in range(count)]
 
 
 def _corner(space: Space, index: int) -> Assignment:

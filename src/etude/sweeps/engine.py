@@ -33,7 +33,7 @@ from etude.sweeps.pruners import NoPruner
 from etude.sweeps.reports import answer, open_reports
 from etude.sweeps.study import Study
 from etude.sweeps.sweep_documents import MEMBER, Attempt, MemberDocument, read_member, write_document
-from etude.sweeps.sweep_plan import Member, PlannedTrial, SweepPlan
+from etude.sweeps.sweep_plan import Member, PlannedTrial, SweepPlan, equal_names
 
 POLL = 0.1
 """Seconds between two looks at what members report."""
@@ -142,10 +142,7 @@ class Engine:
         folder = config.paths.outputs / str(config.run.experiment) / str(config.run.name)
         taken = next((entry for entry in self.entries.values() if entry.folder == folder), None)
         if taken is not None and taken.member.number != member.number:
-            raise ConfigurationError(
-                f"members {taken.member.number} and {member.number} are both called {config.run.name}; leave run.name out, or "
-                "make it of all that varies"
-            )
+            raise equal_names(str(config.run.name), (taken.member.number, member.number))
         stored = read_member(folder) if (folder / MEMBER).exists() else None
         document = MemberDocument(
             number=member.number,

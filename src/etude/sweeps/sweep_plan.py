@@ -258,6 +258,13 @@ class SweepPlan:
         )
 
 
+def equal_names(name: str, members: tuple[int, int]) -> ConfigurationError:
+    """Return the error about two members of one name."""
+    return ConfigurationError(
+        f"members {members[0]} and {members[1]} are both called {name}; leave run.name out, or make it of all that varies"
+    )
+
+
 def read_plan(words: Sequence[str], extra: Path | None = None) -> SweepPlan:
     """Read a plan from the words of a command line.
 
