@@ -38,7 +38,8 @@ from etude.config.compose import compose as compose_words
 from etude.config.schema import Config
 from etude.config.values import as_override
 from etude.console import QUIET, configure_console
-from etude.report.inspection import Inspection, look
+from etude.report.inspection import Inspection
+from etude.report.look import look
 from etude.report.page import report as write_report
 from etude.report.sweep_page import write_sweep_report
 from etude.runs.folder import CONFIGURATION, resolve

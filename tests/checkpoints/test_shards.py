@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from etude.atomic import Written
 from etude.checkpoints.checkpoint import begin, complete, read, read_tensors, snapshot, write_shard
 from etude.checkpoints.integrity import CheckpointBrokenError, read_manifest, tensor_file, tensor_files
-from etude.checkpoints.shards import Place, Slices, _read_rows, collect, locate, read_tensor, report, report_error
+from etude.checkpoints.shards import Place, Slices, collect, locate, read_slice, read_tensor, report, report_error
 from etude.errors import StorageError
 from etude.safetensors_header import StoredTensor, read_safetensors_header
 
@@ -39,7 +39,7 @@ def test_rows_are_found_in_whatever_slices(tmp_path: Path, ranks: int) -> None:
         for _ in range(20):
             begin_row = draw.randint(0, rows)
             end_row = draw.randint(begin_row, rows)
-            assert torch.equal(_read_rows(files, "weight", slices, begin_row, end_row), whole[begin_row:end_row])
+            assert torch.equal(read_slice(files, "weight", slices, begin_row, end_row), whole[begin_row:end_row])
 
 
 def stored(dtype: str, *shape: int) -> StoredTensor:

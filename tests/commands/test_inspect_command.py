@@ -14,7 +14,8 @@ from etude.api import undisturbed
 from etude.commands.inspect import CHANGEABLE, INSPECTIONS, PAGE, inspect
 from etude.errors import ConfigurationError, DataError, EtudeError, StorageError
 from etude.report.alignment_errors import alignment_errors, read_alignments
-from etude.report.inspection import Inspection, attention_task, look
+from etude.report.inspection import Inspection
+from etude.report.look import attention_task, look
 from etude.runs.reading import read_attention
 from etude.runs.saved_run import SavedRun
 from etude.training.restore import load_run

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etude.metrics.attention_head import HeadSummary
 from etude.metrics.head_summary import head_summaries, opposite
 
 SIZES = st.integers(1, 7)
@@ -18,6 +19,7 @@ SIZES = st.integers(1, 7)
 def test_entropies_and_shares_are_in_their_range(queries: int, keys: int, seed: int) -> None:
     weights = torch.rand(3, queries, keys, generator=torch.Generator().manual_seed(seed)).double().softmax(dim=2)
     for head in head_summaries(weights):
+        assert type(head) is HeadSummary
         assert 0 <= head.entropy <= math.log(keys) + 1e-9
         assert 0 <= head.distance <= keys - 1
         assert head.diagonal + head.previous + head.next <= 1 + 1e-9

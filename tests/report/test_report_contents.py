@@ -14,8 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.checkpoints.retention import Retention, Saved
-from etude.report.contents import SHOWN_SAMPLES, SPIKE, TITLES, Contents
+from etude.report.contents import Contents
 from etude.report.cost_rows import cost_rows
+from etude.report.curves import SPIKE, TITLES
+from etude.report.interactive import Drawn
+from etude.report.page import static
+from etude.report.samples import SHOWN, Segment
 from etude.runs.reading import read_cost
 from etude.runs.record import RECORD, Event, Record
 from tests.report.test_report import MANIFEST
@@ -177,15 +181,22 @@ def test_evaluations_of_the_test_split_come_first(run: Path) -> None:
 
 
 def test_the_samples_of_the_last_validation_are_shown_up_to_a_number(run: Path) -> None:
-    rows = [{"source": str(number)} for number in range(SHOWN_SAMPLES + 3)]
+    rows = [{"source": str(number)} for number in range(SHOWN + 3)]
     rows[1] = {"source": "1", "reference": "x"}
     rows[2] = {"output": "y", "source": "2"}
     write_samples(run, 12, rows)
     samples = Contents.read(run).samples
     assert samples is not None
-    assert (samples.step, samples.total) == (12, SHOWN_SAMPLES + 3)
+    assert (samples.step, samples.total) == (12, SHOWN + 3)
     assert samples.columns == ["source", "reference", "output"]
-    assert samples.rows == rows[:SHOWN_SAMPLES]
+    assert [row["source"] for row in samples.rows[:2]] == [
+        [Segment("1", "same")],
+        [Segment("2", "same")],
+    ]  # the farthest
+    assert samples.rows[0]["reference"] == [Segment("x", "missing")] and samples.rows[1]["output"] == [
+        Segment("y", "extra")
+    ]
+    assert [row["source"][0].text for row in samples.rows[2:]] == ["0", *(str(number) for number in range(3, SHOWN))]
 
 
 def test_a_run_is_called_by_the_folders_above_it_wherever_it_is_read_from(
@@ -324,13 +335,17 @@ def test_no_validation_of_the_metric_is_the_best_of_none() -> None:
 # Charts
 
 
+def names_of(chart: Drawn) -> list[str]:
+    return [series.name for _, series in chart.curves]
+
+
 def test_charts_come_in_the_order_of_their_weight() -> None:
     names = ["speed/tokens_per_second", "speed/b", "train/z", "train/gradient_norm", "val/a", "val/bleu", "val/loss"]
     events = [Event(step, step, step, dict.fromkeys([*names, "train/loss"], 1.0 + step)) for step in (1, 2, 3)]
     found = contents(events, {"metric": "val/bleu"}).charts()
     titles = ["Loss", "val/bleu", "val/a", "Gradient norm", "train/z", "Tokens per second", "speed/b"]
     assert [one.title for one in found] == titles
-    assert found[0].names == ["train/loss", "val/loss"]
+    assert names_of(found[0]) == ["train/loss", "val/loss"]
 
 
 def test_what_was_recorded_once_is_no_curve_and_neither_are_epochs_marks_and_test_scores() -> None:
@@ -343,22 +358,23 @@ def test_what_was_recorded_once_is_no_curve_and_neither_are_epochs_marks_and_tes
 def test_a_curve_recorded_once_is_drawn_beside_one_that_was_recorded_more_often() -> None:
     events = [*(Event(step, step, step, {"train/loss": 2.0}) for step in (1, 2)), Event(2, 2, 2, {"val/loss": 3.0})]
     (loss,) = contents(events).charts()
-    assert loss.names == ["train/loss", "val/loss"]
+    assert names_of(loss) == ["train/loss", "val/loss"]
 
 
 def test_a_spike_is_a_mark_on_the_training_loss_alone() -> None:
     losses = {"train/loss": 3.5, "val/loss": 4.0}
     events = [Event(step, step, step, {**losses, **({SPIKE: 1.0} if step == 4 else {})}) for step in (2, 4, 9)]
     (loss,) = contents(events).charts()
-    training, validation = loss.drawings[0].curves
+    drawn = static(loss)
+    training, validation = drawn.curves
     assert len(training.spikes) == 1 and validation.spikes == []
-    assert "Spikes at the steps 4." in loss.description
+    assert "Spikes at the steps 4." in drawn.description
 
 
 def test_noise_is_smoothed_and_what_has_none_is_not() -> None:
     names = {"Learning rate": "train/learning_rate", "Skipped steps": "train/skipped_steps", "val/bleu": "val/bleu"}
     events = [Event(step, step, step, dict.fromkeys(names.values(), 1.0 + step)) for step in range(1, 400)]
-    smoothed = {one.title: bool(one.drawings[0].curves[0].smooth) for one in contents(events).charts()}
+    smoothed = {one.title: bool(static(one).curves[0].smooth) for one in contents(events).charts()}
     assert smoothed == {"Learning rate": False, "Skipped steps": False, "val/bleu": True}
 
 
@@ -366,7 +382,7 @@ def test_a_logarithmic_scale_is_for_values_that_are_neither_losses_nor_exact() -
     """1, 1,000 and 1,000,000 are at equal distances on a logarithmic scale alone."""
     names = ("train/loss", "train/learning_rate", "train/gradient_norm", "val/bleu")
     events = [Event(step, step, step, dict.fromkeys(names, 1000.0**step)) for step in range(3)]
-    heights = {one.title: [at for _, at in one.drawings[0].curves[0].points] for one in contents(events).charts()}
+    heights = {one.title: [at for _, at in static(one).curves[0].points] for one in contents(events).charts()}
     equal = {title: math.isclose(low - middle, middle - high) for title, (low, middle, high) in heights.items()}
     assert equal == {"Loss": False, "Learning rate": False, "Gradient norm": True, "val/bleu": True}
 
@@ -378,7 +394,7 @@ def test_every_value_recorded_more_than_once_is_on_one_chart(counts: dict[str, i
         for step in range(1, 5)
     ]
     charts = contents([event for event in events if event.values], {"metric": "val/bleu"}).charts()
-    drawn = [name for one in charts for name in one.names]
+    drawn = [name for one in charts for name in names_of(one)]
     assert len(drawn) == len({*drawn})
     assert {name for name, count in counts.items() if count > 1} <= {*drawn} <= {*counts}
-    assert all(one.title == TITLES.get(name, name) for one in charts for name in one.names)
+    assert all(one.title == TITLES.get(name, name) for one in charts for name in names_of(one))

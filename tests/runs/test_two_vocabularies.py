@@ -12,7 +12,7 @@ import pytest
 from etude.errors import ConfigurationError
 from etude.models.layers.embeddings import TiedOutputEmbeddings
 from etude.models.seq2seq import Seq2Seq
-from etude.report.inspection import look
+from etude.report.look import look
 from etude.tokenization.base import SOURCE, Tokenizer
 from tests.runs.doors import export, load_run, train
 

@@ -14,7 +14,7 @@ from etude.models.generation.search import Greedy
 from etude.models.layers.attention import Attend
 from etude.models.seq2seq import Seq2Seq
 from etude.optim.schedules import Constant
-from etude.report.inspection import attention_task, look
+from etude.report.look import attention_task, look
 from etude.tasks.attention_maps import ShowsAttention
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification

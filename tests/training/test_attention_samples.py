@@ -17,7 +17,7 @@ from etude.atomic import write_json
 from etude.checkpoints.checkpoint import snapshot, write
 from etude.checkpoints.integrity import checkpoint_folder
 from etude.config.compose import compose
-from etude.report.inspection import look
+from etude.report.look import look
 from etude.runs.reading import read_attention
 from etude.runs.saved_run import SavedRun
 from etude.tasks.attention_maps import Attention, UnseenError

@@ -13,10 +13,10 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from etude.config.compose import compose
 from etude.errors import ConfigurationError
 from etude.training import machine
+from etude.training.fully_sharded import FullyShardedStrategy
 from etude.training.machine import Machine, StrategyName
 from etude.training.rank_watch import MARGIN
 from etude.training.restore import in_one_process
-from etude.training.sharding import FullyShardedStrategy
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -58,22 +58,6 @@ class _Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     files: dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]] = {}
     error: str | None = None
-
-
-def is_sharded(tensor: object) -> TypeGuard[DTensor]:
-    """Whether a tensor is one of those of which each rank holds a slice."""
-    return isinstance(tensor, DTensor)
-
-
-def own_slice(tensor: DTensor) -> Tensor:
-    """Return this rank's slice of a sharded tensor, which shares its memory.
-
-    Raises:
-        ValueError: If it is sharded in another way than along its first dimension, over one dimension of ranks.
-    """
-    if len(tensor.placements) != 1 or not tensor.placements[0].is_shard(0):
-        raise ValueError(f"it is placed as {tensor.placements}, and only rows can be sharded here")
-    return tensor.to_local()
 
 
 # Notes between the ranks, in the folder itself: the threads that write cannot use collectives beside those of the steps
@@ -179,12 +163,12 @@ def read_tensor(files: Sequence[Any], name: str, slices: Slices, device: torch.d
     Returns:
         A new tensor; sharded as the target is, if that has the same shape.
     """
-    if is_sharded(target) and tuple(target.shape) == slices.shape:
-        local = own_slice(target)
+    if isinstance(target, DTensor) and tuple(target.shape) == slices.shape:
+        local = target.to_local()
         begin = min(
             -(-target.shape[0] // target.device_mesh.size()) * target.device_mesh.get_local_rank(), target.shape[0]
         )
-        rows = _read_rows(files, name, slices, begin, begin + local.shape[0]).to(local.device)
+        rows = read_slice(files, name, slices, begin, begin + local.shape[0]).to(local.device)
         return DTensor.from_local(
             rows, target.device_mesh, [Shard(0)], run_check=False, shape=target.shape, stride=target.stride()
         )
@@ -193,10 +177,10 @@ def read_tensor(files: Sequence[Any], name: str, slices: Slices, device: torch.d
         # one storage, and are not aligned as those that torch allocates.
         whole: Tensor = files[slices.parts[0][0]].get_tensor(name)
         return whole.to(device, copy=True)
-    return _read_rows(files, name, slices, 0, slices.shape[0]).to(device)
+    return read_slice(files, name, slices, 0, slices.shape[0]).to(device)
 
 
-def _read_rows(files: Sequence[Any], name: str, slices: Slices, begin: int, end: int) -> Tensor:
+def read_slice(files: Sequence[Any], name: str, slices: Slices, begin: int, end: int) -> Tensor:
     """Return rows of a tensor, in memory of its own."""
     pieces = [
         files[number].get_slice(name)[max(begin, first) - first : min(end, last) - first]

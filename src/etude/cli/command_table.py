@@ -212,9 +212,10 @@ COMMANDS: dict[str, Command] = {
         options={"step": "which one, from 1", **_OUTPUTS},
     ),
     "report": Command(
-        "make one self-contained page of a run or a sweep; writes its path",
-        "etude.report.page:report",
+        "make one self-contained page of a run, of several laid over one another, or of a sweep; writes its path",
+        "etude.report.page:write_pages",
         "last",
+        many=True,
         sweeps="etude.report.sweep_page:write_sweep_report",
     ),
     "bench": Command(

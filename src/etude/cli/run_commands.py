@@ -114,7 +114,7 @@ def call(
         return load(command.sweeps)(SavedSweep.open(paths[0]), **arguments)
     function = command.function()
     if name == "report":
-        return function(paths[0])
+        return function(paths)
     saved_run: Any = load("etude.runs.saved_run:SavedRun")
     runs = [saved_run.open(path) for path in paths]
     if name == "predict":

@@ -13,7 +13,8 @@ from rich.text import Text
 from etude.atomic import write_json, write_text
 from etude.errors import ConfigurationError, StorageError
 from etude.report.alignment_errors import alignment_errors, read_alignments
-from etude.report.inspection import Inspection, attention_task, look
+from etude.report.inspection import Inspection
+from etude.report.look import attention_task, look
 from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION
 from etude.runs.saved_run import SavedRun

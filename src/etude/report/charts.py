@@ -1,7 +1,6 @@
 """Charts as geometry, in the units of an SVG view box; the template turns it into markup and escapes it.
 
-A chart needs no program in the page: each of the three x-axes has its own drawing, and the readings under the pointer are
-drawn in advance at up to forty places and revealed by the style sheet.
+They are what a page shows where its programs do not run, and on paper (see `etude.report.interactive` for the others).
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.report.writing import number, time_unit
+from etude.report.writing import number
 
 WIDTH, HEIGHT = 440.0, 232.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 26.0, 26.0
@@ -25,8 +23,8 @@ POINTS = 300
 SMOOTHED = 120
 """Number of points from which a series is also shown smoothed."""
 
-PROBES = 40
-"""Largest number of readings of a chart."""
+FEW = 40
+"""Largest number of points of a line that are marked."""
 
 DECADES = 1.5
 """Powers of ten that values must span for a logarithmic scale, where the chart allows one."""
@@ -92,42 +90,24 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A reading under the pointer: its strip [left, left + width), the position of its line, and its text."""
-
-    left: float
-    width: float
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A chart over one x-axis, `step`, `tokens` or `seconds`, labelled in a unit."""
-
-    axis: str
-    unit: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    curves: list[Curve]
-    probes: list[Probe]
-
-
-@dataclass(frozen=True)
 class Chart:
-    """A chart with a drawing for each x-axis.
+    """A chart over steps.
 
     Attributes:
         title: Title of the chart.
         names: Names of the curves.
         description: Description in words.
-        drawings: Drawings over steps, tokens and seconds.
+        x_ticks: Ticks of the x-axis.
+        y_ticks: Ticks of the y-axis.
+        curves: The curves.
     """
 
     title: str
     names: list[str]
     description: str
-    drawings: list[Drawing]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    curves: list[Curve]
 
 
 def chart(title: str, series: Sequence[Series], *, logarithmic: bool = False, exact: bool = False) -> Chart:
@@ -141,17 +121,15 @@ def chart(title: str, series: Sequence[Series], *, logarithmic: bool = False, ex
     """
     values = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in series])
     scale = Scale.of(values, logarithmic)
-    seconds, time = time_unit(max((curve.seconds[-1] for curve in series if len(curve.seconds)), default=0.0))
-    axes = [
-        ("step", "steps", [curve.steps for curve in series]),
-        ("tokens", "tokens", [curve.tokens for curve in series]),
-        ("seconds", time, [curve.seconds / seconds for curve in series]),
-    ]
+    end = max((float(curve.steps.max()) for curve in series if len(curve.steps)), default=1.0) or 1.0
+    across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
     return Chart(
         title=title,
         names=[curve.name for curve in series],
         description=" ".join(curve.describe() for curve in series),
-        drawings=[_drawing(axis, unit, places, series, scale, exact) for axis, unit, places in axes],
+        x_ticks=across.ticks(5),
+        y_ticks=scale.ticks(5),
+        curves=[_curve(across(curve.steps), curve, scale, exact) for curve in series],
     )
 
 
@@ -198,16 +176,6 @@ class Scale:
         ]
 
 
-def _drawing(
-    axis: str, unit: str, places: Sequence[Floats], series: Sequence[Series], scale: Scale, exact: bool
-) -> Drawing:
-    end = max((float(place.max()) for place in places if len(place)), default=1.0) or 1.0
-    across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
-    curves = [_curve(across(place), curve, scale, exact) for place, curve in zip(places, series, strict=True)]
-    probes = _probes(places, series, across, unit)
-    return Drawing(axis, unit, across.ticks(5), scale.ticks(5), curves, probes)
-
-
 def _curve(x: Floats, series: Series, scale: Scale, exact: bool) -> Curve:
     values = series.values
     keep = thinned(values)
@@ -216,7 +184,7 @@ def _curve(x: Floats, series: Series, scale: Scale, exact: bool) -> Curve:
     if len(values) >= SMOOTHED and not exact:
         every = np.linspace(0, len(values) - 1, POINTS // 2).astype(int)
         smooth = path_through(x[every], scale(moving_average(values, len(values) // 40))[every])
-    points = _points(x, y) if len(values) <= PROBES else []
+    points = _points(x, y) if len(values) <= FEW else []
     spikes = _points(x[series.spikes], y[series.spikes]) if series.spikes is not None else []
     return Curve(path_through(x[keep], y[keep]), smooth, points, spikes)
 
@@ -235,35 +203,11 @@ def path_through(x: Floats, y: Floats) -> str:
     return "".join(commands)
 
 
-def _probes(places: Sequence[Floats], series: Sequence[Series], across: Scale, unit: str) -> list[Probe]:
-    """Return readings at the points of the longest series, or at `PROBES` of them."""
-    longest = max(places, key=len)
-    if not len(longest):
-        return []
-    chosen = longest[np.unique(np.linspace(0, len(longest) - 1, min(PROBES, len(longest))).astype(int))]
-    at = across(chosen)
-    edges = [LEFT, *((left + right) / 2 for left, right in pairwise(at)), WIDTH - RIGHT]
-    return [
-        Probe(float(left), float(right - left), float(middle), _reading(place, places, series, unit))
-        for place, middle, (left, right) in zip(chosen, at, pairwise(edges), strict=True)
-    ]
-
-
-def _reading(place: float, places: Sequence[Floats], series: Sequence[Series], unit: str) -> str:
-    """Return the text of a reading: the last value of each series up to a place."""
-    parts = [f"{number(place)} {unit}"]
-    for positions, curve in zip(places, series, strict=True):
-        index = int(np.searchsorted(positions, place, side="right")) - 1
-        if index >= 0:
-            parts.append(f"{curve.name} {number(curve.values[index])}")
-    return "   ".join(parts)
-
-
-def thinned(values: Floats) -> NDArray[np.int64]:
-    """Return the sorted indices of at most `POINTS` values that keep the shape: both extremes of each stretch."""
-    if len(values) <= POINTS:
+def thinned(values: Floats, most: int = POINTS) -> NDArray[np.int64]:
+    """Return the sorted indices of at most `most` values that keep the shape: both extremes of each stretch."""
+    if len(values) <= most:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), POINTS // 2)
+    stretches = np.array_split(np.arange(len(values)), most // 2)
     comparable = np.where(np.isnan(values), np.inf, values)
     extremes = {int(stretch[pick(comparable[stretch])]) for stretch in stretches for pick in (np.argmin, np.argmax)}
     return np.array(sorted(extremes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from etude.report.charts import Chart, Series, chart
 from etude.report.cost_rows import cost_rows
+from etude.report.curves import charts_of
 from etude.report.inspection import Inspection
+from etude.report.interactive import Drawn
+from etude.report.samples import ShownSamples
 from etude.runs.documents import RunManifest
 from etude.runs.folder import (
     ATTENTION,
@@ -37,27 +39,8 @@ from etude.runs.reading import (
     read_overrides,
     read_samples,
 )
-from etude.runs.record import RECORD, WALL_CLOCK, Event, read
+from etude.runs.record import RECORD, Event, read
 from etude.untrusted import BrokenFileError, read_yaml
-
-SHOWN_SAMPLES = 100
-"""Largest number of samples on the page."""
-
-TITLES = {
-    "train/loss": "Loss",
-    "val/loss": "Loss",
-    "train/learning_rate": "Learning rate",
-    "train/gradient_norm": "Gradient norm",
-    "train/skipped_steps": "Skipped steps",
-    "speed/tokens_per_second": "Tokens per second",
-}
-"""Titles of charts; values with the same title are drawn together."""
-
-EXACT = ("Learning rate", "Skipped steps")
-"""Titles of charts whose values have no noise and are never smoothed."""
-
-SPIKE = "train/spike"
-"""Name of the recorded value that marks a step's loss as a spike."""
 
 _Read = TypeVar("_Read")
 
@@ -83,23 +66,6 @@ class ShownEvaluation:
     intervals: Mapping[str, Sequence[float]]
     signatures: Mapping[str, str]
     details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ShownSamples:
-    """Outputs of the last validation.
-
-    Attributes:
-        step: Step of the validation.
-        columns: Names of the texts, in order of first occurrence.
-        rows: Texts by name for each sample.
-        total: Number of samples in the file; `rows` may hold fewer.
-    """
-
-    step: int
-    columns: list[str]
-    rows: list[dict[str, Any]]
-    total: int
 
 
 @dataclass
@@ -223,31 +189,9 @@ class Contents:
         """The description of the data without numbers of rows."""
         return {name: value for name, value in self.data.items() if name not in ("rows", "dropped")}
 
-    def charts(self) -> list[Chart]:
+    def charts(self) -> list[Drawn]:
         """Return charts of all values that were recorded more than once, the most important first."""
-        names = list(dict.fromkeys(name for event in self.events for name in event.values))
-        shown = [name for name in names if name not in ("epoch", SPIKE) and not name.startswith("test/")]
-        groups: dict[str, list[str]] = {}
-        for name in sorted(shown, key=self._rank):
-            groups.setdefault(TITLES.get(name, name), []).append(name)
-        series_by_title = {title: [_series(self.events, name) for name in group] for title, group in groups.items()}
-        return [
-            chart(title, series, logarithmic=title not in (*EXACT, "Loss"), exact=title in EXACT)
-            for title, series in series_by_title.items()
-            if max(len(curve.values) for curve in series) > 1
-        ]
-
-    def _rank(self, name: str) -> tuple[int, int]:
-        """Sort key: losses, the main metric, other validation scores, other training values, speed."""
-        order = list(TITLES)
-        position = order.index(name) if name in order else len(order)
-        if name in ("train/loss", "val/loss"):
-            return 0, position
-        if name == self.metric:
-            return 1, 0
-        if name.startswith("val/"):
-            return 2, 0
-        return (4, position) if name.startswith(WALL_CLOCK) else (3, position)
+        return charts_of(self.events, self.metric)
 
 
 def _status(run: Path) -> str:
@@ -256,14 +200,6 @@ def _status(run: Path) -> str:
 
 def _link(link: Path) -> str | None:
     return link.resolve().name if link.exists() else None
-
-
-def _series(events: Iterable[Event], name: str) -> Series:
-    events = [event for event in events if name in event.values]
-    points = [(event.step, event.tokens, event.seconds, event.values[name]) for event in events]
-    steps, tokens, seconds, values = np.array(points, dtype=np.float64).T
-    spikes = np.array([SPIKE in event.values for event in events]) if name == "train/loss" else None
-    return Series(name, steps, tokens, seconds, values, spikes)
 
 
 def _configuration(path: Path) -> tuple[str, dict[str, Any]]:
@@ -293,9 +229,7 @@ def _samples(path: Path) -> ShownSamples:
     if not number.isdecimal():
         raise BrokenFileError(path, "is not named by a step, such as step-00000100.jsonl", ADVICE)
     step = int(number)
-    rows = read_samples(path.parents[1], step)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return ShownSamples(step, columns, rows[:SHOWN_SAMPLES], len(rows))
+    return ShownSamples.of(step, read_samples(path.parents[1], step))
 
 
 def _attention(run: Path) -> list[Inspection]:

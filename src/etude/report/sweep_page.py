@@ -13,12 +13,15 @@ from pathlib import Path
 import etude
 from etude.atomic import write_text
 from etude.errors import DataError
+from etude.report.curves import charts_of, overlaid
+from etude.report.interactive import NO_PROGRAM, Interactive, interactive
 from etude.report.sweep_charts import (
     ABSENT,
     SHADES,
     Bar,
     Parallel,
     Plot,
+    described,
     history,
     importance_bars,
     member_curves,
@@ -26,7 +29,7 @@ from etude.report.sweep_charts import (
 )
 from etude.report.templates import environment
 from etude.report.writing import duration, mean_and_deviation, shortened_change
-from etude.runs.record import RECORD, read
+from etude.runs.record import RECORD, Event, read
 from etude.sweeps.saved_sweep import SavedMember, SavedSweep
 from etude.sweeps.space import setting
 from etude.sweeps.sweep_results import Spread, SweepResults, TrialResult
@@ -91,7 +94,7 @@ class SweepContents:
         self.results = results
         self.path = results.sweep.path.resolve()
         self.problems: list[str] = []
-        self.curves = self._curves()
+        self.recorded = self._read()
 
     @property
     def name(self) -> str:
@@ -197,20 +200,52 @@ class SweepContents:
         """The score over trials."""
         return history(self.results)
 
-    def _curves(self) -> Plot | None:
-        recorded: dict[int, tuple[list[float], list[float]]] = {}
+    def _read(self) -> dict[int, list[Event]]:
+        """Return the events of each member, by its number; what cannot be read is a problem."""
+        recorded: dict[int, list[Event]] = {}
         for member in self.results.members:
             path = member.path / RECORD
             try:
-                events = read(path) if path.exists() else []
+                recorded[member.document.number] = read(path) if path.exists() else []
             except DataError as error:
                 self.problems.append(str(error))
-                continue
-            shown = self.results.metric or member.metric
-            validations = [event for event in events if shown in event.values]
-            steps = [float(event.step) for event in validations]
-            recorded[member.document.number] = steps, [float(event.values[shown]) for event in validations]
-        return member_curves(self.results, recorded)
+        return recorded
+
+    @cached_property
+    def curves(self) -> Plot | None:
+        """The validations of each member."""
+        shown: dict[int, tuple[list[float], list[float]]] = {}
+        for member in self.results.members:
+            metric, number = self.results.metric or member.metric, member.document.number
+            validations = [event for event in self.recorded.get(number, ()) if metric in event.values]
+            shown[number] = [float(one.step) for one in validations], [float(one.values[metric]) for one in validations]
+        return member_curves(self.results, shown)
+
+    @cached_property
+    def packed(self) -> Interactive | None:
+        """All curves of all members; None if there are none yet."""
+        places = {number: place for place, number in enumerate(self.recorded)}
+        metrics = {member.document.number: member.metric for member in self.results.members}
+        charts = overlaid(
+            {places[number]: charts_of(events, metrics[number]) for number, events in self.recorded.items()}
+        )
+        return interactive(self.member_names, charts) if charts else None
+
+    @property
+    def policy(self) -> str:
+        """The page's content security policy."""
+        return self.packed.policy if self.packed else NO_PROGRAM
+
+    @cached_property
+    def member_names(self) -> list[str]:
+        """Names of the members whose records can be read."""
+        return [f"{number:03d}" for number in self.recorded]
+
+    @cached_property
+    def member_labels(self) -> list[str]:
+        """What each of them is, in short."""
+        trials = {member.document.number: trial for trial in self.results.trials for member in trial.members}
+        return [described(trials[number], self.results.varied) for number in self.recorded]
 
     @property
     def command(self) -> str:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
+from etude.models.sharding import shard
 from etude.optim.finetune.base import Finetune
 from etude.optim.parameter_groups import build_optimizer, refused_settings, schedules_of_groups
 from etude.optim.parameter_schedule import ParameterSchedule, follow
@@ -33,7 +34,6 @@ from etude.tasks.evaluation import EvaluatedTask
 from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
 from etude.tasks.prediction import Prediction
 from etude.tasks.running_sums import Sums
-from etude.tasks.sharding import shard
 from etude.tasks.training_progress import TrainingProgress
 from etude.tokenization.base import Tokenizer
 from etude.types import Batch, Facts
@@ -186,7 +186,7 @@ class Task(EvaluatedTask):
         return optimizer
 
     def configure_model(self) -> None:
-        """Shard the weights over the ranks, if Lightning's strategy has a mesh of them (see `etude.tasks.sharding`)."""
+        """Shard the weights over the ranks, if Lightning's strategy has a mesh of them (see `etude.models.sharding`)."""
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import Logger
 
 from etude.atomic import write_json
 from etude.errors import ConfigurationError
-from etude.report.inspection import Inspection, look
+from etude.report.inspection import Inspection
+from etude.report.look import look
 from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION, SAMPLES
 from etude.runs.saved_run import SavedRun

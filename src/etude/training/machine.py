@@ -21,8 +21,8 @@ from etude.config.schema import Precision
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.hardware import usable_cores
+from etude.training.fully_sharded import FullyShardedStrategy
 from etude.training.rank_watch import MARGIN
-from etude.training.sharding import FullyShardedStrategy
 
 AcceleratorName = Literal["auto", "cpu", "gpu", "mps"]
 StrategyName = Literal["auto", "ddp", "fsdp"]

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
-from etude.training.sharding import FullyShardedStrategy
+from etude.training.fully_sharded import FullyShardedStrategy
 
 
 class EMA(Callback):

@@ -1,7 +1,7 @@
 """FSDP2 as a Lightning strategy: weights, gradients and optimizer states are sharded over the ranks.
 
 Zhao et al. 2023, https://arxiv.org/abs/2304.11277; FSDP2 is `torch.distributed.fsdp.fully_shard`. A task shards itself
-when Lightning calls its `configure_model` (see `etude.tasks.sharding`).
+when Lightning calls its `configure_model` (see `etude.models.sharding`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,183 @@
+// Draws the curves of a page with BokehJS, in place of the drawings that the page shows without scripts.
+//
+// The page has its data and the library as compressed blocks (etude.report.interactive). Whatever a run has written reaches
+// the document as text only, never as markup.
+"use strict";
+(async () => {
+  const UNITS = [["s", 1], ["min", 60], ["h", 3600], ["d", 86400]];
+  const AXES = {step: "steps", tokens: "tokens", seconds: "time"};
+  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#bcbd22", "#9467bd"];
+  const FEW = 6;  // curves whose values are all told at once
+  const MARKED = 40;  // values of a curve up to which each is marked, and none is smoothed
+
+  const unpacked = async (id) => {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return await new Response(stream).text();
+  };
+  const library = document.createElement("script");
+  library.textContent = await unpacked("library");
+  document.head.append(library);
+  const data = JSON.parse(await unpacked("curves-data"));
+
+  const area = document.getElementById("plots");
+  const controls = document.getElementById("controls");
+  const readOut = (value) => {
+    if (value === null || Number.isNaN(value)) return "nan";
+    const size = Math.abs(value);
+    return size !== 0 && (size < 1e-3 || size >= 1e7) ? value.toExponential(3) : String(Number(value.toPrecision(5)));
+  };
+  const timeUnit = (seconds) => UNITS.reduce((best, unit) => (seconds >= 2 * unit[1] ? unit : best), UNITS[0]);
+  const longest = Math.max(1, ...data.runs.map((run) => run.seconds.at(-1) ?? 0));
+  const [unit, divisor] = timeUnit(longest);
+  const position = {
+    step: (run, index) => run.step[index],
+    tokens: (run, index) => run.tokens[index],
+    seconds: (run, index) => run.seconds[index] / divisor,
+  };
+  const choice = () => ({
+    axis: controls.querySelector("input[name=axis]:checked").value,
+    logarithmic: controls.querySelector("#logarithmic").checked,
+    smoothing: Number(controls.querySelector("#smoothing").value),
+  });
+
+  // The mean of the values so far, which forgets: as TensorBoard smooths, with its correction of the beginning.
+  const smoothed = (values, weight) => {
+    let mean = 0, count = 0;
+    return values.map((value) => {
+      if (value === null) return NaN;
+      mean = weight * mean + (1 - weight) * value;
+      count += 1;
+      return mean / (1 - weight ** count);
+    });
+  };
+
+  const styled = () => {
+    const style = getComputedStyle(document.documentElement);
+    const read = (name) => style.getPropertyValue(name).trim();
+    return {ink: read("--ink"), quiet: read("--quiet"), rule: read("--rule"), faint: read("--faint"), paper: read("--paper"),
+      curves: [0, 1, 2, 3].map((index) => read(`--curve-${index}`)), sans: read("--sans")};
+  };
+
+  const several = data.runs.length > 1;
+  const hidden = new Set();
+  let shown = null;
+
+  const colorOf = (curve, place, colors) =>
+    several ? PALETTE[curve.run % PALETTE.length] : colors.curves[place % colors.curves.length];
+  const labelOf = (curve, chart) => {
+    const names = new Set(chart.curves.map((one) => one.name));
+    const run = data.runs[curve.run].name;
+    return !several ? curve.name : names.size > 1 ? `${run} ${curve.name}` : run;
+  };
+
+  const figure = (chart, chosen, colors, range) => {
+    const logarithmic = chosen.logarithmic && chart.curves.every((curve) => curve.values.every((value) => value === null || value > 0));
+    const plot = Bokeh.Plotting.figure({
+      height: 250, sizing_mode: "stretch_width", tools: "", x_range: range, y_axis_type: logarithmic ? "log" : "linear",
+      background_fill_alpha: 0, border_fill_alpha: 0, outline_line_color: null, min_border_right: 12, toolbar_location: null,
+      output_backend: "canvas",
+    });
+    for (const axis of [...plot.xaxes, ...plot.yaxes]) {
+      Object.assign(axis, {axis_line_color: colors.rule, major_tick_line_color: null, minor_tick_line_color: null,
+        major_label_text_color: colors.quiet, axis_label_text_color: colors.quiet, major_label_text_font: colors.sans,
+        axis_label_text_font: colors.sans, axis_label_text_font_size: "12px", axis_label_text_font_style: "normal"});
+    }
+    for (const grid of [...plot.xgrids, ...plot.ygrids]) grid.grid_line_color = colors.faint;
+    plot.xaxis.axis_label = chosen.axis === "seconds" ? unit : AXES[chosen.axis];
+    plot.xaxis.formatter = new Bokeh.NumeralTickFormatter({format: "0.[0]a"});
+    const pan = new Bokeh.PanTool({dimensions: "width"}), wheel = new Bokeh.WheelZoomTool({dimensions: "width"});
+    const box = new Bokeh.BoxZoomTool(), reset = new Bokeh.ResetTool();
+    plot.add_tools(pan, wheel, box, reset);
+    plot.toolbar.active_drag = box;
+    const lines = [], names = [...new Set(chart.curves.map((curve) => curve.name))];
+    chart.curves.forEach((curve, place) => {
+      if (hidden.has(curve.run)) return;
+      const run = data.runs[curve.run], color = colorOf(curve, place, colors), label = labelOf(curve, chart);
+      const at = curve.at ?? run.step.map((_, index) => index);
+      const raw = curve.values.map((value) => (value === null ? NaN : value));
+      const smooth = chosen.smoothing > 0 && !chart.exact && raw.length > MARKED;
+      const source = new Bokeh.ColumnDataSource({data: {
+        x: at.map((index) => position[chosen.axis](run, index)), y: smooth ? smoothed(curve.values, chosen.smoothing) : raw, raw,
+        told: raw.map((value, index) => (value === value ? readOut(value) : curve.lost?.[index] ?? "nan")),
+        label: raw.map(() => label), step: at.map((index) => run.step[index].toLocaleString("en")),
+        tokens: at.map((index) => run.tokens[index].toLocaleString("en")),
+        time: at.map((index) => `${readOut(run.seconds[index] / divisor)} ${unit}`),
+      }});
+      if (smooth) plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
+      const line = plot.line({field: "x"}, {field: "y"}, {source, line_color: color, line_width: 1.8, line_join: "round",
+        line_dash: several && names.indexOf(curve.name) > 0 ? "dashed" : "solid"});
+      const dots = raw.length > MARKED ? null
+        : plot.scatter({field: "x"}, {field: "y"}, {source, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
+      lines.push(raw.length > 1 ? line : dots);  // a single value is no line
+      const marks = Object.keys(curve.lost ?? {}).map(Number);
+      const level = raw.find((value) => value === value) ?? 1;
+      if (marks.length) mark(plot, marks, source, level, colors);
+    });
+    const mode = lines.length <= FEW ? "vline" : "mouse";
+    plot.add_tools(new Bokeh.HoverTool({renderers: lines, mode, point_policy: "snap_to_data", line_policy: "nearest",
+      tooltips: [["", "@label"], ["value", "@told"], ["step", "@step"], ["tokens", "@tokens"], ["time", "@time"]]}));
+    return plot;
+  };
+
+  // A value that is not finite has no place on the axis: a cross at the height of the first one that has.
+  const mark = (plot, marks, of, level, colors) => {
+    const column = (name) => marks.map((index) => of.data[name][index]);
+    const columns = Object.fromEntries(["x", "told", "label", "step", "tokens", "time"].map((name) => [name, column(name)]));
+    const source = new Bokeh.ColumnDataSource({data: {...columns, y: marks.map(() => level)}});
+    const cross = plot.scatter({field: "x"}, {field: "y"}, {source, marker: "x", size: 9, line_color: colors.ink, line_width: 2});
+    plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "@label"], ["value", "@told"], ["step", "@step"]]}));
+  };
+
+  const draw = async () => {
+    const chosen = choice(), colors = styled();
+    const farthest = Math.max(1, ...data.runs.map((run) => (run.step.length ? position[chosen.axis](run, run.step.length - 1) : 0)));
+    const end = 1.015 * farthest;
+    const range = new Bokeh.Range1d({start: 0, end, reset_start: 0, reset_end: end});
+    const plots = data.charts.map((chart) => figure(chart, chosen, colors, range));
+    const holders = [...area.querySelectorAll(".plot")];
+    shown?.clear();
+    for (const holder of holders) holder.replaceChildren();
+    shown = new Bokeh.Document();  // one, so that all plots share the range
+    for (const plot of plots) shown.add_root(plot);
+    await Bokeh.embed.add_document_standalone(shown, area, holders);
+    document.documentElement.dataset.curves = "drawn";
+  };
+
+  const prepare = () => {
+    for (const chart of data.charts) {
+      const holder = document.createElement("figure");
+      const caption = document.createElement("figcaption"), title = document.createElement("b"), plot = document.createElement("div");
+      title.textContent = chart.title;
+      caption.append(title);
+      if (!several && (chart.curves.length > 1 || chart.curves[0].name !== chart.title)) {
+        chart.curves.forEach((curve, place) => {
+          const key = document.createElement("span");
+          key.className = `key key-${place % 4}`;
+          key.textContent = curve.name;
+          caption.append(" ", key);
+        });
+      }
+      plot.className = "plot";
+      plot.role = "img";
+      plot.ariaLabel = `${chart.title}. ${chart.description}`;
+      holder.append(caption, plot);
+      area.append(holder);
+    }
+    for (const [number, box] of [...controls.querySelectorAll("input[name=run]")].entries()) {
+      box.parentElement.style.setProperty("--of-run", PALETTE[number % PALETTE.length]);
+      box.addEventListener("change", () => {
+        if (box.checked) hidden.delete(number); else hidden.add(number);
+        draw();
+      });
+    }
+    for (const control of controls.querySelectorAll("input:not([name=run])")) control.addEventListener("change", draw);
+    controls.querySelector("#reset").addEventListener("click", draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    controls.hidden = false;
+    document.documentElement.dataset.curves = "ready";
+  };
+
+  prepare();
+  await draw();
+})();
