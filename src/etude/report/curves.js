@@ -7,7 +7,6 @@
   const UNITS = [["s", 1], ["min", 60], ["h", 3600], ["d", 86400]];
   const AXES = {step: "steps", tokens: "tokens", seconds: "time"};
   const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#bcbd22", "#9467bd"];
-  const FEW = 6;  // curves whose values are all told at once
   const MARKED = 40;  // values of a curve up to which each is marked, and none is smoothed
 
   const unpacked = async (id) => {
@@ -114,7 +113,7 @@
       const level = raw.find((value) => value === value) ?? 1;
       if (marks.length) mark(plot, marks, source, level, colors);
     });
-    const mode = lines.length <= FEW ? "vline" : "mouse";
+    const mode = lines.length > 1 ? "mouse" : "vline";  // the boxes of several would cover one another
     plot.add_tools(new Bokeh.HoverTool({renderers: lines, mode, point_policy: "snap_to_data", line_policy: "nearest",
       tooltips: [["", "@label"], ["value", "@told"], ["step", "@step"], ["tokens", "@tokens"], ["time", "@time"]]}));
     return plot;
