@@ -21,11 +21,6 @@
 
   const area = document.getElementById("plots");
   const controls = document.getElementById("controls");
-  const readOut = (value) => {
-    if (value === null || Number.isNaN(value)) return "nan";
-    const size = Math.abs(value);
-    return size !== 0 && (size < 1e-3 || size >= 1e7) ? value.toExponential(3) : String(Number(value.toPrecision(5)));
-  };
   const timeUnit = (seconds) => UNITS.reduce((best, unit) => (seconds >= 2 * unit[1] ? unit : best), UNITS[0]);
   const longest = Math.max(1, ...data.runs.map((run) => run.seconds.at(-1) ?? 0));
   const [unit, divisor] = timeUnit(longest);
@@ -96,36 +91,34 @@
       const at = curve.at ?? run.step.map((_, index) => index);
       const raw = curve.values.map((value) => (value === null ? NaN : value));
       const smooth = chosen.smoothing > 0 && !chart.exact && raw.length > MARKED;
+      const time = Float64Array.from(at, (index) => run.seconds[index] / divisor);
+      const step = Float64Array.from(at, (index) => run.step[index]), tokens = Float64Array.from(at, (index) => run.tokens[index]);
       const source = new Bokeh.ColumnDataSource({data: {
-        x: at.map((index) => position[chosen.axis](run, index)), y: smooth ? smoothed(curve.values, chosen.smoothing) : raw, raw,
-        told: raw.map((value, index) => (value === value ? readOut(value) : curve.lost?.[index] ?? "nan")),
-        label: raw.map(() => label), step: at.map((index) => run.step[index].toLocaleString("en")),
-        tokens: at.map((index) => run.tokens[index].toLocaleString("en")),
-        time: at.map((index) => `${readOut(run.seconds[index] / divisor)} ${unit}`),
+        x: {step, tokens, seconds: time}[chosen.axis], y: smooth ? smoothed(curve.values, chosen.smoothing) : raw, raw, step, tokens, time,
       }});
       if (smooth) plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
-      const line = plot.line({field: "x"}, {field: "y"}, {source, line_color: color, line_width: 1.8, line_join: "round",
+      const line = plot.line({field: "x"}, {field: "y"}, {source, name: label, line_color: color, line_width: 1.8, line_join: "round",
         line_dash: several && names.indexOf(curve.name) > 0 ? "dashed" : "solid"});
       const dots = raw.length > MARKED ? null
-        : plot.scatter({field: "x"}, {field: "y"}, {source, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
+        : plot.scatter({field: "x"}, {field: "y"}, {source, name: label, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
       lines.push(raw.length > 1 ? line : dots);  // a single value is no line
-      const marks = Object.keys(curve.lost ?? {}).map(Number);
-      const level = raw.find((value) => value === value) ?? 1;
-      if (marks.length) mark(plot, marks, source, level, colors);
+      if (curve.lost) mark(plot, curve.lost, source, raw.find((value) => value === value) ?? 1, label, colors);
     });
     const mode = lines.length > 1 ? "mouse" : "vline";  // the boxes of several would cover one another
     plot.add_tools(new Bokeh.HoverTool({renderers: lines, mode, point_policy: "snap_to_data", line_policy: "nearest",
-      tooltips: [["", "@label"], ["value", "@told"], ["step", "@step"], ["tokens", "@tokens"], ["time", "@time"]]}));
+      formatters: {"@raw": "printf", "@time": "printf"},
+      tooltips: [["", "$name"], ["value", "@raw{%.5g}"], ["step", "@step{0,0}"], ["tokens", "@tokens{0,0}"], ["time", `@time{%.4g} ${unit}`]]}));
     return plot;
   };
 
   // A value that is not finite has no place on the axis: a cross at the height of the first one that has.
-  const mark = (plot, marks, of, level, colors) => {
-    const column = (name) => marks.map((index) => of.data[name][index]);
-    const columns = Object.fromEntries(["x", "told", "label", "step", "tokens", "time"].map((name) => [name, column(name)]));
-    const source = new Bokeh.ColumnDataSource({data: {...columns, y: marks.map(() => level)}});
-    const cross = plot.scatter({field: "x"}, {field: "y"}, {source, marker: "x", size: 9, line_color: colors.ink, line_width: 2});
-    plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "@label"], ["value", "@told"], ["step", "@step"]]}));
+  const mark = (plot, lost, of, level, label, colors) => {
+    const marks = Object.keys(lost).map(Number);
+    const columns = Object.fromEntries(["x", "step"].map((name) => [name, marks.map((index) => of.data[name][index])]));
+    const source = new Bokeh.ColumnDataSource({data: {...columns, told: Object.values(lost), y: marks.map(() => level)}});
+    const cross = plot.scatter({field: "x"}, {field: "y"},
+      {source, name: label, marker: "x", size: 9, line_color: colors.ink, line_width: 2});
+    plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "$name"], ["value", "@told"], ["step", "@step{0,0}"]]}));
   };
 
   const draw = async () => {

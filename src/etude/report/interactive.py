@@ -21,7 +21,7 @@ import numpy as np
 
 from etude.report.charts import Floats, Series, thinned
 
-EVENTS = 40_000
+EVENTS = 30_000
 """Largest number of events of a page that are all drawn; of more, each stretch keeps its lowest and highest value."""
 
 FEWEST = 400
