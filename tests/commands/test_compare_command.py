@@ -22,6 +22,7 @@ from etude.commands.compare import (
     compare_groups,
     differing_keys,
     group_by_configuration,
+    over_seeds,
     significance,
 )
 from etude.commands.compare_tables import comparison_tables, render, table_notes
@@ -290,6 +291,18 @@ def test_where_one_pair_cannot_be_tested_none_is(make: Make) -> None:
 
 
 # The whole
+
+
+def test_seeds_are_paired_where_both_groups_have_the_same_and_one_seed_says_nothing(make: Make) -> None:
+    first = Group("a", [make("a1", 1, [0]), make("a2", 2, [0, 1, 2])])
+    other = Group("b", [make("b1", 1, [0, 1]), make("b2", 2, [0, 1, 2, 3])])
+    third = Group("c", [make("c2", 2, [0]), make("c3", 3, [1, 2])])
+    assert over_seeds(first, other, "test/accuracy")["paired"] is True
+    assert over_seeds(first, other, "test/accuracy")["difference"] == pytest.approx(-1 / 7)
+    assert over_seeds(first, third, "test/accuracy")["paired"] is False
+    alone = Group("d", [make("d1")])
+    assert over_seeds(first, alone, "test/accuracy") == {"why_not": "d has one seed"}
+    assert over_seeds(alone, Group("e", [make("e1")]), "test/accuracy") == {"why_not": "d and e have one seed"}
 
 
 def test_a_comparison_has_for_each_group_its_means_its_deviations_and_its_test(make: Make) -> None:

@@ -25,6 +25,7 @@ FOUND: dict[str, Any] = {
             "seeds": [1],
             "scores": {"test/bleu": ONE},
             "against_first": {},
+            "over_seeds": {},
             "cost": {"tokens": 1000, "energy_joules": 2000.0, "energy_estimated": True},
         },
         {
@@ -33,6 +34,7 @@ FOUND: dict[str, Any] = {
             "seeds": [1, 2],
             "scores": {"test/bleu": SEVERAL},
             "against_first": {"p": {"bleu": {"1": 0.01, "2": 0.0412}}, "test": "1000 trials"},
+            "over_seeds": {"test/bleu": {"why_not": "plain has one seed"}},
             "cost": {"tokens": 2000},
         },
     ],
@@ -67,7 +69,18 @@ def test_what_a_reader_must_know_is_written_below() -> None:
     notes = table_notes(FOUND)
     assert notes[0].startswith("p: of the difference to plain")
     assert "1000 trials" in notes[0]
-    assert notes[1:] == ["±: standard deviation over seeds", "test/bleu: case:mixed|tok:13a", "one run is not finished"]
+    seeds = "test/bleu, wide minus plain: whether it holds for other seeds cannot be told: plain has one seed"
+    rest = ["test/bleu: case:mixed|tok:13a", "one run is not finished"]
+    assert notes[1:] == ["±: standard deviation over seeds", seeds, *rest]
+
+
+def test_how_many_seeds_would_tell_a_difference_is_said_where_there_are_fewer() -> None:
+    one, other = FOUND["groups"]
+    test = {"difference": 0.4, "low": -0.2, "high": 1.0, "p": 0.18, "paired": True, "needed": 12}
+    said = "test/bleu, wide minus plain: +0.4 [-0.2, +1] over seeds (t-test, paired by seed, p = 0.18)"
+    more = "; to tell a difference of this size takes some 12 seeds of each"
+    for found, note in ((test, said + more), ({**test, "needed": 2}, said), ({**test, "needed": None}, said)):
+        assert note in table_notes({**FOUND, "groups": [one, {**other, "over_seeds": {"test/bleu": found}}]})
 
 
 def test_signs_of_markdown_and_latex_are_escaped() -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from etude.commands.compare_tables import (
@@ -24,6 +24,7 @@ from etude.commands.compare_tables import (
 from etude.commands.compared_run import ComparedRun, common_split
 from etude.config.values import NONE
 from etude.errors import ConfigurationError
+from etude.metrics.seeds import seed_test
 from etude.report.significance import differences
 from etude.runs.saved_run import SavedRun
 
@@ -147,6 +148,7 @@ def compare_groups(groups: Sequence[Group], split: str, metrics: Sequence[str]) 
     """
     keys = differing_keys(groups)
     names, notes = comparable_scores(groups, split)
+    tested = [name for name in names if name.partition("/")[2] in metrics]
     first, *others = groups
     against: list[dict[str, Any]] = [{}]
     against += [significance(first, other, metrics) if names else {} for other in others]
@@ -165,6 +167,7 @@ def compare_groups(groups: Sequence[Group], split: str, metrics: Sequence[str]) 
                 "configuration": {key: group.runs[0].configuration.get(key, NONE) for key in keys},
                 "scores": {name: group_score(group, name) for name in names},
                 "against_first": test,
+                "over_seeds": {} if group is first else {name: over_seeds(first, group, name) for name in tested},
                 "cost": _mean_cost(group),
             }
             for group, test in zip(groups, against, strict=True)
@@ -243,6 +246,20 @@ def significance(first: Group, other: Group, metrics: Sequence[str]) -> dict[str
         },
         "p": {name: {str(seed): test["p"][name] for seed, test in tests.items()} for name in first_test["p"]},
     }
+
+
+def over_seeds(first: Group, other: Group, name: str) -> dict[str, Any]:
+    """Test the difference of a score over the seeds of two groups, paired where they have the same.
+
+    Returns:
+        The fields of `SeedTest`; `why_not` where a group has a single run, from which nothing follows for other seeds.
+    """
+    alone = [group.name for group in (first, other) if len(group.runs) < 2]
+    if alone:
+        return {"why_not": f"{' and '.join(alone)} {'has' if len(alone) == 1 else 'have'} one seed"}
+    seeds = [[run.seed for run in group.runs] for group in (first, other)]
+    scores = [[run.scores[name] for run in group.runs] for group in (first, other)]
+    return asdict(seed_test(*scores, paired=seeds[0] == seeds[1] and len(set(seeds[0])) == len(seeds[0])))
 
 
 def group_score(group: Group, name: str) -> dict[str, Any]:

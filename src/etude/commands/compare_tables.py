@@ -153,8 +153,24 @@ def table_notes(comparison: Mapping[str, Any]) -> list[str]:
     ]
     if any(values["sd"] is not None for group in groups for values in group["scores"].values()):
         notes.append("±: standard deviation over seeds")
+    for group in groups[1:]:
+        notes += [_seed_note(name, group, groups[0], test) for name, test in group["over_seeds"].items()]
     notes += [f"{name}: {signature}" for name, signature in comparison["signatures"].items()]
     return [*notes, *comparison["notes"]]
+
+
+def _seed_note(name: str, group: Mapping[str, Any], first: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    """Return what the seeds say of a difference, in a sentence."""
+    versus = f"{name}, {group['name']} minus {first['name']}"
+    if "why_not" in test:
+        return f"{versus}: whether it holds for other seeds cannot be told: {test['why_not']}"
+    low, high = (f"{test[end]:+.2g}" for end in ("low", "high"))
+    how = "paired by seed" if test["paired"] else "Welch"
+    told = f"{versus}: {test['difference']:+.3g} [{low}, {high}] over seeds (t-test, {how}, p = {test['p']:.2g})"
+    if test["needed"] is None:
+        return told
+    enough = max(len(group["seeds"]), len(first["seeds"])) >= test["needed"]
+    return told + ("" if enough else f"; to tell a difference of this size takes some {test['needed']:,} seeds of each")
 
 
 def show(tables: Sequence[ComparisonTable], notes: Sequence[str], *, fold: bool = True) -> None:
