@@ -106,7 +106,7 @@ COMMANDS: dict[str, Command] = {
             "budget": "go on for longer: budget=20epoch",
             "trainer…": "another machine: trainer.devices=2, trainer.workers=2",
             "logger…": "another logger: logger=none",
-            "log…": "how often: log.every=10step",
+            "log…": "how often, and what: log.every=10step log.norms=true",
             "paths…": "folders: paths.cache=FOLDER",
         },
     ),

@@ -109,6 +109,8 @@ class Log:
 
     every: Duration
     """The time between two lines of `metrics.jsonl`."""
+    norms: bool = False
+    """Whether the norms of each layer's gradient, weights and update are recorded, too."""
 
 
 @dataclass(frozen=True)

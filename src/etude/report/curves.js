@@ -57,8 +57,10 @@
   const hidden = new Set();
   let shown = null;
 
-  const colorOf = (curve, place, colors) =>
-    several ? PALETTE[curve.run % PALETTE.length] : colors.curves[place % colors.curves.length];
+  const colorOf = (chart, curve, place, colors) => {
+    if (several) return PALETTE[curve.run % PALETTE.length];
+    return chart.curves.length > colors.curves.length ? PALETTE[place % PALETTE.length] : colors.curves[place];
+  };
   const labelOf = (curve, chart) => {
     const names = new Set(chart.curves.map((one) => one.name));
     const run = data.runs[curve.run].name;
@@ -87,7 +89,7 @@
     const lines = [], names = [...new Set(chart.curves.map((curve) => curve.name))];
     chart.curves.forEach((curve, place) => {
       if (hidden.has(curve.run)) return;
-      const run = data.runs[curve.run], color = colorOf(curve, place, colors), label = labelOf(curve, chart);
+      const run = data.runs[curve.run], color = colorOf(chart, curve, place, colors), label = labelOf(curve, chart);
       const at = curve.at ?? run.step.map((_, index) => index);
       const raw = curve.values.map((value) => (value === null ? NaN : value));
       const smooth = chosen.smoothing > 0 && !chart.exact && raw.length > MARKED;
@@ -145,7 +147,8 @@
       if (!several && (chart.curves.length > 1 || chart.curves[0].name !== chart.title)) {
         chart.curves.forEach((curve, place) => {
           const key = document.createElement("span");
-          key.className = `key key-${place % 4}`;
+          key.className = "key";
+          key.style.setProperty("--of-key", colorOf(chart, curve, place, styled()));
           key.textContent = curve.name;
           caption.append(" ", key);
         });

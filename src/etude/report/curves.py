@@ -20,6 +20,14 @@ TITLES = {
 }
 """Titles of charts; values with the same title are drawn together."""
 
+BY_LAYER = {
+    "train/gradient_norm/": "Gradient norm by layer",
+    "train/weight_norm/": "Weight norm by layer",
+    "train/update_norm/": "Update norm by layer",
+    "train/learning_rate/": "Learning rate by layer",
+}
+"""Titles of charts by the beginning of the names of their values."""
+
 EXACT = ("Learning rate", "Skipped steps")
 """Titles of charts whose values have no noise and are never smoothed."""
 
@@ -38,7 +46,7 @@ def charts_of(events: Sequence[Event], metric: str) -> list[Drawn]:
     shown = [name for name in names if name not in ("epoch", SPIKE) and not name.startswith("test/")]
     groups: dict[str, list[Series]] = {}
     for name in sorted(shown, key=lambda name: _rank(name, metric)):
-        groups.setdefault(TITLES.get(name, name), []).append(_series(events, name))
+        groups.setdefault(_title(name), []).append(_series(events, name))
     return [
         Drawn(title, [(0, one) for one in series], title in EXACT, title not in (*EXACT, "Loss"))
         for title, series in groups.items()
@@ -55,6 +63,11 @@ def overlaid(runs: Mapping[int, Sequence[Drawn]]) -> list[Drawn]:
             curves = [*earlier, *((number, series) for _, series in chart.curves)]
             found[chart.title] = Drawn(chart.title, curves, chart.exact, chart.logarithmic)
     return list(found.values())
+
+
+def _title(name: str) -> str:
+    by_layer = (title for beginning, title in BY_LAYER.items() if name.startswith(beginning))
+    return next(by_layer, TITLES.get(name, name))
 
 
 def _rank(name: str, metric: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from etude.training.build import Experiment, build_logger
 from etude.training.callbacks.agreed_keys import AgreedKeys
 from etude.training.callbacks.cost_meter import Meter
 from etude.training.callbacks.early_stopping import StopWithoutProgress
+from etude.training.callbacks.layer_norms import LayerNorms
 from etude.training.callbacks.log_training import LogTraining
 from etude.training.callbacks.progress_bar import StepProgressBar
 from etude.training.callbacks.pruning import StopWhenPruned
@@ -152,7 +153,8 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
     if machine.world_size > 1:
         watch = RankWatch(machine.timeout_seconds, machine.timeout, run.path)
         between_ranks = [RankPlaces(watch), AgreedKeys(in_steps("log.every", config.log.every, data.clock))]
-    return [*between_ranks, LogTraining(), *experiment.callbacks, *state, *progress]
+    norms = [LayerNorms(in_steps("log.every", config.log.every, data.clock))] if config.log.norms else []
+    return [*between_ranks, LogTraining(), *norms, *experiment.callbacks, *state, *progress]
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:
