@@ -113,6 +113,7 @@ def test_filters_are_proposed_with_what_runs_have(
 def test_a_line_that_cannot_be_understood_is_answered_with_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert answers("etude replay no/such/run st", monkeypatch, capsys) == ["step="]
     assert answers("etude evaluate no/such/run decoding.b", monkeypatch, capsys) == []
     assert answers("etude nonsense ", monkeypatch, capsys) == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -45,10 +45,10 @@ def complete(words: Sequence[str]) -> int:
     if action != "query":
         sys.stdout.write((INSTALL if action == "install" else UNINSTALL)[shell])
         return 0
-    try:
-        found = list(dict.fromkeys(candidates(os.environ.get("COMP_LINE", ""))))
-    except EtudeError:  # of a line that is not finished: there is nothing to propose, and no place for a message
-        found = []
+    found: dict[str, None] = {}
+    with suppress(EtudeError):  # of a line that is not finished: there is no place for a message
+        for word in candidates(os.environ.get("COMP_LINE", "")):
+            found[word] = None
     sys.stdout.write("".join(f"{word}\n" for word in found))
     return 0
 

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ from etude.sweeps.sweep_documents import MEMBER, SWEEP, CodeState, MemberDocumen
 from tests.commands.browse.conftest import WriteRun
 
 
-def names(outputs: Path, *filters: str, **options: str) -> list[str]:
+def names(outputs: Path, *filters: str, **options: Any) -> list[str]:
     """The names of the runs that are listed, in their order."""
     return [row["run"] for row in json.loads(list_runs(filters, outputs, format="json", **options).text)]
 
@@ -133,7 +134,7 @@ def test_formats_have_the_same_rows(outputs: Path) -> None:
         ([], {"format": "yaml"}, r"etude runs does not know format=yaml; it takes table\|markdown\|csv\|json"),
     ],
 )
-def test_what_no_run_has_is_refused(filters: list[str], options: dict[str, str], problem: str, outputs: Path) -> None:
+def test_what_no_run_has_is_refused(filters: list[str], options: dict[str, Any], problem: str, outputs: Path) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         list_runs(filters, outputs, **options)
 
