@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -27,6 +27,7 @@ from etude.untrusted import (
     read_bytes,
     read_json,
     read_json_lines,
+    read_plain_yaml,
     read_text,
     read_yaml,
 )
@@ -319,6 +320,32 @@ def test_yaml_is_refused_without_libyaml_as_well(tmp_path: Path, monkeypatch: py
     monkeypatch.delattr(library, "CSafeLoader", raising=False)
     for text in (LAUGHS, "a: " + "[" * 100_000, "a: '"):
         refused(partial(yaml, tmp_path, text), "a.yaml")
+
+
+def plain_yaml(tmp_path: Path, text: str) -> str:
+    (tmp_path / "a.yaml").write_text(text)
+    return read_plain_yaml(tmp_path / "a.yaml", ADVICE)
+
+
+@pytest.mark.parametrize(
+    "text", [LAUGHS, "a: &x 1\n", "a: *x\n", "a: !!binary AAAA\n", "a: " + "[" * 100_000, "- a\n" * 60_000]
+)
+def test_yaml_that_explodes_is_refused_by_its_characters_too(tmp_path: Path, text: str) -> None:
+    refused(lambda: plain_yaml(tmp_path, text), "a.yaml")
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text("ab -?:[{]},\n&*!%.'#|", max_size=90) | st.integers(1, 80).map(lambda depth: "- " * depth + "a"))
+def test_what_looks_plain_is_what_is_checked(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.mktemp("yaml")
+    try:
+        assert plain_yaml(folder, text) == text
+    except BrokenFileError:
+        return
+    try:
+        yaml(folder, text)
+    except BrokenFileError as error:
+        assert error.problem.startswith("is not YAML")  # which whoever parses it finds
 
 
 def test_the_message_has_the_form_of_the_house() -> None:

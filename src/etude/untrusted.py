@@ -54,6 +54,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+_MARKS = re.compile(rf"[&*!%]|^(?:---|\.\.\.)|^[-?: \t]{{{DEPTH // 4}}}", re.MULTILINE)
 _TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _WEIGHT = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -110,6 +111,10 @@ def inside(folder: Path, name: str, said_by: Path, advice: str) -> Path:
     """
     check_name(name, said_by, advice)
     path = folder / name
+    if (
+        "/" not in name and not path.is_symlink()
+    ):  # many files are read of many runs, and resolving takes longer than reading
+        return path
     try:
         within = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # a link to itself: RuntimeError before Python 3.13
@@ -322,6 +327,21 @@ def read_yaml(path: Path, advice: str, most: int = YAML) -> str:
     if problem:
         raise BrokenFileError(path, problem, advice)
     return text
+
+
+def read_plain_yaml(path: Path, advice: str) -> str:
+    """Return the text of a YAML file as `read_yaml` does, in a fraction of the time where its characters show that it is safe.
+
+    What is returned may still turn out not to be YAML when it is parsed.
+
+    Raises:
+        BrokenFileError: As `read_yaml` does.
+    """
+    text = read_text(path, advice, YAML)
+    # No anchor, alias, tag or second document without one of these characters; no more values than characters; and no
+    # more than two levels, a mapping and a list, begin at each column that a line's indentation and dashes reach.
+    plain = len(text) <= YAML_VALUES and not _MARKS.search(text) and text.count("[") + text.count("{") <= DEPTH // 2
+    return text if plain else read_yaml(path, advice)
 
 
 def yaml_reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from etude.commands.reproduce import reproduce
 from etude.config.schema import Config
 from etude.errors import ConfigurationError, DataError, EtudeError
 from etude.report.page import REPORT
-from etude.runs import drift
+from etude.runs import drift, manifest_drift
 from etude.runs.folder import (
     CHANGES,
     CHECKPOINTS,
@@ -145,7 +145,7 @@ def test_what_came_to_the_same_is_identical_whatever_time_it_took(run: SavedRun,
     found = reproduce(run)
     assert found["identical"] is True
     assert (found["first_line"], found["first_tensor"], found["scores"]) == (None, None, {})
-    assert all(found[name]["same"] and found[name]["differs"] == {} for name in drift.SECTIONS)
+    assert all(found[name]["same"] and found[name]["differs"] == {} for name in manifest_drift.SECTIONS)
     assert found["run"] == str(run.path)
     assert found["reproduction"] == f"{run.path}-reproduced-1"
     assert found["continued"] == []
@@ -154,8 +154,8 @@ def test_what_came_to_the_same_is_identical_whatever_time_it_took(run: SavedRun,
 def test_a_reproduction_of_itself_says_what_it_is(run: SavedRun, training: Training) -> None:
     manifest = run.manifest.plain()
     found = reproduce(run)
-    assert {name: found[name]["is"] for name in drift.SECTIONS} == {
-        name: drift.section(manifest, name) for name in drift.SECTIONS
+    assert {name: found[name]["is"] for name in manifest_drift.SECTIONS} == {
+        name: manifest_drift.section(manifest, name) for name in manifest_drift.SECTIONS
     }
 
 
@@ -214,7 +214,7 @@ def test_what_a_run_is_made_of_may_change_without_the_results(run: SavedRun, tra
     training.alter = lambda folder: edited(folder / MANIFEST, **made_of)
     found = reproduce(run)
     assert found["identical"] is True
-    assert [name for name in drift.SECTIONS if not found[name]["same"]] == ["packages"]
+    assert [name for name in manifest_drift.SECTIONS if not found[name]["same"]] == ["packages"]
     assert found["packages"]["differs"] == {"torch": f"'{run.manifest.packages['torch']}' -> '1.0.0'"}
 
 
@@ -287,7 +287,7 @@ def test_the_verdict_is_shown(run: SavedRun, training: Training, capsys: pytest.
     assert out == ""
     assert [line.split() for line in shown.splitlines()[-6:]] == [
         f"{run.path}-reproduced-1: identical, to the last bit".split(),
-        *([name, "same"] for name in drift.SECTIONS),
+        *([name, "same"] for name in manifest_drift.SECTIONS),
     ]
 
 

@@ -138,6 +138,11 @@ def test_every_command_has_a_function_that_takes_what_it_is_given(name: str) -> 
     command = COMMANDS[name]
     found = signature(command.target.replace(":", "."))
     assert found is not None
+    if command.browses:
+        given = {"runs": {"filters", "outputs"}, "query": {"statement", "outputs"}, "schema": set()}[name]
+        assert {key for key, parameter in found.parameters.items() if parameter.required} == given
+        assert {key for key in command.options if key != "paths.outputs"} <= set(found.parameters)
+        return
     of_many = command.root in ("sweep", "check")
     first = "words" if of_many else "config" if command.root is not None else "runs" if command.many else "run"
     assert next(iter(found.parameters)) == first

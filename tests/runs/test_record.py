@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.errors import DataError, StorageError
-from etude.runs.record import Event, Record, comparable, read, series
+from etude.runs.record import Event, Record, comparable, read, read_some, read_values, series
 
 NUMBERS = st.floats() | st.integers(-(2**53), 2**53)
 EVENTS = st.builds(
@@ -169,3 +169,37 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         assert read(path) == [event(step) for step in range(len(read(path)))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=st.lists(EVENTS, max_size=7))
+def test_reading_fast_is_reading(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> None:
+    path = tmp_path_factory.mktemp("record") / "metrics.jsonl"
+    written(path, *events).close()
+    assert [bits(Event(*line)) for line in read_values(path)] == [bits(event) for event in read(path)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=st.lists(EVENTS, max_size=7), name=st.sampled_from(["loss", 'a"b', "ü", "step"]))
+def test_some_events_are_those_of_all(tmp_path_factory: pytest.TempPathFactory, events: list[Event], name: str) -> None:
+    path = tmp_path_factory.mktemp("record") / "metrics.jsonl"
+    named = [Event(one.step, one.tokens, one.seconds, {**one.values, name: 0.5}) for one in events[::2]]
+    written(path, *events, *named, *events[:1]).close()
+    whole = read(path)
+    found, last = read_some(path, name)
+    assert [bits(one) for one in found] == [bits(one) for one in whole if name in one.values]
+    assert (last and bits(last)) == (bits(whole[-1]) if whole else None)
+
+
+def test_reading_fast_notices_damage_and_skips_what_is_torn(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, event(1, loss=1.0), event(2, other=2.0), event(3, loss=3.0)).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    assert [line[0] for line in read_values(path)] == [1, 2]
+    assert [one.step for one in read_some(path, "loss")[0]] == [1]
+    path.write_bytes(whole.replace(b"3.0", b"4.0"))
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        list(read_values(path))
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        read_some(path, "loss")

@@ -17,7 +17,7 @@ from etude.checkpoints.checkpoint import read as read_checkpoint
 from etude.checkpoints.checkpoint import remove, snapshot, write
 from etude.cli.main import main
 from etude.cli.run_commands import NOT_IDENTICAL
-from etude.runs import drift
+from etude.runs import drift, manifest_drift
 from etude.runs.folder import FINISHED, MANIFEST
 from etude.runs.reading import read_manifest
 from etude.runs.record import RECORD, Event, Record, read
@@ -85,7 +85,7 @@ def test_a_run_of_each_task_is_reproduced(train: Train, reproduce: Reproduce, ta
     assert found["identical"] is True
     assert found["reproduction"] == f"{run}-reproduced-1"
     assert (found["first_line"], found["first_tensor"], found["scores"]) == (None, None, {})
-    assert all(found[name]["same"] and not found[name]["differs"] for name in drift.SECTIONS)
+    assert all(found[name]["same"] and not found[name]["differs"] for name in manifest_drift.SECTIONS)
     assert found["deterministic"] is True
     assert found["hardware"]["is"]["processor"]["threads"] == torch.get_num_threads()
     assert f"{run}-reproduced-1: identical, to the last bit" in said
@@ -121,7 +121,12 @@ def test_what_was_recorded_otherwise_is_named(run: Path, reproduce: Reproduce) -
     write_json(run / MANIFEST, made_of)
     code, found, said = reproduce(run, "run.name=x-reproduced-1")
     assert (code, found["identical"]) == (0, True), said
-    assert [name for name in drift.SECTIONS if not found[name]["same"]] == ["code", "packages", "hardware", "settings"]
+    assert [name for name in manifest_drift.SECTIONS if not found[name]["same"]] == [
+        "code",
+        "packages",
+        "hardware",
+        "settings",
+    ]
     assert found["packages"]["differs"].keys() == {"torch"}
     assert found["packages"]["differs"]["torch"].startswith("'1.0.0' -> ")
     assert found["code"]["differs"].keys() == {"commit"}

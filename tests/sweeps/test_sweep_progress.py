@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import DataError
+from etude.runs.documents import PRUNED
 from etude.runs.lock import RunLock, holder
 from etude.runs.record import RECORD, Event, Record
 from etude.sweeps.progress import (
-    PRUNED,
     STATE,
     Progress,
     RecordFollower,

@@ -29,6 +29,7 @@ class Command:
             argument `name`.
         changes: Keys of a run's configuration that the command may change, and what they mean; with an ellipsis, all keys
             below are meant too. Empty: the function takes no changes.
+        browses: Whether it looks at all runs, or at none, and takes no one RUN; see `etude.cli.browse_commands`.
     """
 
     help: str
@@ -42,6 +43,7 @@ class Command:
     texts: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
+    browses: bool = False
 
     @property
     def keys(self) -> dict[str, str]:
@@ -133,6 +135,26 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
+    "runs": Command(
+        "list runs and sweeps with state, score and cost; runs diff shows what differs between two",
+        "etude.commands.browse.listing:list_runs",
+        "task=translation 'val/bleu>30' state=finished sort=-score",
+        kinds={"diff": "etude.commands.browse.differences:runs_diff"},
+        options={
+            "sort": "a key, with a minus where the largest comes first: sort=-score, sort=task,cost; age without",
+            "columns": "keys of more columns: columns=optimizer.lr,test/bleu",
+            "format": "table, markdown, csv or json",
+            **_OUTPUTS,
+        },
+        browses=True,
+    ),
+    "query": Command(
+        "answer a question in SQL over all runs; without one, show the tables",
+        "etude.commands.browse.query:query_runs",
+        "\"select run, score from runs where state = 'finished' order by score desc\"",
+        options={"format": "table, markdown, csv or json", **_OUTPUTS},
+        browses=True,
+    ),
     "compare": Command(
         "show what differs between runs or a sweep's trials: configuration, scores over seeds, significance, cost",
         "etude.commands.compare:compare",
@@ -218,6 +240,12 @@ COMMANDS: dict[str, Command] = {
         many=True,
         sweeps="etude.report.sweep_page:write_sweep_report",
     ),
+    "schema": Command(
+        "write the JSON Schema of experiments, by which an editor completes and checks them",
+        "etude.commands.schema_file:schema_text",
+        "> .vscode/experiment.schema.json",
+        browses=True,
+    ),
     "bench": Command(
         "measure training (bench train) or decoding (bench decode): speed, padding, where the time goes",
         "etude.commands.bench:bench",
@@ -260,7 +288,7 @@ def overview() -> str:
             "  etude train -m experiment=translation/demo seed=1,2,3",
             "",
             "etude COMMAND --help says more. Every key can be set: etude train --cfg job shows them.",
-            'Completion in bash: eval "$(etude -sc install=bash)"',
+            'Completion, also in zsh and fish: eval "$(etude -sc install=bash)"',
             "",
         ]
     )

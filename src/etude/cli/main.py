@@ -79,6 +79,8 @@ def dispatch(words: Sequence[str]) -> int:
     command = find(name)
     if name in ("sweep", "check"):
         return int(load("etude.cli.sweep_commands:run_on_sweeps")(command, rest))
+    if command.browses:
+        return int(load("etude.cli.browse_commands:browse")(name, command, rest))
     if rest and rest[0] in command.kinds:
         command = replace(command, target=command.kinds[rest.pop(0)])
     # Imported when needed: Hydra takes as long as all the rest of `etude --help`.

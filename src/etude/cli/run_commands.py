@@ -196,11 +196,12 @@ def usage(name: str, command: Command) -> str:
         f"{' A FOLDER, such as EXPERIMENT, is all runs in it.' if command.folders else ''}"
         f"{' A SWEEP is its folder or its name.' if command.sweeps else ''} For example:\n\n"
         f"  etude {name} {command.example}\n"
-        f"{_keys(command.keys)}"
+        f"{keys_text(command.keys)}"
     )
 
 
-def _keys(keys: Mapping[str, str]) -> str:
+def keys_text(keys: Mapping[str, str]) -> str:
+    """Return keys and what they mean, a line each."""
     width = max(map(len, keys), default=0)
     lines = [f"  {key:<{width}}  {meaning}\n" for key, meaning in keys.items()]
     return "".join(["\n", *lines]) if lines else ""

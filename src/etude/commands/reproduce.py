@@ -18,7 +18,7 @@ from etude.checkpoints.integrity import CheckpointBrokenError, broken, verify
 from etude.commands.train import execute
 from etude.config.schema import Config
 from etude.errors import ConfigurationError
-from etude.runs import drift
+from etude.runs import drift, manifest_drift
 from etude.runs.documents import Change
 from etude.runs.folder import DATA, REPRODUCTION, TOKENIZER, numbered, state
 from etude.runs.reading import read_changes, read_manifest
@@ -167,8 +167,8 @@ def _copy_inputs(run: Path, reproduction: Path) -> None:
 def _compare(run: Path, reproduction: Path, continued: list[Change]) -> dict[str, Any]:
     before, now = read_manifest(run).plain(), read_manifest(reproduction).plain()
     sections = {
-        name: {"same": not changed, "is": drift.section(now, name), "differs": changed}
-        for name, changed in drift.drift(before, now).items()
+        name: {"same": not changed, "is": manifest_drift.section(now, name), "differs": changed}
+        for name, changed in manifest_drift.drift(before, now).items()
     }
     differences = {
         "first_line": drift.first_line(run, reproduction),
@@ -191,7 +191,7 @@ def _show(comparison: Mapping[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name in drift.SECTIONS:
+    for name in manifest_drift.SECTIONS:
         changed = [_short(f"{key}: {change}") for key, change in comparison[name]["differs"].items()]
         # `Text`, since rich would take a bracket in a name for a style.
         table.add_row(name, Text("\n".join(changed) or "same"))

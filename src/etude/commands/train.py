@@ -14,6 +14,7 @@ from etude.config.schema import Config
 from etude.errors import ConfigurationError, defects, memory_errors
 from etude.report.page import report
 from etude.report.summary import terminal_summary
+from etude.runs.failure import failure_noted
 from etude.runs.folder import CONFIGURATION, create, state
 from etude.runs.lock import RunLock
 from etude.runs.saved_run import SavedRun
@@ -95,14 +96,20 @@ def execute(folder: Path, config: Config) -> SavedRun:
         new = state(folder) == "new"
         run = SavedRun.begin(folder, config) if new else continue_with(SavedRun.open(folder), config)
         if run.state != "finished":  # it is finished if the process was killed before the report was written
-            devices = run.config.trainer.arguments.get("devices", 1)
-            if devices > 1 and not launch.started_outside():
-                launch.launch(folder, devices, lock)
-            else:
-                fit(run)
+            with failure_noted(folder), defects(folder), memory_errors():
+                _fit(run, lock)
         report(folder)
         terminal_summary(folder)
     return SavedRun.open(folder)
+
+
+def _fit(run: SavedRun, lock: RunLock) -> None:
+    """Train in this process, or in one for each device unless somebody else has started those."""
+    devices = run.config.trainer.arguments.get("devices", 1)
+    if devices > 1 and not launch.started_outside():
+        launch.launch(run.path, devices, lock)
+    else:
+        fit(run)
 
 
 def _log_finished(run: SavedRun) -> None:

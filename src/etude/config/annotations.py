@@ -200,6 +200,17 @@ class Maker:
         return f"a maker of {self.name} ({{{TARGET}: …, {PARTIAL}: true}})"
 
 
+def written(value: Any) -> str:
+    """Return a plain value as a person would write it in YAML, text without quotes."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
 def shown(value: Any) -> str:
     """Return a value as it would be written in YAML, cut to a readable length."""
     plain = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null"}

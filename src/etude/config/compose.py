@@ -39,6 +39,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 
 
+_PACKAGE_LINE = re.compile(r"#\s*@package\s+(\S+)")
 _PARENT = re.compile(r"In '([^']+)':")
 
 
@@ -144,6 +145,33 @@ class Composer:
             for default in self._defaults(f"{group}/{name}")
         ]
         return sorted({default.group for default in defaults if isinstance(default, GroupDefault) and default.group})
+
+    def written(self, path: str) -> dict[str, Any]:
+        """Return the values that a file itself writes, such as `model/positions/rotary`, without those of its defaults.
+
+        Raises:
+            ConfigurationError: If there is no such file, or it is no YAML.
+        """
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(self._file(path)), resolve=False)
+        except yaml.MarkedYAMLError as error:
+            raise _malformed(error) from error
+        return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+    def package(self, path: str) -> str | None:
+        """Return the key that a file says that its values belong below, `# @package …`; None if it says nothing.
+
+        Raises:
+            ConfigurationError: If there is no such file.
+        """
+        said = _PACKAGE_LINE.match(self._file(path).read_text(encoding="utf-8"))
+        return said[1] if said else None
+
+    def _file(self, path: str) -> Path:
+        for folder in filter(None, (self.extra, self.folder)):
+            if (file := folder / f"{path}.yaml").is_file():
+                return file
+        raise ConfigurationError(f"{path}.yaml does not exist in {self.folder}")
 
     def _defaults(self, path: str) -> Sequence[InputDefault]:
         """Return the defaults list of a file, which is empty for a broken one: that is reported when it is chosen."""

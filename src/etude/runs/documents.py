@@ -231,6 +231,10 @@ class Details(Document, frozen=True, forbid_unknown_fields=False, omit_defaults=
     errors: list[dict[str, str]] = []
 
 
+PRUNED = "pruned"
+"""Begin of the reason why a pruned member of a sweep ended."""
+
+
 class Scored(Document, frozen=True, omit_defaults=True):
     """Scores on a split, with what they need to be believed."""
 
@@ -261,6 +265,16 @@ class Conclusion(Scored, frozen=True, kw_only=True, omit_defaults=True):
     step: Count
     ended: str
     averages: dict[str, float] = {}
+
+
+# failed.json
+
+
+class Failure(Document, frozen=True):
+    """Why the last attempt at a run ended with an error; see `etude.runs.failure.failure_noted`."""
+
+    code: int
+    reason: str
 
 
 # changes.jsonl, metrics.jsonl

@@ -1,4 +1,4 @@
-"""Differences between two runs: in their manifests, and the first in their results."""
+"""The first difference between the results of two runs: in their records, in their checkpoints, in their scores."""
 
 from __future__ import annotations
 
@@ -15,36 +15,9 @@ from etude.checkpoints.checkpoint import read_tensors
 from etude.checkpoints.codec import MODEL, TRAINING
 from etude.checkpoints.integrity import checkpoint_folder, tensor_files
 from etude.checkpoints.integrity import read_manifest as read_checkpoint_manifest
-from etude.config.values import changes
 from etude.runs.folder import CHECKPOINTS
 from etude.runs.reading import read_conclusion
 from etude.runs.record import RECORD, comparable, read
-
-SECTIONS = {
-    "code": ("code",),
-    "packages": ("python", "packages"),
-    "hardware": ("platform", "processor", "accelerators", "precision"),
-    "settings": ("torch", "environment"),
-    "data": ("data", "first_weights"),
-}
-"""Keys of a manifest by section. The initial weights count as data, since they may be pretrained."""
-
-MACHINERY = ("code", "packages", "hardware", "settings")
-"""Sections that may change when a run is continued."""
-
-
-def section(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of a manifest; a mapping under the section's own name is merged into it."""
-    content: dict[str, Any] = {}
-    for key in SECTIONS[name]:
-        value = manifest.get(key)
-        content |= value if key == name and isinstance(value, Mapping) else {key: value}
-    return {key: value for key, value in content.items() if value != {}}
-
-
-def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the changes between two manifests by section and key, such as `'2.12' -> '2.13'`."""
-    return {name: changes(section(before, name), section(now, name)) for name in SECTIONS}
 
 
 def first_line(before: Path, now: Path) -> dict[str, Any] | None:

@@ -29,6 +29,8 @@ CHANGES = "changes.jsonl"
 """File with a line for each continuation under other values: {"step": 6, "changed": {KEY: "1 -> 2"}}."""
 REPRODUCTION = "reproduction.json"
 EXPORT = "export.json"
+FAILURE = "failed.json"
+"""File that says why the last attempt at a run ended with an error; gone as soon as the run is continued."""
 
 
 def create(outputs: Path, experiment: str, name: str | None = None) -> Path:

@@ -7,6 +7,7 @@
     facts.json                    read_facts                StoredFacts
     cost.json                     read_cost                 Cost
     finished.json                 read_conclusion           Conclusion
+    failed.json                   read_failure              Failure
     id                            read_identity             str
     changes.jsonl                 read_changes              list[Change]; none where there is no such file
     evaluations/<name>.json       read_evaluation           Evaluation
@@ -40,6 +41,7 @@ from etude.runs.documents import (
     Data,
     Evaluation,
     Export,
+    Failure,
     Reproduction,
     RunManifest,
     StoredFacts,
@@ -53,6 +55,7 @@ from etude.runs.folder import (
     EVALUATIONS,
     EXPORT,
     FACTS,
+    FAILURE,
     FINISHED,
     IDENTITY,
     MANIFEST,
@@ -100,6 +103,11 @@ def read_cost(run: Path) -> Cost:
 def read_conclusion(run: Path) -> Conclusion:
     """Return what a finished run ended with."""
     return _read(run, FINISHED, Conclusion)
+
+
+def read_failure(run: Path) -> Failure:
+    """Return why the last attempt at a run ended with an error."""
+    return _read(run, FAILURE, Failure)
 
 
 def read_evaluation(run: Path, name: str) -> Evaluation:

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, SupportsFloat
@@ -68,6 +68,15 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: Annotated[int, Meta(ge=0)]
     seconds: float
     values: dict[str, int | float | str]
+
+
+class _NumbersLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema of a line whose values are all finite."""
+
+    step: Annotated[int, Meta(ge=0)]
+    tokens: Annotated[int, Meta(ge=0)]
+    seconds: float
+    values: dict[str, float]
 
 
 class Record:
@@ -149,6 +158,54 @@ def read(path: Path) -> list[Event]:
     return [_decode(line, path, number) for number, line in enumerate(lines, start=1)]
 
 
+def read_values(path: Path) -> Iterator[tuple[int, int, float, Mapping[str, float]]]:
+    """Yield step, tokens, seconds and values of each line, in a tenth of the time that `read` takes.
+
+    A key that a line has twice, which no process of etude writes, is not noticed. An unfinished last line is skipped.
+
+    Raises:
+        BrokenFileError: If the file cannot be read, or a line is damaged.
+    """
+    content = read_bytes(inside(path.parent, path.name, path, _ADVICE), _ADVICE, LINES)
+    decode = msgspec.json.Decoder(_NumbersLine).decode
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        start, _, rest = line.rpartition(_MARK)
+        if rest != b"%08x" % crc32(start) + _END:
+            raise _damaged(path, number)
+        event: _NumbersLine | Event
+        try:
+            event = decode(start + b"}")
+        except msgspec.MsgspecError:  # a number that is not finite, or something that is to be refused
+            event = _decode(line, path, number)
+        yield event.step, event.tokens, event.seconds, event.values
+
+
+def read_some(path: Path, name: str) -> tuple[list[Event], Event | None]:
+    """Return the events that have a value of a name, and the last event; other lines are not looked at, nor checked.
+
+    Raises:
+        BrokenFileError: If the file cannot be read, or one of these lines is damaged.
+    """
+    content = read_bytes(inside(path.parent, path.name, path, _ADVICE), _ADVICE, LINES)
+    whole = content.rfind(b"\n") + 1
+    key = json.dumps(name, ensure_ascii=False).encode() + b": "
+    events: list[Event] = []
+    number, end, found = 1, 0, content.find(key, 0, whole)
+    while found >= 0:
+        number += content.count(b"\n", end, found)
+        end = content.find(b"\n", found)
+        event = _decode(_line_that_ends(content, end), path, number)
+        if name in event.values:
+            events.append(event)
+        found = content.find(key, end, whole)
+    last = _line_that_ends(content, whole - 1) if whole else None
+    return events, None if last is None else _decode(last, path, content.count(b"\n"))
+
+
+def _line_that_ends(content: bytes, end: int) -> bytes:
+    return content[content.rfind(b"\n", 0, end) + 1 : end]
+
+
 def series(events: Iterable[Event], name: str) -> tuple[list[int], list[float]]:
     """Return the steps at which a value was logged, and its values."""
     points = [(event.step, event.values[name]) for event in events if name in event.values]
@@ -179,7 +236,7 @@ def _decode(line: bytes, path: Path, number: int) -> Event:
     where = f"{path}, line {number}"
     start, _, rest = line.rpartition(_MARK)
     if rest != f"{crc32(start):08x}".encode() + _END:
-        raise BrokenFileError(where, "is damaged: its check does not fit", _ADVICE)
+        raise _damaged(path, number)
     content = decode_json(start + b"}", _Line, where, _ADVICE)
     values: dict[str, float] = {}
     for name, value in content.values.items():
@@ -187,6 +244,10 @@ def _decode(line: bytes, path: Path, number: int) -> Event:
             raise BrokenFileError(where, f"values['{shown(name)}'] is a text, not a number", _ADVICE)
         values[name] = float(value) if isinstance(value, str) else value
     return Event(content.step, content.tokens, content.seconds, values)
+
+
+def _damaged(path: Path, number: int) -> BrokenFileError:
+    return BrokenFileError(f"{path}, line {number}", "is damaged: its check does not fit", _ADVICE)
 
 
 def _json_numbers(values: Mapping[str, SupportsFloat]) -> dict[str, int | float | str]:

@@ -24,11 +24,12 @@ from etude.config.schema import Config
 from etude.config.trust import trusted
 from etude.config.values import public_arguments, without_secrets
 from etude.errors import ConfigurationError, DataError, FolderInUseError
+from etude.runs.documents import PRUNED
 from etude.runs.folder import state
 from etude.runs.reading import read_conclusion
 from etude.signals import SIGNALS, StoppedError, leave_at_once
 from etude.sweeps.launchers.base import Ending, Job, MemberLauncher
-from etude.sweeps.progress import PRUNED, STATE, MemberState, best, last_line, scores
+from etude.sweeps.progress import STATE, MemberState, best, last_line, scores
 from etude.sweeps.pruners import NoPruner
 from etude.sweeps.reports import answer, open_reports
 from etude.sweeps.study import Study

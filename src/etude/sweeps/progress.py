@@ -20,9 +20,6 @@ STATE = "state.json"
 
 MemberState = Literal["waiting", "running", "stopped", "finished", "pruned", "rejected", "failed", "skipped"]
 
-PRUNED = "pruned"
-"""Begin of the reason why a pruned member ended."""
-
 _TAIL = 1 << 14
 
 

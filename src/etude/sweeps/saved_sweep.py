@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from etude.errors import ConfigurationError
+from etude.runs.documents import PRUNED
 from etude.runs.folder import state
 from etude.runs.lock import holder
 from etude.runs.reading import read_conclusion
-from etude.sweeps.progress import PRUNED, MemberState, Progress, progress, read_states
+from etude.sweeps.progress import MemberState, Progress, progress, read_states
 from etude.sweeps.sweep_documents import MEMBER, SWEEP, MemberDocument, SweepDocument, read_member, read_sweep
 
 

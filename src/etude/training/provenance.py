@@ -10,9 +10,9 @@ from etude.atomic import storage_errors, sync_tree, write_json
 from etude.errors import DataError
 from etude.hub import PretrainedFiles
 from etude.models.pretrained.weight_files import skeleton_content
-from etude.runs.drift import MACHINERY, drift
 from etude.runs.folder import DATA, FACTS, MANIFEST, PRETRAINED, TOKENIZER
 from etude.runs.manifest import manifest, parameters
+from etude.runs.manifest_drift import MACHINERY, drift
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment
 from etude.training.continuation import note_changes

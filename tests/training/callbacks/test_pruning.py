@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from etude.sweeps.progress import PRUNED
+from etude.runs.documents import PRUNED
 from etude.sweeps.reports import REPORTS, answer, open_reports, read_answer
 from etude.training.callbacks import pruning
 from etude.training.callbacks.pruning import StopWhenPruned

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from etude.sweeps.progress import PRUNED
+from etude.runs.documents import PRUNED
 from etude.sweeps.reports import ValidationReport, read_answer, write_report
 
 PATIENCE = 600.0
