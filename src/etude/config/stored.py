@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, MarkedYAMLError
 
+from etude.config.annotations import TARGET
 from etude.config.case import leaves
 from etude.config.check import checked
 from etude.config.origins import Source
@@ -32,6 +33,8 @@ def stored_configuration(path: Path) -> Config:
     """
     trust()  # the packages that the environment names
     tree, source = _tree(inside(path.parent, path.name, path, _ADVICE))
+    if TARGET in (OmegaConf.select(tree, "logger") or {}):
+        tree.logger = {"logger": tree.logger}  # of a run from before loggers had names
     if "hydra" in tree:
         raise ConfigurationError(
             f"{path} has a section hydra, which no run has: it is not read; remove it from the file"

@@ -70,7 +70,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
 
 def shown_values(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the values of a configuration as text by dotted key; equal values have equal text."""
-    return {key: _shown(value) for key, value in _flat(config).items()}
+    return {key: _shown(value) for key, value in flat(config).items()}
 
 
 def is_machine(key: str) -> bool:
@@ -83,15 +83,15 @@ def within(key: str, places: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return values by dotted key; an empty mapping is a value."""
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
+            values.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def _shown(value: Any) -> str:
