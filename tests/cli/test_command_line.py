@@ -90,7 +90,7 @@ def test_an_argument_that_no_file_lists_is_set_without_plus(calls: Calls) -> Non
 def test_a_group_is_taken_away_and_chosen_again(calls: Calls, line: str) -> None:
     assert main(["train", "experiment=masked_lm/demo", line, "logger=null"]) == 0
     assert calls[0].decoding is None
-    assert calls[0].logger is None
+    assert not calls[0].logger
 
 
 def test_defaults_then_experiment_then_debug_then_command_line(calls: Calls, here: Path) -> None:
@@ -100,7 +100,7 @@ def test_defaults_then_experiment_then_debug_then_command_line(calls: Calls, her
     experiment.write_text(f"{text}budget: 9step\nseed: 5\nscheduler: {{warmup: 1step}}\nlog: {{every: 9step}}\n")
     assert main(["train", "--config-dir", "mine", "experiment=mine", "debug=fast", "log.every=2step"]) == 0
     config = calls[0]
-    assert (config.seed, str(config.budget), str(config.log.every), config.logger) == (5, "3step", "2step", None)
+    assert (config.seed, str(config.budget), str(config.log.every), config.logger) == (5, "3step", "2step", {})
     assert config.decoding is not None and config.decoding.arguments["beams"] == 5
     assert config.run.experiment == "mine"
 

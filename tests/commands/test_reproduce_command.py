@@ -241,7 +241,7 @@ def test_it_is_the_same_configuration_with_the_threads_of_then_and_no_tracker(
     assert {key for key in changed if not key.startswith("logger")} == {"run.name", "trainer.threads"}
     assert changed["run.name"] == "'x' -> 'x-reproduced-1'"
     assert changed["trainer.threads"] == "1 -> 3"
-    assert config.logger is None and run.config.logger is not None
+    assert not config.logger and run.config.logger
     assert config.overrides == ()
 
 

@@ -79,7 +79,9 @@ def test_the_whole_configuration_needs_no_other_words(words: list[str]) -> None:
 
 
 def test_what_belongs_to_the_machine_is_what_it_is_here() -> None:
-    first = composed(*FIXED, "trainer.workers=2", "paths.outputs=there", "logger.project=theirs", "log.every=7step")
+    first = composed(
+        *FIXED, "trainer.workers=2", "paths.outputs=there", "logger.wandb.project=theirs", "log.every=7step"
+    )
     here = [*FIXED, "trainer.workers=1", "paths.outputs=here"]
     assert as_words(whole(first), here, COMPOSER) == []
 

@@ -17,7 +17,7 @@ from etude.config.check import check, plain
 from etude.config.compose import CONF, Composer, Composition
 from etude.config.nodes import INJECTED
 from etude.config.nodes import PARTS as GIVEN_TO_PARTS
-from etude.config.schema import NODES, Config, Node
+from etude.config.schema import MAPPINGS, NODES, Config, Node
 from etude.config.signatures import signature
 from etude.duration import Duration
 from etude.sweeps.sweep_plan import OWN
@@ -202,4 +202,4 @@ def test_every_field_of_the_root_has_its_sentence() -> None:
 
 
 def test_the_roots_groups_are_the_folders() -> None:
-    assert {*NODES, "callbacks"} == {*COMPOSER.groups()} - {"experiment", "debug", "paths", *OWN}
+    assert {*NODES, *MAPPINGS} == {*COMPOSER.groups()} - {"experiment", "debug", "paths", *OWN}

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def test_long_records_of_many_runs_keep_their_extremes() -> None:
     for one in found["charts"][0]["curves"]:
         assert max(FEWEST, EVENTS // 50) >= len(one["values"]) > 100
         assert {50.0, -50.0} <= set(one["values"])
+
+
+def test_spikes_are_marked_where_they_are() -> None:
+    marked = replace(series("train/loss", [1, 2, 3], [1, 9, 1]), spikes=np.array([False, True, False]))
+    (curve,) = curve_data(["a"], [Drawn("Loss", [(0, marked)])])["charts"][0]["curves"]
+    assert curve["spikes"] == [1]
 
 
 # The pages

@@ -98,7 +98,7 @@ def test_a_run_of_a_sweep_comes_back(form: str, overrides: Callable[..., list[st
     words = overrides(
         "translation", f"budget={BUDGET}step", "validate.every=100step", "checkpoint.every=50step", "logger=wandb"
     )
-    words += ["logger.mode=offline", "limit.train=60", "log.every=20step"]
+    words += ["logger.wandb.mode=offline", "limit.train=60", "log.every=20step"]
     file = tmp_path / "sweep.yaml"
     file.write_text(wandb_sweep([*words, "optimizer.lr=1e-3,3e-3"]).replace("${args_no_hyphens}", form))
     lender = Lender(tmp_path / "outputs")

@@ -44,7 +44,7 @@ def test_a_search_is_a_sweep_of_wandb() -> None:
         "pruner=hyperband",
         "sweep.trials=7",
         "sweep.name=peak",
-        "logger.entity=us",
+        "logger.wandb.entity=us",
     ]
     assert configuration(*words) == {
         "name": "peak",
@@ -59,7 +59,7 @@ def test_a_search_is_a_sweep_of_wandb() -> None:
         },
         "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 3},
         "program": "etude",
-        "command": ["${env}", "${program}", "train", *FIXED, "logger.entity=us", "${args_no_hyphens}"],
+        "command": ["${env}", "${program}", "train", *FIXED, "logger.wandb.entity=us", "${args_no_hyphens}"],
     }
 
 
@@ -189,7 +189,7 @@ def test_what_wandb_cannot_do_is_one_line(text: str, words: list[str], message: 
 
 
 def test_a_secret_is_left_out_and_that_is_said() -> None:
-    plan = read_plan([*FIXED, "model.heads=2,4", "+logger.api_key=s3cret"])
+    plan = read_plan([*FIXED, "model.heads=2,4", "+logger.wandb.api_key=s3cret"])
     shared = member(read_plan([*FIXED, "model.heads=2,4"]))
     text = as_yaml(plan, shared)
     assert "s3cret" not in text

@@ -19,7 +19,7 @@ from etude.runs.folder import CONFIGURATION, create, state
 from etude.runs.lock import RunLock
 from etude.runs.saved_run import SavedRun
 from etude.training import launch
-from etude.training.build import build_data, factory, warm_start_run
+from etude.training.build import build_data, check_trackers, factory, warm_start_run
 from etude.training.continuation import BUDGET, continue_with, is_complete, requested_changes
 from etude.training.fit import fit
 from etude.training.machine import Machine
@@ -39,7 +39,7 @@ def train(config: Config) -> SavedRun:
         FolderInUseError: If another process is using its folder.
     """
     config = with_warm_start(config)
-    _machine(config).check()  # before a folder is made and processes are started
+    _check(config)  # before a folder is made and processes are started
     folder = _folder(config)
     if state(folder) != "new" and is_complete(run := SavedRun.open(folder), config):
         _log_finished(run)
@@ -64,7 +64,7 @@ def resume(run: SavedRun, changes: Mapping[str, Any] | None = None) -> SavedRun:
     if is_complete(run, config):
         _log_finished(run)
         return run
-    _machine(config).check()
+    _check(config)
     return execute(run.path, config.updated({}, [f"{key}={value}" for key, value in changes.items()]))
 
 
@@ -83,6 +83,12 @@ def _machine(config: Config) -> Machine:
     machine = factory(config.trainer)()
     assert isinstance(machine, Machine)  # noqa: S101 (for type checkers: the configuration was checked)
     return machine
+
+
+def _check(config: Config) -> None:
+    """Refuse a machine or trackers that this computer does not have."""
+    _machine(config).check()
+    check_trackers(config)
 
 
 def execute(folder: Path, config: Config) -> SavedRun:

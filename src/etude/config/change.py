@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from etude.config.annotations import TARGET
 from etude.config.check import checked
 from etude.config.compose import CONF, Composer
-from etude.config.schema import Config
+from etude.config.schema import MAPPINGS, Config
 from etude.config.signatures import signature
 from etude.config.values import within
 from etude.errors import ConfigurationError
@@ -46,10 +46,10 @@ def changed(config: Config, changes: Mapping[str, Any], allowed: Sequence[str], 
     for key, value in sorted(changes.items(), key=lambda item: "." in item[0]):
         if not within(key, allowed):
             raise ConfigurationError(f"{key} cannot be changed here; what can: {', '.join(allowed)} (command line)")
-        if "." not in key and isinstance(value, str) and (CONF / key).is_dir():
+        if "." not in key and isinstance(value, str | list) and (CONF / key).is_dir():
             tree[key] = _choice(Composer(CONF, "train"), key, value)
             continue
-        if "." not in key and isinstance(value, Mapping) and TARGET in value:
+        if "." not in key and isinstance(value, Mapping) and (TARGET in value or key in MAPPINGS):
             tree[key] = value  # another class: the old one's arguments are not merged with its own
             continue
         if not (_exists(tree, key) or _is_argument(tree, key) or within(key, FREE_NAMES)):
@@ -77,14 +77,15 @@ def with_choices(overrides: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     chosen = {
         key: _choice(composer, key, value)
         for key, value in overrides.items()
-        if key in groups and isinstance(value, str)
+        if key in groups and isinstance(value, str | list)
     }
     return {**overrides, **{key: node and OmegaConf.to_container(node) for key, node in chosen.items()}}
 
 
-def _choice(composer: Composer, group: str, choice: str) -> Any:
-    """Return the node that a choice of a group stands for, without the values of an experiment."""
-    return composer.compose(["~experiment", f"{group}={choice}"]).tree[group]
+def _choice(composer: Composer, group: str, choice: str | list[str]) -> Any:
+    """Return the node, or the nodes by name, that choices of a group stand for, without the values of an experiment."""
+    chosen = choice if isinstance(choice, str) else f"[{','.join(choice)}]"
+    return composer.compose(["~experiment", f"{group}={chosen}"]).tree.get(group, {})
 
 
 def _advice(tree: DictConfig, key: str, allowed: Sequence[str]) -> str:

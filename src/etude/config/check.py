@@ -15,7 +15,7 @@ from etude.config.case import Case, join
 from etude.config.nodes import MARKS, check_nodes, check_root, check_yaml
 from etude.config.origins import Origins, Source
 from etude.config.rules import RULES
-from etude.config.schema import Config
+from etude.config.schema import MAPPINGS, Config
 from etude.config.signatures import Signature, signature
 from etude.config.trust import trusted
 
@@ -62,12 +62,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """Resolve a checked configuration and leave out the variables beside arguments, so that it can be instantiated.
 
     Keys of a checked node that are not arguments are variables, which `${…}` elsewhere in the group refers to, such as `root`
-    in `conf/data/parallel.yaml`. Absent optional groups become null; null callbacks are left out.
+    in `conf/data/parallel.yaml`. Absent optional groups become null; callbacks and loggers that are null are left out.
     """
     case = Case.open(config, Origins((), ()))
     values = {name: _without_variables(case, name, value) for name, value in case.values.items()}
-    callbacks = {name: node for name, node in (values.get("callbacks") or {}).items() if node is not None}
-    return {"decoding": None, "logger": None, **values, "callbacks": callbacks}
+    mappings = {
+        group: {name: node for name, node in (values.get(group) or {}).items() if node is not None}
+        for group in MAPPINGS
+    }
+    return {"decoding": None, **values, **mappings}
 
 
 def _variables(case: Case, key: str, constructor: Signature | None) -> set[str]:

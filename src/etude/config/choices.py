@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from etude.config.modules import Definition, resolve
+from etude.config.schema import MAPPINGS
 from etude.config.signatures import ancestry, has_decorator, is_protocol
 
 
@@ -69,7 +70,7 @@ GROUPS: Mapping[str, tuple[Kind, ...]] = {
         Kind("lightning.pytorch.callbacks.callback.Callback", "lightning.pytorch.callbacks"),
     ),
 }
-"""The kinds of each group: what the group's own node may name. `callbacks` is a mapping of such nodes."""
+"""The kinds of each group: what the group's own node may name. `callbacks` and `logger` are mappings of such nodes."""
 
 PARTS = (
     Kind("torch.nn.modules.module.Module", "torch.nn"),
@@ -101,7 +102,7 @@ def is_choice(definition: Definition) -> bool:
 def kinds_of(key: str) -> tuple[Kind, ...]:
     """Return the kinds of the node at a dotted key; none for a part, whose place's annotation says what it takes."""
     group, _, inner = key.partition(".")
-    is_group = "." not in inner and bool(inner) if group == "callbacks" else not inner
+    is_group = "." not in inner and bool(inner) if group in MAPPINGS else not inner
     return GROUPS.get(group, ()) if is_group else ()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from etude.config.annotations import TARGET
 from etude.config.case import get, join
 from etude.config.compose import Composer, is_hydra
-from etude.config.schema import NODES, Config
+from etude.config.schema import MAPPINGS, NODES, Config
 from etude.config.values import as_override, without_secrets
 from etude.errors import ConfigurationError
 
@@ -24,7 +24,7 @@ _NEEDED = frozenset(
 )
 """Keys of the root that every configuration has."""
 _ROOTS = frozenset(one.name for one in fields(Config) if one.init)
-_GROUPS = frozenset({*NODES, "callbacks"})
+_GROUPS = frozenset({*NODES, *MAPPINGS})
 _HERE = frozenset({"trainer", "logger", "log", "paths", "run", "trust"})
 """Keys of a whole configuration that say where and how it ran. Where it runs now, this command says."""
 _PLACE = ("experiment", "name")

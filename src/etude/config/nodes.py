@@ -12,7 +12,7 @@ from etude.config.annotations import PARTIAL, TARGET, Annotation, shown
 from etude.config.case import Case, join, leaves
 from etude.config.choices import GROUPS, is_choice, kinds_of
 from etude.config.modules import nearest, resolve
-from etude.config.schema import NODES, Config
+from etude.config.schema import MAPPINGS, NODES, Config
 from etude.config.signatures import Signature, signature
 from etude.config.trust import VARIABLE
 from etude.duration import Duration
@@ -92,10 +92,8 @@ def _check_section(case: Case, key: str, values: Mapping[str, Any], section: typ
 def check_nodes(case: Case) -> None:
     """Check every node against the signature of its `_target_`."""
     groups = {name: case.values.get(name) for name in NODES}
-    callbacks = case.values.get("callbacks") or {}
-    if not isinstance(callbacks, Mapping):
-        case.fail("callbacks", f"= {shown(callbacks)}, but it takes callbacks by name; write callbacks.NAME.{TARGET}=…")
-    groups |= {f"callbacks.{name}": value for name, value in callbacks.items()}
+    for group in MAPPINGS:
+        groups |= _named_nodes(case, group)
     for key, value in groups.items():
         if value is not None and not isinstance(value, Mapping):
             case.fail(
@@ -108,6 +106,22 @@ def check_nodes(case: Case) -> None:
     for key, node in case.mappings():
         if TARGET in node:
             _check_node(case, key, node)
+
+
+def _named_nodes(case: Case, group: str) -> dict[str, Any]:
+    """Return the nodes of a group that holds them by name, by dotted key."""
+    named = case.values.get(group) or {}
+    if not isinstance(named, Mapping):
+        case.fail(group, f"= {shown(named)}, but it takes nodes by name; write {group}.NAME.{TARGET}=…")
+    if TARGET in named:
+        header = f"# @package {group}.NAME"
+        case.fail(f"{group}.{TARGET}", f"has no name: {group} holds nodes by name; let the file begin with '{header}'")
+    for name, value in named.items():
+        if value is not None and not isinstance(value, Mapping):
+            owners = [other for other, node in named.items() if isinstance(node, Mapping) and name in node]
+            advice = f"did you mean {group}.{owners[0]}.{name}?" if owners else f"write {group}.NAME.{TARGET}=…"
+            case.fail(f"{group}.{name}", f"= {shown(value)}, but {group} holds nodes by name; {advice}")
+    return {f"{group}.{name}": value for name, value in named.items()}
 
 
 def _check_node(case: Case, key: str, node: Mapping[str, Any]) -> None:
@@ -123,10 +137,17 @@ def _check_node(case: Case, key: str, node: Mapping[str, Any]) -> None:
             _check_value(case, join(key, name), value, parameter.annotation, constructor.name)
     if not isinstance(node.get(PARTIAL, False), bool):
         case.fail(f"{key}.{PARTIAL}", f"= {shown(node[PARTIAL])} is neither true nor false")
-    available = set(node) | INJECTED.get(key, frozenset())
+    available = set(node) | _injected(key)
     for name, parameter in constructor.parameters.items():
         if parameter.required and name not in available and not node.get(PARTIAL):
             case.fail(join(key, name), f"is missing: {constructor.name} needs it; write +{join(key, name)}=…")
+
+
+def _injected(key: str) -> frozenset[str]:
+    """Return the arguments that the node at a dotted key is given besides those that are written."""
+    group, _, name = key.partition(".")
+    is_group = bool(name) and "." not in name if group in MAPPINGS else not name
+    return INJECTED.get(group, frozenset()) if is_group else frozenset()
 
 
 def _target(case: Case, key: str, target: Any) -> Signature:

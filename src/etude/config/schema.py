@@ -26,10 +26,12 @@ NODES = (
     "finetune",
     "decoding",
     "trainer",
-    "logger",
     "non_finite",
 )
-"""The root keys that hold one node each. `callbacks` holds a mapping of nodes."""
+"""The root keys that hold one node each."""
+
+MAPPINGS = ("callbacks", "logger")
+"""The root keys that hold nodes by name."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 """Lightning's names: the type of the weights (`true`), or of the factors of matrix products alone (`mixed`)."""
@@ -185,12 +187,12 @@ class Config:
     """Which parameters train, at what rate and from when; null: all, from the start."""
     decoding: Node | None = None
     """How sequences are searched; null for a task that writes none."""
-    logger: Node | None = None
-    """A tracker besides the local record; null: none."""
     non_finite: Node | None = None
     """What is done about a loss or gradient that is not finite; null: the run stops."""
     callbacks: Mapping[str, Node] = field(default_factory=dict)
     """Lightning callbacks by name; null takes one away."""
+    logger: Mapping[str, Node] = field(default_factory=dict)
+    """Trackers by name, besides the local record; null takes one away."""
     stop: EarlyStop = EarlyStop()
     """When training ends before the budget is spent."""
     average: CheckpointAverages = CheckpointAverages()
@@ -205,7 +207,9 @@ class Config:
     @classmethod
     def of(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
         """Type plain values that have been checked, as `etude.config.check.plain` returns them."""
-        callbacks = {name: Node(node) for name, node in (values.get("callbacks") or {}).items() if node}
+        mappings: dict[str, Any] = {
+            group: {name: Node(node) for name, node in (values.get(group) or {}).items() if node} for group in MAPPINGS
+        }
         nodes: dict[str, Any] = {name: Node(values[name]) for name in NODES if values.get(name) is not None}
         optional: dict[str, Any] = {name: values[name] for name in ("precision", "start") if name in values}
         config = cls(
@@ -218,12 +222,12 @@ class Config:
             limit=Limit(**values["limit"]),
             run=RunIdentity(**{**values["run"], "tags": tuple(values["run"].get("tags", ()))}),
             paths=Paths(**{name: Path(path).expanduser() for name, path in values["paths"].items()}),
-            callbacks=callbacks,
             stop=EarlyStop(**values.get("stop", {})),
             average=CheckpointAverages(**{name: tuple(sizes) for name, sizes in values.get("average", {}).items()}),
             trust=tuple(values.get("trust", ())),
             **optional,
             **nodes,
+            **mappings,
         )
         object.__setattr__(config, "values", values)
         object.__setattr__(config, "overrides", tuple(overrides))

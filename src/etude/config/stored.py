@@ -50,6 +50,8 @@ def stored_configuration(path: Path) -> Config:
     """
     trust()  # the packages that the environment names
     tree, source = _tree(inside(path.parent, path.name, path, _ADVICE))
+    if TARGET in (OmegaConf.select(tree, "logger") or {}):
+        tree.logger = {"logger": tree.logger}  # of a run from before loggers had names
     if "hydra" in tree:
         raise ConfigurationError(
             f"{path} has a section hydra, which no run has: it is not read; remove it from the file"

@@ -104,6 +104,11 @@
       const dots = raw.length > MARKED ? null
         : plot.scatter({field: "x"}, {field: "y"}, {source, name: label, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
       lines.push(raw.length > 1 ? line : dots);  // a single value is no line
+      const rings = (curve.spikes ?? []).filter((index) => raw[index] === raw[index]);
+      if (rings.length) {
+        plot.scatter(rings.map((index) => source.data.x[index]), rings.map((index) => raw[index]),
+          {size: 11, line_color: colors.ink, fill_alpha: 0, line_width: 1.5});
+      }
       if (curve.lost) mark(plot, curve.lost, source, raw.find((value) => value === value) ?? 1, label, colors);
     });
     const mode = lines.length > 1 ? "mouse" : "vline";  // the boxes of several would cover one another

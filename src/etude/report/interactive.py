@@ -85,7 +85,7 @@ NO_PROGRAM = "default-src 'none'; style-src 'unsafe-inline'"
 def curve_data(names: Sequence[str], charts: Sequence[Drawn]) -> dict[str, Any]:
     """Return what `curves.js` reads: runs with the places of their events, and charts with the values there.
 
-    A value that is not finite is null, and said in `lost`: by its place among the values.
+    A value that is not finite is null, and said in `lost`, by its place among the values; `spikes` has the places of spikes.
     """
     most = max(FEWEST, EVENTS // max(1, len(names)))
     kept: list[list[list[Floats]]] = [[] for _ in names]
@@ -95,7 +95,8 @@ def curve_data(names: Sequence[str], charts: Sequence[Drawn]) -> dict[str, Any]:
             chosen = thinned(series.values, most)
             places = np.stack([series.steps[chosen], series.tokens[chosen], series.seconds[chosen]])
             kept[number].append([places])
-            curves.append((number, places, series.values[chosen]))
+            spikes = [] if series.spikes is None else np.flatnonzero(series.spikes[chosen]).tolist()
+            curves.append((number, places, series.values[chosen], spikes))
     runs = [_places([places for (places,) in each]) for each in kept]
     rows = iter(curves)
     return {
@@ -129,7 +130,9 @@ def _axes(places: Floats) -> dict[str, list[float]]:
     }
 
 
-def _curve(number: int, places: Floats, values: Floats, runs: Sequence[Floats]) -> dict[str, Any]:
+def _curve(
+    number: int, places: Floats, values: Floats, spikes: Sequence[int], runs: Sequence[Floats]
+) -> dict[str, Any]:
     run = runs[number]
     order = {tuple(column): index for index, column in enumerate(run.T.tolist())}
     at = [order[tuple(column)] for column in places.T.tolist()]
@@ -137,7 +140,7 @@ def _curve(number: int, places: Floats, values: Floats, runs: Sequence[Floats]) 
     curve: dict[str, Any] = {"run": number, "values": [_shortened(value) for value in values.tolist()]}
     if at != list(range(run.shape[1])):
         curve["at"] = at
-    return {**curve, **({"lost": lost} if lost else {})}
+    return {**curve, **({"lost": lost} if lost else {}), **({"spikes": list(spikes)} if spikes else {})}
 
 
 def _shortened(value: float) -> float | None:

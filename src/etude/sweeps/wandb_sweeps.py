@@ -40,8 +40,8 @@ def wandb_configuration(plan: SweepPlan, config: Config) -> dict[str, Any]:
     """
     _refuse_what_only_etude_does(plan)
     stage = plan.stages[-1]
-    logger = config.logger.arguments if config.logger else {}
-    if "project" not in logger:
+    logger = config.logger["wandb"].arguments if "wandb" in config.logger else {}
+    if not logger:
         raise ConfigurationError("W&B judges what is logged to it, but these runs are not; write logger=wandb")
     parameters = dict(_parameter(one, plan) for one in stage.space.parameters)
     if plan.settings.seeds:

@@ -187,9 +187,22 @@ def factory(node: Node) -> Callable[..., Any]:
 
 
 def build_logger(node: Node, run: SavedRun) -> Logger:
-    """Build a run's logger: a `Tracker` opens the run, a logger of Lightning's writes to the run's folder."""
+    """Build one of a run's loggers: a `Tracker` opens the run, a logger of Lightning's writes to the run's folder."""
     make_logger = factory(node)
+    return make_logger().open(run) if _is_tracker(make_logger) else make_logger(save_dir=run.path)
+
+
+def check_trackers(config: Config) -> None:
+    """Refuse trackers that cannot work here.
+
+    Raises:
+        ConfigurationError: If a package is missing, or an argument is wrong.
+    """
+    for node in config.logger.values():
+        if _is_tracker(make_tracker := factory(node)):
+            make_tracker().check()
+
+
+def _is_tracker(make_logger: Callable[..., Any]) -> bool:
     kind = getattr(make_logger, "func", make_logger)
-    if isinstance(kind, type) and issubclass(kind, Tracker):
-        return make_logger().open(run)
-    return make_logger(save_dir=run.path)
+    return isinstance(kind, type) and issubclass(kind, Tracker)

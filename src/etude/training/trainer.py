@@ -158,18 +158,16 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:
-    """Return the record's logger and the guarded tracker of the configuration; none on ranks that write no record."""
+    """Return the record's logger and the guarded trackers of the configuration; none on ranks that write no record."""
     if record is None:
         return []
-    task, data, tracker = experiment.task, experiment.data, experiment.config.logger
+    task, data, trackers = experiment.task, experiment.data, experiment.config.logger
 
     def position() -> tuple[int, int, float]:
         return task.global_step, data.tokens_at(task.global_step), task.seconds()
 
-    loggers: list[Logger] = [RecordLogger(record, position)]
-    if tracker is not None:
-        loggers.append(SafeLogger(build_logger(tracker, run), position))
-    return loggers
+    guarded = [SafeLogger(build_logger(node, run), position) for node in trackers.values()]
+    return [RecordLogger(record, position), *guarded]
 
 
 def in_steps(key: str, duration: Duration, clock: Clock) -> int:

@@ -14,7 +14,7 @@ from etude.config.compose import compose
 from etude.config.schema import Config, Node
 from etude.runs.saved_run import SavedRun
 from etude.training.build import build_logger
-from etude.training.loggers.base import Tracker
+from etude.training.loggers.base import TrackedRun, Tracker
 from etude.training.loggers.tracking import Wandb, WeightsAndBiases
 
 
@@ -94,3 +94,22 @@ def test_the_tracker_of_weights_and_biases_starts_nothing_by_being_opened(tmp_pa
     assert isinstance(logger, WeightsAndBiases)
     assert (logger.name, logger.version, logger.save_dir) == ("studies", run.identity(), str(run.path))
     assert {path.name for path in run.path.iterdir()} == {"config.yaml", "overrides.yaml", "id"}
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "name", "group"),
+    [(None, "2026", "2026", "translation/demo"), ("rates/007", "rates/007", "rates/007", "translation/demo/rates")],
+)
+def test_a_run_is_described_to_trackers(given: str | None, folder: str, name: str, group: str, tmp_path: Path) -> None:
+    words = [] if given is None else [f"run.name={given}"]
+    settings = compose("experiment=translation/demo", "run.tags=[small]", "run.notes=a try", *words)
+    path = tmp_path / "translation" / "demo" / folder
+    path.mkdir(parents=True)
+    run = SavedRun.begin(path, settings.updated({"logger.wandb.api_key": "s3cret"}))
+    tracked = TrackedRun.of(run)
+    assert (tracked.name, tracked.group, tracked.experiment) == (name, group, "translation/demo")
+    assert (tracked.id, tracked.folder, tracked.metric) == (run.identity(), path, settings.validate.metric)
+    assert (tuple(tracked.tags), tracked.notes) == (("small",), "a try")
+    assert tracked.parameters["model.width"] == settings.model.arguments["width"]
+    assert "s3cret" not in tracked.parameters.values()
+    assert tracked.started == TrackedRun.of(SavedRun.open(path)).started

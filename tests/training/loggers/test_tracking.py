@@ -474,5 +474,7 @@ def test_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"logger\.mode=onlin is not a mode of W&B; write online, offline"):
+    with pytest.raises(
+        ConfigurationError, match=r"logger\.wandb\.mode=onlin is not a mode of W&B; write online, offline"
+    ):
         dashboard(tmp_path, mode="onlin")

@@ -19,6 +19,9 @@ from etude.runs.record import RECORD, Where
 FAILURE_PATIENCE = 2.0
 """Seconds to wait for the guarded logger after a failure or a signal."""
 
+LONGEST_REASON = 300
+"""Characters that are shown of what a logger failed with: some quote whole requests."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -153,9 +156,9 @@ class SafeLogger(Logger):
         with suppress(Empty):
             while True:
                 self._calls.get_nowait()
-        _log.warning(
-            "%s is off: %s; training goes on, and %s has every value", self._kind, " ".join(why.split()), RECORD
-        )
+        reason = " ".join(why.split())
+        reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
+        _log.warning("%s is off: %s; training goes on, and %s has every value", self._kind, reason, RECORD)
         self._abandon()
 
     def _abandon(self) -> threading.Thread:
@@ -175,4 +178,4 @@ class SafeLogger(Logger):
 
     @property
     def _kind(self) -> str:
-        return type(self.logger).__name__
+        return getattr(self.logger, "service", None) or type(self.logger).__name__

@@ -1,7 +1,6 @@
 """Loggers of a run's metrics: the local record, and Weights & Biases as its mirror.
 
-`metrics.jsonl` is the truth. Events that a killed process did not send to W&B are sent from the record when the run is
-continued, so that all local files of W&B together hold every event once.
+All local files of W&B together hold every event of the record once (see `etude.training.loggers.mirror`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from etude.config.agent_words import started_by_agent
 from etude.config.values import without_secrets
 from etude.errors import ConfigurationError
-from etude.runs.record import RECORD, Event, Record, Where, read
+from etude.runs.record import Event, Record, Where
 from etude.runs.saved_run import SavedRun
 from etude.training.loggers.base import Tracker
+from etude.training.loggers.mirror import Entry, Mirror, Unsent
 
 STEP = "trainer/global_step"
 """Lightning's name for the step in W&B, and the x-axis of its charts."""
@@ -42,9 +42,6 @@ FINISH_TIMEOUT = 30.0
 
 INSPECT_TIMEOUT = 120.0
 """Seconds that W&B may take to read one of its local files."""
-
-Row = tuple[int, frozenset[str]]
-"""A step, and the names of the metrics that were logged together at it."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +91,7 @@ class RecordLogger(Logger):
         self.record.close()
 
 
-class WeightsAndBiases(WandbLogger):
+class WeightsAndBiases(Mirror, WandbLogger):
     """One run in W&B for one run folder, however often it is interrupted and continued.
 
     Wrap it in a `SafeLogger`: connecting can take `INIT_TIMEOUT`, and every call can fail.
@@ -108,10 +105,9 @@ class WeightsAndBiases(WandbLogger):
 
     def __init__(self, run_folder: Path, run_id: str, mode: str | None, **arguments: Any) -> None:
         """Store the arguments of `wandb.init`; nothing is started before the first use."""
-        super().__init__(save_dir=run_folder, id=run_id, log_model=False, **arguments)
-        self._folder = run_folder
+        super().__init__(run_folder, save_dir=run_folder, id=run_id, log_model=False, **arguments)
         self._mode = mode
-        self._sent: set[Row] = set()
+        self._rows = 0
         self._complete_before = 0
         self._exit_code = 0
 
@@ -119,17 +115,31 @@ class WeightsAndBiases(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The run in W&B, connected at the first use."""
-        if self._experiment is None:
-            files = sorted(self._folder.glob(f"wandb/*run-*-{self._id}/run-{self._id}.wandb"))
-            self._experiment = self._connect()
-            self._catch_up(files)
+        self.catch_up()
         return self._experiment
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics or a table at a step; a second call with the same names and step is ignored."""
-        _ = self.experiment
-        self._send(metrics, step or 0)
+    def connect(self) -> Iterable[Entry]:
+        """Connect the run, and read what W&B's local files hold of it."""
+        files = sorted(self._folder.glob(f"wandb/*run-*-{self._id}/run-{self._id}.wandb"))
+        self._experiment = run = self._start()
+        if run.resumed:  # only online
+            self._complete_before = int(run.summary.get(STEP, 0))
+        rows = [row for file in files for row in _rows(file)] if run.offline and not run.disabled else []
+        self._rows = len(rows)
+        return {entry for row in rows for entry in row}
+
+    def is_held(self, step: int, name: str) -> bool:
+        """Return whether W&B holds a value: online it holds all from before the last step that it received."""
+        return step < self._complete_before or super().is_held(step, name)
+
+    def send(self, events: Sequence[Unsent]) -> None:
+        """Log rows."""
+        run: Any = self._experiment
+        for event in events:
+            # Online the server numbers the rows. Offline each file would start at 0, and hide rows of the previous file.
+            number = self._rows if run.offline else None
+            run.log({**event.values, STEP: event.step}, step=number, commit=True)
+            self._rows += 1
 
     def log_page(self, key: str, page: str, step: int | None = None) -> None:
         """Log a self-contained page of HTML."""
@@ -151,10 +161,6 @@ class WeightsAndBiases(WandbLogger):
         super().finalize(status)
         self._exit_code = int(status != "success")
 
-    def save(self) -> None:
-        """Connect. Lightning calls this when a fit starts."""
-        _ = self.experiment
-
     def close(self) -> None:
         """Finish the run in W&B for this process."""
         if self._experiment is not None:
@@ -170,7 +176,7 @@ class WeightsAndBiases(WandbLogger):
         with suppress(Exception):
             wandb.teardown(self._exit_code)
 
-    def _connect(self) -> Any:
+    def _start(self) -> Any:
         """Start the run online if configured and possible, else offline with a warning."""
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # without a network its error reports delay the exit
@@ -199,42 +205,16 @@ class WeightsAndBiases(WandbLogger):
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
 
-    def _catch_up(self, files: Iterable[Path]) -> None:
-        """Send events of the record that are missing in W&B's local files: an earlier process was killed before."""
-        run: Any = self._experiment
-        if run.disabled or not (self._folder / RECORD).exists():
-            return
-        if run.resumed:  # only online
-            self._complete_before = int(run.summary.get(STEP, 0))
-        elif run.offline:
-            self._sent = {row for file in files for row in _rows(file)}
-        for event in read(self._folder / RECORD):
-            self._send({**event.values, "tokens": event.tokens, "seconds": event.seconds}, event.step)
 
-    def _send(self, metrics: Mapping[str, Any], step: int) -> None:
-        run: Any = self._experiment
-        row = _row(step, metrics)
-        if step < self._complete_before or row in self._sent:
-            return
-        # Online the server numbers the rows. Offline each file would start at 0, and hide rows of the previous file.
-        number = len(self._sent) if run.offline else None
-        run.log({**metrics, STEP: step}, step=number, commit=True)
-        self._sent.add(row)
-
-
-def _row(step: int, names: Iterable[str]) -> Row:
-    """Return the key of a row in W&B's history, which lists a table as `name.path`, `name.size` and so on."""
-    metrics = {name.partition(".")[0] for name in names if not name.startswith("_")}
-    return step, frozenset(metrics - {STEP, "tokens", "seconds"})
-
-
-def _rows(file: Path) -> set[Row]:
-    """Return the rows in one of W&B's local files, up to where it is intact."""
+def _rows(file: Path) -> Iterator[set[Entry]]:
+    """Yield the rows in one of W&B's local files, up to where it is intact; a table is listed as `name.path` and so on."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=INSPECT_TIMEOUT)
     records = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
     items = [record["history"]["item"] for record in records if record.get("type") == "history"]
-    return {_row(item[STEP], item) for item in items if STEP in item}
+    for item in items:
+        if STEP in item:
+            yield {(item[STEP], name.partition(".")[0]) for name in item if not name.startswith("_") and name != STEP}
 
 
 @dataclass(frozen=True)
@@ -252,6 +232,14 @@ class Wandb(Tracker):
     entity: str | None = None
     group: str | None = None
     mode: str | None = None
+
+    def check(self) -> None:
+        """Refuse an unknown mode.
+
+        Raises:
+            ConfigurationError: If the mode is unknown.
+        """
+        _check_mode(self.mode)
 
     def open(self, run: SavedRun) -> WeightsAndBiases:
         """Return the logger of a run.
@@ -305,8 +293,12 @@ def wandb_logger(
     Raises:
         ConfigurationError: If there is no such mode.
     """
-    if mode not in (None, *MODES):
-        raise ConfigurationError(f"logger.mode={mode} is not a mode of W&B; write {', '.join(MODES)} or null")
+    _check_mode(mode)
     mode = mode or os.environ.get("WANDB_MODE")
     run = {"name": name, "tags": list(tags), "notes": notes, "config": config}
     return WeightsAndBiases(run_folder, run_id, mode, project=project, entity=entity, group=group, **run)
+
+
+def _check_mode(mode: str | None) -> None:
+    if mode not in (None, *MODES):
+        raise ConfigurationError(f"logger.wandb.mode={mode} is not a mode of W&B; write {', '.join(MODES)} or null")
