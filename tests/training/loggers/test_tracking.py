@@ -22,6 +22,8 @@ import wandb
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from etude.config.schema import Validation
+from etude.duration import Duration
 from etude.errors import ConfigurationError, StorageError
 from etude.runs.record import RECORD, Event, Record, read
 from etude.training.loggers.safe_logger import SafeLogger
@@ -283,6 +285,21 @@ def test_without_a_key_it_is_offline_and_says_so_once(
     run = next(record["run"] for record in inspected(tmp_path) if record["type"] == "run")
     assert (run["run_id"], run["project"], run["display_name"]) == (RUN_ID, "etude", "study")
     assert "width" in json.dumps(run["config"])
+
+
+def test_the_summary_has_the_best_of_what_the_run_is_judged_by(tmp_path: Path) -> None:
+    judged = Validation(Duration.parse("1epoch"), "val/bleu", "max")
+    logger = dashboard(tmp_path, judged=judged, group="translation/demo", job_type="Translation")
+    for step, bleu in enumerate((20.0, 30.0, 25.0), start=1):
+        logger.log_metrics({"val/bleu": bleu, "val/loss": 1.0 / step}, step)
+    logger.close()
+    records = inspected(tmp_path)
+    run = next(record["run"] for record in records if record["type"] == "run")
+    assert (run["run_group"], run["job_type"]) == ("translation/demo", "Translation")
+    defined = [record["metric"] for record in records if record["type"] == "metric"]
+    (bleu,) = [metric for metric in defined if metric.get("name") == "val/bleu"]
+    assert bleu["summary"] == {"max": True} and bleu["step_metric"] == STEP
+    assert any(metric.get("glob_name") == "*" and metric["step_metric"] == STEP for metric in defined)
 
 
 def train(folder: Path, first: int, last: int) -> SafeLogger:

@@ -23,11 +23,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from etude.config.agent_words import started_by_agent
+from etude.config.schema import Validation
 from etude.config.values import without_secrets
 from etude.errors import ConfigurationError
 from etude.runs.record import Event, Record, Where
 from etude.runs.saved_run import SavedRun
-from etude.training.loggers.base import Tracker
+from etude.training.loggers.base import TrackedRun, Tracker
 from etude.training.loggers.mirror import Entry, Mirror, Unsent
 
 STEP = "trainer/global_step"
@@ -103,10 +104,21 @@ class WeightsAndBiases(Mirror, WandbLogger):
     the run itself; only the values of the last step it received may then appear twice, with the same numbers.
     """
 
-    def __init__(self, run_folder: Path, run_id: str, mode: str | None, **arguments: Any) -> None:
-        """Store the arguments of `wandb.init`; nothing is started before the first use."""
+    def __init__(
+        self, run_folder: Path, run_id: str, mode: str | None, judged: Validation | None = None, **arguments: Any
+    ) -> None:
+        """Store the arguments of `wandb.init`; nothing is started before the first use.
+
+        Args:
+            run_folder: Folder of the run.
+            run_id: Id of the run in W&B.
+            mode: `online`, `offline` or `disabled`; None: online if there is a key.
+            judged: What the run is judged by: W&B's summary has the best value of this metric; None: the last, as of others.
+            arguments: Further arguments of `wandb.init`.
+        """
         super().__init__(run_folder, save_dir=run_folder, id=run_id, log_model=False, **arguments)
         self._mode = mode
+        self._judged = judged
         self._rows = 0
         self._complete_before = 0
         self._exit_code = 0
@@ -203,6 +215,8 @@ class WeightsAndBiases(Mirror, WandbLogger):
         run = wandb.init(**{**arguments, "mode": mode, "reinit": "create_new", "settings": settings})
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
+        if self._judged is not None:
+            run.define_metric(self._judged.metric, step_metric=STEP, step_sync=True, summary=self._judged.mode)
         return run
 
 
@@ -224,7 +238,7 @@ class Wandb(Tracker):
     Attributes:
         project: W&B's project.
         entity: Person or team; None: that of the key.
-        group: Name under which W&B groups runs.
+        group: Name under which W&B groups runs; None: that of WANDB_RUN_GROUP, else the experiment, or the sweep.
         mode: `online`, `offline` or `disabled`; None: that of WANDB_MODE, else online if there is a key.
     """
 
@@ -256,8 +270,10 @@ class Wandb(Tracker):
             config=dict(without_secrets(run.config.values)),
             project=self.project,
             entity=self.entity,
-            group=self.group,
+            group=self.group or os.environ.get("WANDB_RUN_GROUP") or TrackedRun.of(run).group,
             mode=self.mode,
+            job_type=run.config.task.target.rpartition(".")[2],
+            judged=run.config.validate,
         )
 
 
@@ -272,6 +288,8 @@ def wandb_logger(
     entity: str | None = None,
     group: str | None = None,
     mode: str | None = None,
+    job_type: str | None = None,
+    judged: Validation | None = None,
 ) -> WeightsAndBiases:
     """Return a W&B logger: online with a key, offline without one.
 
@@ -289,14 +307,16 @@ def wandb_logger(
         entity: Person or team; None: that of the key.
         group: Name under which W&B groups runs.
         mode: `online`, `offline` or `disabled`; None: see above.
+        job_type: What kind of run it is: the name of its task.
+        judged: What the run is judged by, whose best value W&B's summary shows.
 
     Raises:
         ConfigurationError: If there is no such mode.
     """
     _check_mode(mode)
     mode = mode or os.environ.get("WANDB_MODE")
-    run = {"name": name, "tags": list(tags), "notes": notes, "config": config}
-    return WeightsAndBiases(run_folder, run_id, mode, project=project, entity=entity, group=group, **run)
+    run = {"name": name, "tags": list(tags), "notes": notes, "config": config, "job_type": job_type}
+    return WeightsAndBiases(run_folder, run_id, mode, judged, project=project, entity=entity, group=group, **run)
 
 
 def _check_mode(mode: str | None) -> None:
