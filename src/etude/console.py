@@ -6,7 +6,11 @@ import logging
 import sys
 import warnings
 
-QUIET = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+QUIET = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
+)
 """Loggers that report settings at every start: only their warnings are shown."""
 
 KNOWN = (
