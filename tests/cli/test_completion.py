@@ -60,7 +60,7 @@ def test_a_run_is_named_once(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = f"etude {{}} paths.outputs={outputs} classification/demo/first classification"
-    assert answers(line.format("report"), monkeypatch, capsys) == []
+    assert answers(line.format("resume"), monkeypatch, capsys) == []
     assert len(answers(line.format("evaluate"), monkeypatch, capsys)) == 3
 
 

@@ -66,6 +66,7 @@ def test_no_command_imports_from_the_working_directory(words: str, shadowed: Pat
     assert_nothing_was_imported(shadowed)
 
 
+@pytest.mark.slow
 def test_no_run_and_no_rank_imports_from_the_working_directory(shadowed: Path) -> None:
     done = shell(f"{ETUDE} {THREE_STEPS} && {ETUDE} evaluate last split=val", shadowed)
     assert done.returncode == 0, done.stderr

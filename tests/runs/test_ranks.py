@@ -61,6 +61,7 @@ def test_two_ranks_train_what_one_does(overrides: Overrides, tmp_path: Path, tas
         assert found[str(folder)]["scores"] == pytest.approx(stored, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_devices_goes_on_after_a_failing_member(overrides: Overrides, tmp_path: Path) -> None:
     words = [word for word in overrides("classification", "budget=2step") if "data.val" not in word]
     train = next(word for word in words if word.startswith("data.train=")).removeprefix("data.train=")

@@ -47,6 +47,7 @@ def test_what_the_optimizer_refuses(composed: Callable[..., Config], word: str, 
         train(composed("classification", word))
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_when_memory_ran_out(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     words = overrides("classification", "budget=2step")
     left = run(tmp_path, ["train", "-m", *words, "model.feed_forward=1000000000000,32"])

@@ -53,6 +53,7 @@ def test_a_run_on_documents_reports_rouge_over_all_references(composed: Callable
     assert not (run / "evaluations" / "val.references.txt").exists()
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_length_of_sources_not_with_its_square(
     composed: Callable[..., Any], tmp_path: Path
 ) -> None:

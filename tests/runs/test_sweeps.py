@@ -85,6 +85,7 @@ def words(overrides: Overrides) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_comes_to_the_same(words: list[str], tmp_path: Path) -> None:
     outputs = f"paths.outputs={tmp_path}"
     code, out, log = done(["train", "-m", *words, f"{outputs}/whole"])

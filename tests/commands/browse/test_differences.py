@@ -76,7 +76,7 @@ def test_what_differs_is_shown_with_both_values(pair: tuple[Path, Path], outputs
     found = json.loads(runs_diff(*pair, outputs, format="json"))
     assert found["runs"] == [str(path) for path in pair]
     assert found["configuration"]["optimizer.lr"] == [0.001, 0.002]
-    assert found["configuration"]["logger.project"] == ["etude", "(none)"]
+    assert found["configuration"]["logger.wandb.project"] == ["etude", "(none)"]
     assert "model.width" not in found["configuration"]
     assert found["packages"] == {"torch": ["2.12", "2.13"]}
     assert found["hardware"] == {"processor.threads": [2, 4]}

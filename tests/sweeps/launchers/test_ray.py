@@ -142,7 +142,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         RayLauncher()
 
 
-@pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:9"])
+@pytest.mark.parametrize("address", ["auto", pytest.param("ray://127.0.0.1:9", marks=pytest.mark.slow)])
 def test_no_cluster_is_said_in_a_line(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with pytest.raises(ConfigurationError) as refusal:
