@@ -39,7 +39,7 @@ class Drawn:
         title: Its title.
         curves: Its curves, each with the number of its run.
         exact: Whether values have no noise, and are never smoothed.
-        logarithmic: Whether values usually span powers of ten.
+        logarithmic: Whether the drawing without a program may have a logarithmic scale.
     """
 
     title: str
@@ -105,7 +105,6 @@ def curve_data(names: Sequence[str], charts: Sequence[Drawn]) -> dict[str, Any]:
             {
                 "title": chart.title,
                 "exact": chart.exact,
-                "logarithmic": chart.logarithmic,
                 "description": " ".join(series.describe() for _, series in chart.curves),
                 "curves": [{"name": series.name, **_curve(*next(rows), runs)} for _, series in chart.curves],
             }

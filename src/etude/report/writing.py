@@ -20,13 +20,6 @@ def number(value: float, largest: float | None = None) -> str:
     return f"{value:.4g}"
 
 
-def time_unit(seconds: float) -> tuple[float, str]:
-    """Return the seconds and the name of the unit that suits a duration."""
-    if seconds >= 3 * 3600:
-        return 3600.0, "hours"
-    return (60.0, "minutes") if seconds >= 180 else (1.0, "seconds")
-
-
 def count(value: float | None) -> str:
     """Return a count with thousands separators, or a dash for None."""
     return "–" if value is None else f"{value:,.0f}"
