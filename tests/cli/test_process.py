@@ -77,29 +77,42 @@ def test_no_run_and_no_rank_imports_from_the_working_directory(shadowed: Path) -
     assert_nothing_was_imported(shadowed)
 
 
-def test_a_stored_run_runs_nothing_that_its_reader_does_not_trust(tmp_path: Path) -> None:
+OWN = "callbacks.mine._target_=mine.Mine"
+
+
+@pytest.fixture
+def with_own_callback(tmp_path: Path) -> Path:
+    """A folder with a package that leaves a file behind when it is imported."""
     (tmp_path / "mine.py").write_text(
         "import pathlib\nfrom lightning.pytorch.callbacks import Callback\n\npathlib.Path('imported').touch()\n\n\n"
         "class Mine(Callback):\n    pass\n"
     )
-    own = "callbacks.mine._target_=mine.Mine"
-    refused = shell(f"{ETUDE} {THREE_STEPS} {own}", tmp_path)
-    assert (refused.returncode, (tmp_path / "imported").exists()) == (78, False), refused.stderr
-    trained = shell(f"{ETUDE} {THREE_STEPS} {own} trust=[mine]", tmp_path)
+    return tmp_path
+
+
+def test_a_command_imports_nothing_that_it_does_not_trust(with_own_callback: Path) -> None:
+    refused = shell(f"{ETUDE} {THREE_STEPS} {OWN}", with_own_callback)
+    assert (refused.returncode, (with_own_callback / "imported").exists()) == (78, False), refused.stderr
+
+
+@pytest.mark.slow
+def test_a_stored_run_runs_nothing_that_its_reader_does_not_trust(with_own_callback: Path) -> None:
+    here = with_own_callback
+    trained = shell(f"{ETUDE} {THREE_STEPS} {OWN} trust=[mine]", here)
     assert trained.returncode == 0, trained.stderr
-    (tmp_path / "imported").unlink()
-    refused = shell(f"{ETUDE} evaluate last", tmp_path)
-    assert (refused.returncode, (tmp_path / "imported").exists()) == (78, False)
+    (here / "imported").unlink()
+    refused = shell(f"{ETUDE} evaluate last", here)
+    assert (refused.returncode, (here / "imported").exists()) == (78, False)
     assert refused.stderr.count("\n") == 1
     assert "add trust=[mine] to the command, or set ETUDE_TRUST=mine" in refused.stderr
     for words, variables in (("trust=[mine]", {}), ("", {"ETUDE_TRUST": "mine"})):
-        trusted = shell(f"{ETUDE} evaluate last split=val {words}", tmp_path, **variables)
+        trusted = shell(f"{ETUDE} evaluate last split=val {words}", here, **variables)
         assert trusted.returncode == 0, trusted.stderr
-    (tmp_path / "conf" / "trainer").mkdir(parents=True)
-    (tmp_path / "conf" / "trainer" / "mine.yaml").write_text(
+    (here / "conf" / "trainer").mkdir(parents=True)
+    (here / "conf" / "trainer" / "mine.yaml").write_text(
         "_target_: etude.training.machine.Machine\naccelerator: cpu\nthreads: 0\n"
     )
-    chosen = shell(f"{ETUDE} evaluate last --config-dir conf trainer=mine trust=[mine]", tmp_path)
+    chosen = shell(f"{ETUDE} evaluate last --config-dir conf trainer=mine trust=[mine]", here)
     assert chosen.returncode == 78
     assert "trainer.threads=0" in chosen.stderr, chosen.stderr
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import GroupDefault, InputDefault
+from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -94,6 +95,16 @@ class Composition:
         return [name for name in names if isinstance(name, str)] if isinstance(names, ListConfig) else ()
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, which tells the files that it composed last: to list them again takes a third of a composition."""
+
+    composed: tuple[ResultDefault, ...] = ()
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        self.composed = tuple(defaults)
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+
 @dataclass(frozen=True)
 class Composer:
     """Composer of the configurations of a command.
@@ -109,14 +120,14 @@ class Composer:
     extra: Path | None = None
 
     @cached_property
-    def _loader(self) -> ConfigLoaderImpl:
+    def _loader(self) -> _Loader:
         setup_globals()
         path = create_config_search_path(str(self.folder))
         if self.extra is not None:
             if not self.extra.is_dir():
                 raise ConfigurationError(f"--config-dir {self.extra} is not a folder (command line)")
             path.prepend("command-line", f"file://{self.extra.resolve()}", SearchPathQuery(provider="schema"))
-        return ConfigLoaderImpl(path)
+        return _Loader(path)
 
     def groups(self) -> list[str]:
         """Return the names of all configuration groups but Hydra's own."""
@@ -285,7 +296,7 @@ class Composer:
         """Return the tree that the choices of groups stand for, and its files; composed once, since members share choices."""
         if words not in self._choices:
             config = self._loader.load_configuration(self.name, list(words), RunMode.RUN)
-            self._choices[words] = config, self._files(config, words)
+            self._choices[words] = config, self._files(config)
         config, sources = self._choices[words]
         return copy.deepcopy(config), sources
 
@@ -293,11 +304,10 @@ class Composer:
     def _choices(self) -> dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]]:
         return {}
 
-    def _files(self, config: DictConfig, words: Sequence[str]) -> tuple[Source, ...]:
-        defaults = self._loader.compute_defaults_list(self.name, list(words), RunMode.RUN).defaults
+    def _files(self, config: DictConfig) -> tuple[Source, ...]:
         folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
         sources = []
-        for default in defaults:
+        for default in self._loader.composed:
             candidates = (folder / f"{default.config_path}.yaml" for folder in folders)
             path = next((path for path in candidates if path.is_file()), None)
             if path is not None:
