@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: demo test test-slow lint docs coverage wheel lock clean
+.PHONY: demo test test-slow verify lint docs coverage wheel lock clean
 
 demo: .venv/installed
 	@run=$$($(BIN)/etude train experiment=translation/demo) && \
@@ -18,6 +18,10 @@ test: lint
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400 $(TESTS)
+
+# Types the commands whose results the documentation claims, and writes its tables: the quick ones, CARDS=all, or CARDS=NAMES.
+verify: .venv/installed
+	$(BIN)/python -m tests.cards $(CARDS)
 
 lint: .venv/installed
 	$(BIN)/ruff check
