@@ -18,10 +18,10 @@ from transformers import (
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
-from etude.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RangeTest, Schedule, WarmupSchedule
+from etude.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RangeTest, Schedule, WarmupSchedule, WarmupStableDecay
 
 CLOCK = Clock(steps_per_epoch=11, tokens_per_step=97.0)
-SCHEDULES: list[WarmupSchedule] = [Constant(), Linear(final=0.1), Cosine(), Cosine(final=0.3), InverseSquareRoot()]
+SCHEDULES: list[WarmupSchedule] = [Constant(), Linear(final=0.1), Cosine(), Cosine(final=0.3), WarmupStableDecay(final=0.1), InverseSquareRoot()]
 
 
 def factor(schedule: WarmupSchedule, position: float, warmup: float, total: float, unit: str = "s") -> float:
@@ -182,3 +182,17 @@ def test_values_out_of_range_are_refused() -> None:
         Cosine(final=1.5)
     with pytest.raises(ConfigurationError, match="'400' is not a duration"):
         Linear(warmup="400")
+
+
+def test_a_stable_rate_does_not_depend_on_the_budget_and_then_descends_by_a_root() -> None:
+    schedule = WarmupStableDecay(decay=0.25, final=0.1)
+    for position in (20.0, 50.0, 80.0):
+        assert factor(schedule, position, 20, 100) == factor(schedule, position, 20, 1000) == 1.0
+    assert factor(schedule, 85, 20, 100) == pytest.approx(0.1 + 0.9 * (1 - math.sqrt(5 / 20)))
+    assert factor(schedule, 100, 20, 100) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, -1.0])
+def test_a_descent_is_a_part_of_the_run(decay: float) -> None:
+    with pytest.raises(ConfigurationError, match="is not a part of the run"):
+        WarmupStableDecay(decay=decay)

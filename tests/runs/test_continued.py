@@ -51,6 +51,12 @@ def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path,
     continue_from_every_step(run, list(range(1 + TASKS.index(task), 13, 3)))
 
 
+@pytest.mark.parametrize("task", ["causal_lm"])
+def test_an_optimizer_of_two_parts_goes_on_too(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
+    settings = (*EXACT, BATCH[task], "optimizer=muon", "budget=6step", "checkpoint.every=1step", "checkpoint.keep_last=100")
+    continue_from_every_step(begin(tmp_path / "whole", composed(task, *settings)), [1, 4])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("task", TASKS)

@@ -52,7 +52,10 @@ GROUPS: Mapping[str, tuple[Kind, ...]] = {
     ),
     "data": (Kind("etude.data.base.PlannedData", "etude.data"),),
     "tokenizer": (Kind("etude.tokenization.base.TokenizerRecipe", "etude.tokenization"),),
-    "optimizer": (Kind("torch.optim.optimizer.Optimizer", "torch.optim"),),
+    "optimizer": (
+        Kind("torch.optim.optimizer.Optimizer", "torch.optim"),
+        Kind("torch.optim.optimizer.Optimizer", "etude.optim"),
+    ),
     "scheduler": (Kind("etude.optim.schedules.Schedule", "etude.optim"),),
     "finetune": (Kind("etude.optim.finetune.base.Finetune", "etude.optim"),),
     "decoding": (

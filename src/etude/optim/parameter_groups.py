@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError, memory_errors
+from etude.models.sharding import blocks
 from etude.optim.parameter_schedule import FROM_THE_START, ParameterSchedule
 
 DECAY = "weight_decay"
 """Name of weight decay among the settings of torch's optimizers."""
+
+HIDDEN = "hidden"
+"""Setting of an optimizer that treats the matrices of layers otherwise than all other parameters; true of their groups."""
 
 
 def build_optimizer(
@@ -45,7 +49,8 @@ def build_optimizer(
             )
         if DECAY not in optimizer.defaults:
             return optimizer
-        return make_optimizer(parameter_groups(module, optimizer.defaults[DECAY], schedules))
+        hidden = hidden_matrices(module) if HIDDEN in optimizer.defaults else None
+        return make_optimizer(parameter_groups(module, optimizer.defaults[DECAY], schedules, hidden))
 
 
 @contextmanager
@@ -70,8 +75,18 @@ def refused_settings(where: str = "") -> Iterator[None]:
         ) from error
 
 
+def hidden_matrices(module: nn.Module) -> set[nn.Parameter]:
+    """Return the matrices of a model's layers: those in a stack (`nn.ModuleList`), but for embeddings."""
+    stacked = {weight for layer in blocks(module) for weight in layer.parameters() if weight.dim() == 2}
+    embeddings = (inner for inner in module.modules() if isinstance(inner, nn.Embedding))
+    return stacked - {weight for embedding in embeddings for weight in embedding.parameters()}
+
+
 def parameter_groups(
-    module: nn.Module, weight_decay: float | None, schedules: Mapping[str, ParameterSchedule] | None = None
+    module: nn.Module,
+    weight_decay: float | None,
+    schedules: Mapping[str, ParameterSchedule] | None = None,
+    hidden: Collection[nn.Parameter] | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters for an optimizer: matrices decay; biases and gains, which are vectors, do not.
 
@@ -79,6 +94,7 @@ def parameter_groups(
         module: The model, or the task that holds it. Frozen parameters are left out; a tied one counts once.
         weight_decay: Weight decay of the matrices; None: the optimizer has none, and vectors need no groups of their own.
         schedules: Schedules of parameters by name; a parameter without one trains from the start, at the full rate.
+        hidden: Matrices that get groups of their own, which say so; None: none, and no group says anything.
 
     Returns:
         Groups as torch's optimizers take them, without empty ones; those that start first, and fastest, come first.
@@ -100,9 +116,12 @@ def parameter_groups(
         members = [parameter for name, parameter in trainable if schedule_of[name] == schedule]
         if weight_decay is None:
             groups.append({"params": members})
-        else:
-            groups.append({"params": [weight for weight in members if weight.dim() >= 2], DECAY: weight_decay})
-            groups.append({"params": [weight for weight in members if weight.dim() < 2], DECAY: 0.0})
+            continue
+        if hidden is not None:
+            groups.append({"params": [one for one in members if one in hidden], DECAY: weight_decay, HIDDEN: True})
+            members = [one for one in members if one not in hidden]
+        groups.append({"params": [weight for weight in members if weight.dim() >= 2], DECAY: weight_decay})
+        groups.append({"params": [weight for weight in members if weight.dim() < 2], DECAY: 0.0})
     return [group for group in groups if group["params"]]
 
 

@@ -138,6 +138,37 @@ class Cosine(Decay):
 
 
 @dataclass(frozen=True)
+class WarmupStableDecay(Decay):
+    """The peak for most of the run, then a descent to the final rate (Hu et al. 2024, "MiniCPM", section 4).
+
+    The descent is 1 - √progress, which Hägele et al. 2024 ("Scaling laws and compute-optimal training beyond fixed training
+    durations", section 3) found better than a line. Since the rate before it does not depend on the budget, a run can be
+    given a larger one and goes on as if it had always had it, if it was stopped before the descent.
+
+    Attributes:
+        decay: Part of the run after the warm-up that the descent takes, at its end.
+    """
+
+    decay: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigurationError: If the warm-up is not a duration, or `final` or `decay` is not a fraction.
+        """
+        super().__post_init__()
+        if not 0 < self.decay <= 1:
+            raise ConfigurationError(
+                f"scheduler.decay={self.decay} is not a part of the run; write a number above 0, at most 1"
+            )
+
+    def remainder(self, progress: float) -> float:
+        """Return 1, and in the last part of the run 1 - √(progress within it)."""
+        return 1.0 - math.sqrt(max(0.0, (progress - (1.0 - self.decay)) / self.decay))
+
+
+@dataclass(frozen=True)
 class InverseSquareRoot(WarmupSchedule):
     """The peak over the square root of the position in warm-ups (Vaswani et al. 2017, equation 3, by its peak).
 

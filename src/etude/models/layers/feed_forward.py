@@ -17,6 +17,14 @@ Activation = Callable[[Tensor], Tensor]
 """An elementwise function."""
 
 
+class SquaredReLU(nn.Module):
+    """max(x, 0)² (So et al. 2021, "Primer", section 4)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Square what is positive, elementwise."""
+        return F.relu(x).square()
+
+
 class FeedForward(nn.Module):
     """W₂ Dropout(activation(W₁ x + b₁)) + b₂ (Vaswani et al. 2017, equation 2).
 
