@@ -4,9 +4,9 @@ Writes records as trainings write them (loss, gradient norm and rate at each poi
 lays the runs over one another, and opens the page in Chromium, a new browser for each round. One JSON object has the medians:
 
     write_s     from the folders to the written page
-    drawn_s     from the begin of the navigation until the charts in view are drawn
+    shown_s     from the begin of the navigation until the text of the page can be read
+    drawn_s     the same, until the charts in view are drawn: the page is opened at its curves
     all_s       the same, until those below are drawn too
-    shown_s     the same, until the text of the page can be read
     redrawn_s   from another choice of the axis until the charts in view are drawn again
     megabytes   size of the page
 """
@@ -28,12 +28,12 @@ import numpy as np
 from etude.report.page import write_pages
 from etude.runs.record import RECORD, Event, Record
 
-READY = "() => document.documentElement.dataset.curves === 'drawn'"
+READY = "() => ['drawn', 'complete'].includes(document.documentElement.dataset.curves)"
 AGAIN = """async () => {
   const began = performance.now();
-  delete document.documentElement.dataset.curves;
+  document.documentElement.dataset.curves = "waiting";
   document.querySelector("input[name=axis][value=tokens]").click();
-  while (document.documentElement.dataset.curves !== "drawn") await new Promise(requestAnimationFrame);
+  while (document.documentElement.dataset.curves === "waiting") await new Promise(requestAnimationFrame);
   await new Promise(requestAnimationFrame);
   return performance.now() - began;
 }"""
@@ -63,11 +63,11 @@ def opened(playwright: Any, page_path: Path) -> dict[str, float]:
     page = browser.new_page(viewport={"width": 1100, "height": 1200})
     page.goto("about:blank")
     began = time.perf_counter()
-    page.goto(page_path.as_uri(), wait_until="commit")
+    page.goto(f"{page_path.as_uri()}#curves", wait_until="commit")
     page.wait_for_function(READY, polling="raf")
     drawn = time.perf_counter() - began
     shown = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0") / 1000
-    page.wait_for_function("() => [...document.querySelectorAll('.plot')].every((one) => one.childElementCount)")
+    page.wait_for_function("() => document.documentElement.dataset.curves === 'complete'", polling="raf")
     everything = time.perf_counter() - began
     redrawn = page.evaluate(AGAIN) / 1000
     browser.close()

@@ -27,7 +27,7 @@ from tests.report.pages import assert_runs_only_its_own
 from tests.report.test_report import SCORES, Page, write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRAWN = "html[data-curves=drawn]"
+DRAWN = "html[data-curves=complete]"
 ATTACK = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>$$x$$"
 
 
