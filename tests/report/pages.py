@@ -6,6 +6,8 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 
@@ -32,3 +34,14 @@ def assert_runs_only_its_own(source: str, tags: Sequence[tuple[str, Mapping[str,
     for program in programs:
         assert f"'sha256-{base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()}'" in policy
     assert not re.search(r"url\(|@import|https?://", re.sub(r"<script>.*?</script>", "", source, flags=re.DOTALL))
+
+
+def opened(browser: Any, path: Path, **options: Any) -> Any:
+    """Open a page; what goes wrong in its programs, or is refused by its policy, is in its `errors`."""
+    page = browser.new_page(**{"viewport": {"width": 1100, "height": 1200}, **options})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.errors = errors
+    page.goto(path.as_uri())
+    return page

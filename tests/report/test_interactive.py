@@ -7,8 +7,6 @@ import gzip
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,9 @@ from etude.report.charts import Series
 from etude.report.interactive import EVENTS, FEWEST, Drawn, curve_data
 from etude.report.page import overlay_report, report
 from etude.runs.record import RECORD, Event, Record
-from tests.report.pages import assert_runs_only_its_own
+from tests.report.pages import assert_runs_only_its_own, opened
 from tests.report.test_report import SCORES, Page, write_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRAWN = "html[data-curves=complete]"
 ATTACK = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>$$x$$"
 
@@ -131,26 +128,6 @@ def test_a_page_of_one_run_stays_small(tmp_path: Path) -> None:
 
 
 # A browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-def opened(browser: Any, path: Path, **options: Any) -> Any:
-    page = browser.new_page(**{"viewport": {"width": 1100, "height": 1200}, **options})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.errors = errors
-    page.goto(path.as_uri())
-    return page
 
 
 def tooltips(page: Any) -> str:

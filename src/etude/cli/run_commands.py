@@ -75,9 +75,7 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
 
 
-def those_that_can(
-    function: Callable[[_Given], _Made], given: Sequence[_Given], leaves_out: bool
-) -> list[_Made]:
+def those_that_can(function: Callable[[_Given], _Made], given: Sequence[_Given], leaves_out: bool) -> list[_Made]:
     """Return what a function makes of each of some things.
 
     Args:

@@ -117,7 +117,9 @@ def _cell(label: str, prediction: str, rows: int, total: int) -> Cell:
     right = label == prediction
     level = max(1, round(LEVELS * rows / total))
     said = f"{label}: right" if right else f"{label} taken for {prediction}"
-    return Cell(rows, f"{'right' if right else 'wrong'}-{level}", f"{said} in {rows:,} of {total:,} rows ({rows / total:.1%})")
+    return Cell(
+        rows, f"{'right' if right else 'wrong'}-{level}", f"{said} in {rows:,} of {total:,} rows ({rows / total:.1%})"
+    )
 
 
 def largest_confusions(confusion: Counts, most: int = SHOWN_CONFUSIONS) -> list[Confusion]:

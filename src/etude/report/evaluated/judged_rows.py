@@ -79,7 +79,9 @@ class JudgedLabels:
 
     def decisions(self) -> list[tuple[int, Float64[np.ndarray, " N"], Bool[np.ndarray, " N"]]]:
         """Return each class with its probabilities and where it is right."""
-        return [(number, self.probabilities[:, number], self.labels[:, number]) for number in range(self.labels.shape[1])]
+        return [
+            (number, self.probabilities[:, number], self.labels[:, number]) for number in range(self.labels.shape[1])
+        ]
 
 
 def judged_rows(run: Path, name: str, details: Mapping[str, Any]) -> JudgedClasses | JudgedLabels | None:
@@ -130,7 +132,9 @@ def _grid(path: Path, lines: Sequence[Sequence[float]]) -> Float64[np.ndarray, "
     """Return lists of finite numbers, which must be of one length."""
     for number, line in enumerate(lines, start=1):
         if len(line) != len(lines[0]) or not np.isfinite(line).all():
-            raise BrokenFileError(f"{path}, line {number}", f"has not {len(lines[0])} finite numbers, one a class", ADVICE)
+            raise BrokenFileError(
+                f"{path}, line {number}", f"has not {len(lines[0])} finite numbers, one a class", ADVICE
+            )
     return np.array(lines, np.float64)
 
 

@@ -181,7 +181,9 @@ def precision_recall_chart(decisions: Decisions, together: bool) -> UnitChart | 
         whole = precision_recall(np.asarray(scores, np.float64), np.asarray(right, bool))
         drawn = {"all decisions": whole, **drawn} if whole else drawn
     notes = ["In brackets: average precision."]
-    notes += [f"Drawn are the {CURVES - together} worst of {len(found)} classes."] if len(found) > CURVES - together else []
+    notes += (
+        [f"Drawn are the {CURVES - together} worst of {len(found)} classes."] if len(found) > CURVES - together else []
+    )
     notes += [f"{absent} classes do not occur, and have no curve."] if absent else []
     return UnitChart(
         title="Precision and recall",
