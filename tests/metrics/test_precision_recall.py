@@ -35,5 +35,5 @@ def test_by_hand() -> None:
     assert found.thresholds.tolist() == [0.9, 0.8, 0.1]
     assert found.precision.tolist() == [1.0, pytest.approx(2 / 3), 0.75]
     assert found.recall.tolist() == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
-    assert found.at_recall(0.5) == (0.8, pytest.approx(2 / 3))
-    assert found.at_recall(1.0) == (0.1, 0.75)
+    assert found.at_recall(0.5) == pytest.approx((0.8, 2 / 3))
+    assert found.at_recall(1.0) == pytest.approx((0.1, 0.75))

@@ -86,7 +86,8 @@ def those_that_can(function: Callable[[_Given], _Made], given: Sequence[_Given],
     Raises:
         EtudeError: What the function raises first: of none left, or where nothing is left out.
     """
-    made, errors = [], []
+    made: list[_Made] = []
+    errors: list[EtudeError] = []
     for one in given:
         try:
             made.append(function(one))
@@ -96,8 +97,8 @@ def those_that_can(function: Callable[[_Given], _Made], given: Sequence[_Given],
             errors.append(error)
     if errors and not made:
         raise errors[0]
-    for error in errors:
-        _log.warning("left out: %s", error)
+    for refused in errors:
+        _log.warning("left out: %s", refused)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,9 +142,8 @@ class Contents:
         """Read the rows of the evaluations, and make charts of their probabilities; only the page of one run has them."""
         classes = [str(name) for name in self.data.get("classes") or []]
         for one in self.evaluations:
-            judged = self._read_or_note(
-                self.run / EVALUATIONS, lambda _, one=one: judged_rows(self.run, one.name, one.details)
-            )
+            rows = self.run / EVALUATIONS / f"{one.name}.jsonl"
+            judged = self._read_or_note(rows, partial(judged_rows, details=one.details))
             if judged is not None:
                 self.charts_of_rows[one.name] = unit_charts(judged, classes)
 

@@ -155,7 +155,7 @@ class SweepContents:
             validation=_spread(trial.score),
             scores=[_spread(scores.get(name)) for name in self.score_names],
             time=duration(trial.seconds),
-            order=[*(one and one.mean for one in (trial.score, *map(scores.get, self.score_names))), trial.seconds],
+            order=[*map(_mean, (trial.score, *map(scores.get, self.score_names))), trial.seconds],
             state=trial.state,
             is_best=trial is self.results.best,
         )
@@ -284,6 +284,10 @@ class SweepContents:
         """What has changed since: names and changes."""
         changed = self.results.sweep.document.code.drift()
         return [(name, shortened_change(change)) for name, change in changed.items()]
+
+
+def _mean(score: Spread | None) -> float | None:
+    return None if score is None else score.mean
 
 
 def _spread(score: Spread | None) -> str:

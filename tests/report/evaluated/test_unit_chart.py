@@ -25,19 +25,19 @@ def rows_in(run: Path, *rows: Any) -> Path:
 
 def test_rows_of_classes_have_logits_and_those_of_labels_probabilities(tmp_path: Path) -> None:
     run = rows_in(tmp_path, {"id": 0, "label": 1, "logits": [0.0, np.log(3)], "scores": {}})
-    classes = judged_rows(run, "test", CALIBRATED)
+    classes = judged_rows(run / "evaluations" / "test.jsonl", CALIBRATED)
     assert isinstance(classes, JudgedClasses)
     assert classes.probabilities()[0].tolist() == pytest.approx([0.25, 0.75])
     assert classes.probabilities(2.0)[0, 1] == pytest.approx(3**0.5 / (1 + 3**0.5))
     rows_in(tmp_path, {"id": 0, "labels": [2], "probabilities": [0.1, 0.2, 0.3]})
-    labels = judged_rows(run, "test", DECIDED)
+    labels = judged_rows(run / "evaluations" / "test.jsonl", DECIDED)
     assert isinstance(labels, JudgedLabels) and labels.labels.tolist() == [[False, False, True]]
 
 
 def test_other_tasks_and_rows_that_were_not_kept_have_none(tmp_path: Path) -> None:
-    assert judged_rows(tmp_path, "test", CALIBRATED) is None
-    assert judged_rows(rows_in(tmp_path, {"id": 0, "output": "x"}), "test", {}) is None
-    assert judged_rows(rows_in(tmp_path), "test", CALIBRATED) is None
+    assert judged_rows(tmp_path / "evaluations" / "test.jsonl", CALIBRATED) is None
+    assert judged_rows(rows_in(tmp_path, {"id": 0, "output": "x"}) / "evaluations" / "test.jsonl", {}) is None
+    assert judged_rows(rows_in(tmp_path) / "evaluations" / "test.jsonl", CALIBRATED) is None
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_other_tasks_and_rows_that_were_not_kept_have_none(tmp_path: Path) -> No
 def test_a_row_of_another_form_is_named(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
     run = rows_in(tmp_path, {"id": 0, "label": 0, "logits": [1.0, 0.0]}, {"id": 1, **row})
     with pytest.raises(BrokenFileError, match=rf"test\.jsonl, line 2.*{problem}"):
-        judged_rows(run, "test", CALIBRATED)
+        judged_rows(run / "evaluations" / "test.jsonl", CALIBRATED)
 
 
 def test_two_classes_have_both_charts_and_more_have_reliability() -> None:
@@ -76,7 +76,7 @@ def test_of_many_classes_the_worst_are_drawn_and_all_are_in_the_table() -> None:
     (chart,) = unit_charts(judged, [f"c{number}" for number in range(12)])
     assert len(chart.curves) == CURVES and chart.curves[0].name.startswith("all decisions (")
     assert chart.curves[1].name.startswith("c10 (") and len(chart.rows) == 1 + 11
-    assert "1 classes do not occur" in chart.note and "3 worst of 11" in chart.note
+    assert "Of 1 more" in chart.note and "3 worst of 11" in chart.note
     point = chart.curves[1].points[0].told
     assert point.startswith("c10: precision ") and "recall" in point
 

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from etude.report.evaluated.confusion import DECISIONS
-from etude.runs.folder import EVALUATIONS
 from etude.runs.reading import ADVICE, read_rows
 from etude.untrusted import BrokenFileError
 
@@ -84,23 +83,21 @@ class JudgedLabels:
         ]
 
 
-def judged_rows(run: Path, name: str, details: Mapping[str, Any]) -> JudgedClasses | JudgedLabels | None:
+def judged_rows(path: Path, details: Mapping[str, Any]) -> JudgedClasses | JudgedLabels | None:
     """Return the probabilities of an evaluation; None if its task has none, or its rows were not kept.
 
     Args:
-        run: The run.
-        name: The evaluation's name, such as `test`.
+        path: File of the rows, `RUN/evaluations/<name>.jsonl`.
         details: What the evaluation says of its rows.
 
     Raises:
         BrokenFileError: If the rows cannot be read, or are not those of such an evaluation.
     """
-    path = run / EVALUATIONS / f"{name}.jsonl"
     columns = {column for row in details.get("confusion", {}).values() for column in row}
     of_labels = bool(columns) and columns <= DECISIONS
     if not path.exists() or not (of_labels or details.get("calibration")):
         return None
-    rows = read_rows(run, name)
+    rows = read_rows(path.parents[1], path.stem)
     if not rows:
         return None
     if of_labels:
@@ -108,7 +105,7 @@ def judged_rows(run: Path, name: str, details: Mapping[str, Any]) -> JudgedClass
         probabilities = _grid(path, [row.probabilities for row in several])
         labels = np.zeros(probabilities.shape, bool)
         for number, row in enumerate(several, start=1):
-            labels[number - 1, [_class(path, number, label, labels.shape[1]) for label in row.labels]] = True
+            labels[number - 1, [_class(path, number, label, len(row.probabilities)) for label in row.labels]] = True
         return JudgedLabels(probabilities, labels)
     single = _converted(path, rows, _ClassRow)
     logits = _grid(path, [row.logits for row in single])

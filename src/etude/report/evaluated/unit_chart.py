@@ -184,7 +184,7 @@ def precision_recall_chart(decisions: Decisions, together: bool) -> UnitChart | 
     notes += (
         [f"Drawn are the {CURVES - together} worst of {len(found)} classes."] if len(found) > CURVES - together else []
     )
-    notes += [f"{absent} classes do not occur, and have no curve."] if absent else []
+    notes += [f"Of {absent} more, no row has the class."] if absent else []
     return UnitChart(
         title="Precision and recall",
         across="recall",
