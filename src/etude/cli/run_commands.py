@@ -59,20 +59,26 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     if len(named) > 1 and not command.many:
         raise ConfigurationError(f"etude {name} takes one RUN, not {len(named)}: {' '.join(named)} (command line)")
     keyword_arguments(name, overrides)  # wrong keys are refused before a run is looked for
-    sweep = find_sweep(command, named, outputs)
-    if sweep is not None:
-        paths = [sweep]
-    else:
-        found = those_that_can(
-            lambda word: resolve_all(word, outputs) if command.folders else [resolve(word, outputs)],
-            named,
-            command.leaves_out,
-        )
-        paths = list(dict.fromkeys(path for some in found for path in some))
+    paths = named_folders(command, named, outputs)
     with defects(paths[0] if len(paths) == 1 else None), data_stream() as data, memory_errors():
         result = call(name, paths, overrides, data, standard_input() if name == "predict" else None)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
+
+
+def named_folders(command: Command, named: Sequence[str], outputs: Path) -> list[Path]:
+    """Return the folders of the runs, or that of the sweep, that the words after a command name.
+
+    Raises:
+        ConfigurationError: If there is none of a name; of several, if there is none of any, where the command leaves out.
+    """
+    sweep = find_sweep(command, named, outputs)
+    if sweep is not None:
+        return [sweep]
+    if command.folders:
+        found = those_that_can(lambda word: resolve_all(word, outputs), named, command.leaves_out)
+        return list(dict.fromkeys(path for some in found for path in some))
+    return those_that_can(lambda word: resolve(word, outputs), named, command.leaves_out)
 
 
 def those_that_can(function: Callable[[_Given], _Made], given: Sequence[_Given], leaves_out: bool) -> list[_Made]:
