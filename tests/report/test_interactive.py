@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError
-from etude.report.charts import Series
+from etude.report.charts import Series, thinned
 from etude.report.interactive import EVENTS, FEWEST, Drawn, curve_data
 from etude.report.page import overlay_report, report
 from etude.runs.record import RECORD, Event, Record
@@ -69,6 +69,13 @@ def test_long_records_of_many_runs_keep_their_extremes() -> None:
     for one in found["charts"][0]["curves"]:
         assert max(FEWEST, EVENTS // 50) >= len(one["values"]) > 100
         assert {50.0, -50.0} <= set(one["values"])
+
+
+def test_a_long_record_keeps_its_extremes_beside_what_is_not_finite() -> None:
+    values = np.sin(np.arange(10_000.0))
+    values[4320:4323] = math.nan, 50.0, math.inf
+    kept = thinned(values, 300)
+    assert len(kept) <= 300 and 4321 in kept and not np.isfinite(values[kept]).all()
 
 
 def test_spikes_are_marked_where_they_are() -> None:

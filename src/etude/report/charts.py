@@ -208,13 +208,20 @@ def path_through(x: Floats, y: Floats) -> str:
 
 
 def thinned(values: Floats, most: int = POINTS) -> NDArray[np.int64]:
-    """Return the sorted indices of at most `most` values that keep the shape: both extremes of each stretch."""
+    """Return the sorted indices of at most `most` values that keep the shape.
+
+    Of each stretch they are both extremes, and the first value that is not finite, if any value is not.
+    """
     if len(values) <= most:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), most // 2)
-    comparable = np.where(np.isnan(values), np.inf, values)
-    extremes = {int(stretch[pick(comparable[stretch])]) for stretch in stretches for pick in (np.argmin, np.argmax)}
-    return np.array(sorted(extremes))
+    finite = np.isfinite(values)
+    stretches = np.array_split(np.arange(len(values)), most // (2 if finite.all() else 3))
+    kept: set[int] = set()
+    for stretch in stretches:
+        numbers, others = stretch[finite[stretch]], stretch[~finite[stretch]]
+        kept |= {int(numbers[pick(values[numbers])]) for pick in (np.argmin, np.argmax) if len(numbers)}
+        kept |= {int(place) for place in others[:1]}
+    return np.array(sorted(kept))
 
 
 def moving_average(values: Floats, reach: int) -> Floats:
