@@ -202,6 +202,23 @@ def _run_folder(here: Path) -> Path:
     return run
 
 
+def test_of_several_runs_those_that_are_none_are_left_out_with_a_line_each(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _run_folder(here)
+    (here / "outputs" / "translation" / "demo" / "one" / "metrics.jsonl").write_text("no record\n")
+    assert main(["report", "absent", "translation/demo/one", "nowhere"]) == 0
+    shown = capfd.readouterr()
+    assert shown.out.strip().endswith("translation/demo/one/report.html")
+    assert [line.partition(" here")[0] for line in shown.err.splitlines()] == [
+        "left out: no run 'absent'",
+        "left out: no run 'nowhere'",
+    ]
+    assert main(["report", "absent", "nowhere"]) == 78
+    assert capfd.readouterr().err.startswith("etude: error: no run 'absent' here")
+    assert main(["evaluate", "absent", "translation/demo/one"]) == 78  # no score goes missing unnoticed
+
+
 def test_commands_on_runs_get_folders_and_plain_values(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

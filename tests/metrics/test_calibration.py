@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.metrics.calibration import BINS, COLDEST, HOTTEST, calibration_error, fitted_temperature
+from etude.metrics.calibration import COLDEST, HOTTEST, calibration_error, fitted_temperature
+from etude.metrics.reliability import BINS
 
 
 def drawn(seed: int, rows: int, sharpness: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

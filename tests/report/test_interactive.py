@@ -7,8 +7,6 @@ import gzip
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError
-from etude.report.charts import Series
+from etude.report.charts import Series, thinned
 from etude.report.interactive import EVENTS, FEWEST, Drawn, curve_data
 from etude.report.page import overlay_report, report
 from etude.runs.record import RECORD, Event, Record
-from tests.report.pages import assert_runs_only_its_own
+from tests.report.pages import assert_runs_only_its_own, opened
 from tests.report.test_report import SCORES, Page, write_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRAWN = "html[data-curves=drawn]"
+DRAWN = "html[data-curves=complete]"
 ATTACK = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>$$x$$"
 
 
@@ -72,6 +69,13 @@ def test_long_records_of_many_runs_keep_their_extremes() -> None:
     for one in found["charts"][0]["curves"]:
         assert max(FEWEST, EVENTS // 50) >= len(one["values"]) > 100
         assert {50.0, -50.0} <= set(one["values"])
+
+
+def test_a_long_record_keeps_its_extremes_beside_what_is_not_finite() -> None:
+    values = np.sin(np.arange(10_000.0))
+    values[4320:4323] = math.nan, 50.0, math.inf
+    kept = thinned(values, 300)
+    assert len(kept) <= 300 and 4321 in kept and not np.isfinite(values[kept]).all()
 
 
 def test_spikes_are_marked_where_they_are() -> None:
@@ -131,26 +135,6 @@ def test_a_page_of_one_run_stays_small(tmp_path: Path) -> None:
 
 
 # A browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-def opened(browser: Any, path: Path, **options: Any) -> Any:
-    page = browser.new_page(**{"viewport": {"width": 1100, "height": 1200}, **options})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.errors = errors
-    page.goto(path.as_uri())
-    return page
 
 
 def tooltips(page: Any) -> str:

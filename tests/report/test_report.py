@@ -503,11 +503,12 @@ def test_numbers_are_written_for_people() -> None:
 # Attention
 
 
-def test_a_map_has_a_cell_for_each_weight_and_says_the_heavier_ones(run: Path) -> None:
+def test_a_map_has_a_picture_of_each_view_and_says_its_heavier_weights(run: Path) -> None:
     page = Page(report(run))
-    cells = [attributes for attributes in page.all("td") if str(attributes.get("title", "")).startswith("Alle → ")]
-    assert cells[0]["title"] == "Alle → Delete: 0.895"
-    assert cells[0]["class"] == "w18"
+    pictures = page.all("img")
+    assert len(pictures) == 4 and all(str(one["src"]).startswith("data:image/png;base64,") for one in pictures)
+    assert "strongest: Alle → Delete 0.89" in str(pictures[0]["alt"])
+    assert {"data-at": "0", "class": "weights"} in [dict(one) for one in page.all("div")]
     # Of each text two views, the mean and the one head, and one of them is shown at first.
     views = [attributes for attributes in page.all("input") if str(attributes.get("name")).startswith("attention")]
     assert len(views) == 4

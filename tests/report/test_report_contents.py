@@ -83,6 +83,7 @@ EMPTY: dict[str, Any] = {
     "config": {},
     "config_text": "",
     "overrides": [],
+    "bar": [],
     "events": [],
     "evaluations": [],
     "samples": None,
@@ -100,7 +101,7 @@ FILLS: dict[str, tuple[str, ...]] = {
     "attention.json": ("attention",),
     "data.json": ("data",),
     "manifest.json": ("manifest",),
-    "cost.json": ("cost",),
+    "cost.json": ("cost", "bar"),
 }
 """What is read of each file."""
 

@@ -21,6 +21,7 @@ class Command:
         example: What a person might type after the command's name.
         root: The root configuration that it composes; None for a command on existing runs.
         many: Whether it takes several runs.
+        leaves_out: Whether, of several, those that are no runs or cannot be read are left out with a line each.
         folders: Whether a folder may stand for all the runs in it.
         sweeps: `module:function` that is called with a sweep where one stands in the place of the runs; empty: none may.
         kinds: Words that may follow the command's name, and the target of each in place of the command's own.
@@ -37,6 +38,7 @@ class Command:
     example: str
     root: str | None = None
     many: bool = False
+    leaves_out: bool = False
     folders: bool = False
     sweeps: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -160,6 +162,7 @@ COMMANDS: dict[str, Command] = {
         "etude.commands.compare:compare",
         "translation/demo format=latex",
         many=True,
+        leaves_out=True,
         folders=True,
         sweeps="etude.commands.compare_sweep:compare_sweep",
         options={
@@ -238,6 +241,7 @@ COMMANDS: dict[str, Command] = {
         "etude.report.page:write_pages",
         "last",
         many=True,
+        leaves_out=True,
         sweeps="etude.report.sweep_page:write_sweep_report",
     ),
     "schema": Command(

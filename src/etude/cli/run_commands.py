@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 from etude.cli.command_table import Command, find, load
 from etude.cli.streams import data_stream, standard_input, write_result
 from etude.config.change import read_overrides, with_choices
 from etude.config.trust import as_packages, trust
-from etude.errors import ConfigurationError, defects, memory_errors
+from etude.errors import ConfigurationError, EtudeError, defects, memory_errors
 from etude.runs.folder import resolve, resolve_all
 from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
 from etude.sweeps.sweep_documents import SWEEP
+
+_log = logging.getLogger(__name__)
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 NOT_IDENTICAL = 3
 """Exit code of a reproduction that came to something else."""
@@ -54,17 +59,53 @@ def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
     if len(named) > 1 and not command.many:
         raise ConfigurationError(f"etude {name} takes one RUN, not {len(named)}: {' '.join(named)} (command line)")
     keyword_arguments(name, overrides)  # wrong keys are refused before a run is looked for
-    sweep = find_sweep(command, named, outputs)
-    if sweep is not None:
-        paths = [sweep]
-    elif command.folders:
-        paths = list(dict.fromkeys(path for word in named for path in resolve_all(word, outputs)))
-    else:
-        paths = [resolve(word, outputs) for word in named]
+    paths = named_folders(command, named, outputs)
     with defects(paths[0] if len(paths) == 1 else None), data_stream() as data, memory_errors():
         result = call(name, paths, overrides, data, standard_input() if name == "predict" else None)
         write_result(result, data)
     return NOT_IDENTICAL if isinstance(result, Mapping) and result.get("identical") is False else 0
+
+
+def named_folders(command: Command, named: Sequence[str], outputs: Path) -> list[Path]:
+    """Return the folders of the runs, or that of the sweep, that the words after a command name.
+
+    Raises:
+        ConfigurationError: If there is none of a name; of several, if there is none of any, where the command leaves out.
+    """
+    sweep = find_sweep(command, named, outputs)
+    if sweep is not None:
+        return [sweep]
+    if command.folders:
+        found = those_that_can(lambda word: resolve_all(word, outputs), named, command.leaves_out)
+        return list(dict.fromkeys(path for some in found for path in some))
+    return those_that_can(lambda word: resolve(word, outputs), named, command.leaves_out)
+
+
+def those_that_can(function: Callable[[_Given], _Made], given: Sequence[_Given], leaves_out: bool) -> list[_Made]:
+    """Return what a function makes of each of some things.
+
+    Args:
+        function: Called with each.
+        given: The things.
+        leaves_out: Whether those that it refuses are said in a line each and left out, where others remain.
+
+    Raises:
+        EtudeError: What the function raises first: of none left, or where nothing is left out.
+    """
+    made: list[_Made] = []
+    errors: list[EtudeError] = []
+    for one in given:
+        try:
+            made.append(function(one))
+        except EtudeError as error:
+            if not leaves_out or len(given) == 1:
+                raise
+            errors.append(error)
+    if errors and not made:
+        raise errors[0]
+    for refused in errors:
+        _log.warning("left out: %s", refused)
+    return made
 
 
 def find_sweep(command: Command, named: Sequence[str], outputs: Path) -> Path | None:
@@ -116,7 +157,7 @@ def call(
     if name == "report":
         return function(paths)
     saved_run: Any = load("etude.runs.saved_run:SavedRun")
-    runs = [saved_run.open(path) for path in paths]
+    runs = those_that_can(saved_run.open, paths, command.leaves_out)
     if name == "predict":
         return function(runs[0], lines, data, **arguments)
     return function(runs if command.many else runs[0], **arguments)

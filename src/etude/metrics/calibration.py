@@ -12,8 +12,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-BINS = 15
-"""Number of equal bins of confidence, as in Guo et al. 2017."""
+from etude.metrics.reliability import BINS
 
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of the temperature: the best one is 0 where all rows are right, and infinite where all are guesses."""

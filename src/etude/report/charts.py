@@ -20,6 +20,9 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 26.0, 26.0
 POINTS = 300
 """Largest number of points of a line; a longer series keeps the lowest and highest value of each stretch."""
 
+POINTS_OF_ALL, FEWEST_POINTS = 3000, 60
+"""Largest number of points of all lines of a chart, of which each may have `FEWEST_POINTS` in any case."""
+
 SMOOTHED = 120
 """Number of points from which a series is also shown smoothed."""
 
@@ -123,13 +126,14 @@ def chart(title: str, series: Sequence[Series], *, logarithmic: bool = False, ex
     scale = Scale.of(values, logarithmic)
     end = max((float(curve.steps.max()) for curve in series if len(curve.steps)), default=1.0) or 1.0
     across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
+    most = min(POINTS, max(FEWEST_POINTS, POINTS_OF_ALL // len(series)))
     return Chart(
         title=title,
         names=[curve.name for curve in series],
         description=" ".join(curve.describe() for curve in series),
         x_ticks=across.ticks(5),
         y_ticks=scale.ticks(5),
-        curves=[_curve(across(curve.steps), curve, scale, exact) for curve in series],
+        curves=[_curve(across(curve.steps), curve, scale, exact, most) for curve in series],
     )
 
 
@@ -176,13 +180,13 @@ class Scale:
         ]
 
 
-def _curve(x: Floats, series: Series, scale: Scale, exact: bool) -> Curve:
+def _curve(x: Floats, series: Series, scale: Scale, exact: bool, most: int) -> Curve:
     values = series.values
-    keep = thinned(values)
+    keep = thinned(values, most)
     y = scale(values)
     smooth = ""
     if len(values) >= SMOOTHED and not exact:
-        every = np.linspace(0, len(values) - 1, POINTS // 2).astype(int)
+        every = np.linspace(0, len(values) - 1, most // 2).astype(int)
         smooth = path_through(x[every], scale(moving_average(values, len(values) // 40))[every])
     points = _points(x, y) if len(values) <= FEW else []
     spikes = _points(x[series.spikes], y[series.spikes]) if series.spikes is not None else []
@@ -204,13 +208,20 @@ def path_through(x: Floats, y: Floats) -> str:
 
 
 def thinned(values: Floats, most: int = POINTS) -> NDArray[np.int64]:
-    """Return the sorted indices of at most `most` values that keep the shape: both extremes of each stretch."""
+    """Return the sorted indices of at most `most` values that keep the shape.
+
+    Of each stretch they are both extremes, and the first value that is not finite, if any value is not.
+    """
     if len(values) <= most:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), most // 2)
-    comparable = np.where(np.isnan(values), np.inf, values)
-    extremes = {int(stretch[pick(comparable[stretch])]) for stretch in stretches for pick in (np.argmin, np.argmax)}
-    return np.array(sorted(extremes))
+    finite = np.isfinite(values)
+    stretches = np.array_split(np.arange(len(values)), most // (2 if finite.all() else 3))
+    kept: set[int] = set()
+    for stretch in stretches:
+        numbers, others = stretch[finite[stretch]], stretch[~finite[stretch]]
+        kept |= {int(numbers[pick(values[numbers])]) for pick in (np.argmin, np.argmax) if len(numbers)}
+        kept |= {int(place) for place in others[:1]}
+    return np.array(sorted(kept))
 
 
 def moving_average(values: Floats, reach: int) -> Floats:

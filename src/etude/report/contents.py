@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from etude.report.cost_rows import cost_rows
+from etude.report.cost_rows import cost_rows, time_parts
 from etude.report.curves import charts_of
+from etude.report.evaluated.judged_rows import judged_rows
+from etude.report.evaluated.unit_chart import UnitChart, unit_charts
 from etude.report.inspection import Inspection
 from etude.report.interactive import Drawn
 from etude.report.samples import ShownSamples
@@ -88,6 +91,8 @@ class Contents:
         cost: Costs of training besides steps and time, as names and texts.
         best: Name of the best checkpoint's folder.
         last: Name of the last checkpoint's folder.
+        bar: Parts of the training's time, as names and seconds.
+        charts_of_rows: Charts of the probabilities of an evaluation, by its name; `read_rows` fills them.
         problems: One line for each file that cannot be read.
     """
 
@@ -104,8 +109,10 @@ class Contents:
     data: dict[str, Any] = field(default_factory=dict)
     manifest: RunManifest | None = None
     cost: list[tuple[str, str]] = field(default_factory=list)
+    bar: list[tuple[str, float]] = field(default_factory=list)
     best: str | None = None
     last: str | None = None
+    charts_of_rows: dict[str, list[UnitChart]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @classmethod
@@ -126,9 +133,19 @@ class Contents:
         contents.attention = read_or_note(run / ATTENTION, lambda _: _attention(run)) or []
         contents.data = read_or_note(run / DATA, lambda _: read_data(run).plain()) or {}
         contents.manifest = read_or_note(run / MANIFEST, lambda _: read_manifest(run))
-        contents.cost = read_or_note(run / COST, lambda _: cost_rows(read_cost(run))) or []
+        cost = read_or_note(run / COST, lambda _: read_cost(run))
+        contents.cost, contents.bar = (cost_rows(cost), time_parts(cost)) if cost else ([], [])
         contents.best, contents.last = (_link(run / CHECKPOINTS / name) for name in ("best", "last"))
         return contents
+
+    def read_rows(self) -> None:
+        """Read the rows of the evaluations, and make charts of their probabilities; only the page of one run has them."""
+        classes = [str(name) for name in self.data.get("classes") or []]
+        for one in self.evaluations:
+            rows = self.run / EVALUATIONS / f"{one.name}.jsonl"
+            judged = self._read_or_note(rows, partial(judged_rows, details=one.details))
+            if judged is not None:
+                self.charts_of_rows[one.name] = unit_charts(judged, classes)
 
     def _read_or_note(self, path: Path, reader: Callable[[Path], _Read]) -> _Read | None:
         """Return the content of a file; None if it is missing, or broken, which is noted in `problems`."""

@@ -22,6 +22,13 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
     return rows
 
 
+def time_parts(cost: Cost) -> list[tuple[str, float]]:
+    """Return the parts of the training's time that are told apart, as names and seconds; nothing of a training without time."""
+    if not 0 <= cost.validation_seconds <= cost.seconds or not cost.seconds:
+        return []
+    return [("steps", cost.seconds - cost.validation_seconds), ("validations", cost.validation_seconds)]
+
+
 def joules(value: float) -> str:
     """Return an energy in J, kJ or MJ with four significant digits."""
     for size, unit in ((1e6, "MJ"), (1e3, "kJ")):

@@ -10,14 +10,16 @@
   const MARKED = 40;  // values of a curve up to which each is marked, and none is smoothed
 
   const unpacked = async (id) => {
-    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    const letters = atob(document.getElementById(id).textContent), bytes = new Uint8Array(letters.length);
+    for (let index = 0; index < letters.length; index++) bytes[index] = letters.charCodeAt(index);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return await new Response(stream).text();
   };
+  const [program, content] = await Promise.all([unpacked("library"), unpacked("curves-data")]);
   const library = document.createElement("script");
-  library.textContent = await unpacked("library");
+  library.textContent = program;
   document.head.append(library);
-  const data = JSON.parse(await unpacked("curves-data"));
+  const data = JSON.parse(content);
 
   const area = document.getElementById("plots");
   const controls = document.getElementById("controls");
@@ -55,7 +57,7 @@
 
   const several = data.runs.length > 1;
   const hidden = new Set();
-  let shown = null;
+  const root = document.documentElement;
 
   const colorOf = (chart, curve, place, colors) => {
     if (several) return PALETTE[curve.run % PALETTE.length];
@@ -98,11 +100,14 @@
       const source = new Bokeh.ColumnDataSource({data: {
         x: {step, tokens, seconds: time}[chosen.axis], y: smooth ? smoothed(curve.values, chosen.smoothing) : raw, raw, step, tokens, time,
       }});
-      if (smooth) plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
+      const rough = !smooth ? null
+        : plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
       const line = plot.line({field: "x"}, {field: "y"}, {source, name: label, line_color: color, line_width: 1.8, line_join: "round",
         line_dash: several && names.indexOf(curve.name) > 0 ? "dashed" : "solid"});
       const dots = raw.length > MARKED ? null
         : plot.scatter({field: "x"}, {field: "y"}, {source, name: label, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
+      // Nothing is selected or muted here: the glyphs for it would be built for each curve.
+      for (const one of [rough, line, dots]) one?.setv({selection_glyph: null, nonselection_glyph: null, muted_glyph: null});
       lines.push(raw.length > 1 ? line : dots);  // a single value is no line
       const rings = (curve.spikes ?? []).filter((index) => raw[index] === raw[index]);
       if (rings.length) {
@@ -128,19 +133,52 @@
     plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "$name"], ["value", "@told"], ["step", "@step{0,0}"]]}));
   };
 
+  // Charts in view first, each of the others as soon as the page has time. A later drawing ends an earlier one.
+  const inView = (holder) => {
+    const {top, bottom} = holder.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  };
+  const breath = () => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
+
+  // All charts show the same stretch. Each has a document of its own, so that one can be drawn without the others.
+  const linked = (end) => {
+    const range = new Bokeh.Range1d({start: stretch?.[0] ?? 0, end: stretch?.[1] ?? end, reset_start: 0, reset_end: end});
+    ranges.push(range);
+    range.change.connect(() => {
+      const {start, end} = range;
+      stretch = [start, end];
+      for (const other of ranges) if (other.start !== start || other.end !== end) other.setv({start, end});
+    });
+    return range;
+  };
+
+  let ranges = [], documents = [], drawing = 0, stretch = null;
+  const drawOne = async (chart, holder, chosen, colors, end) => {
+    const own = new Bokeh.Document();
+    documents.push(own);
+    own.add_root(figure(chart, chosen, colors, linked(end)));
+    holder.replaceChildren();
+    await Bokeh.embed.add_document_standalone(own, holder, [holder]);
+  };
   const draw = async () => {
-    const chosen = choice(), colors = styled();
+    const mine = ++drawing, chosen = choice(), colors = styled();
     const farthest = Math.max(1, ...data.runs.map((run) => (run.step.length ? position[chosen.axis](run, run.step.length - 1) : 0)));
-    const end = 1.015 * farthest;
-    const range = new Bokeh.Range1d({start: 0, end, reset_start: 0, reset_end: end});
-    const plots = data.charts.map((chart) => figure(chart, chosen, colors, range));
+    for (const old of documents) old.clear();
+    [ranges, documents, stretch] = [[], [], null];
     const holders = [...area.querySelectorAll(".plot")];
-    shown?.clear();
-    for (const holder of holders) holder.replaceChildren();
-    shown = new Bokeh.Document();  // one, so that all plots share the range
-    for (const plot of plots) shown.add_root(plot);
-    await Bokeh.embed.add_document_standalone(shown, area, holders);
-    document.documentElement.dataset.curves = "drawn";
+    const below = [];
+    for (const [number, holder] of holders.entries()) {
+      if (inView(holder)) await drawOne(data.charts[number], holder, chosen, colors, 1.015 * farthest);
+      else below.push([number, holder]);
+      if (mine !== drawing) return;
+    }
+    root.dataset.curves = "drawn";
+    for (const [number, holder] of below) {
+      await breath();
+      if (mine !== drawing) return;
+      await drawOne(data.charts[number], holder, chosen, colors, 1.015 * farthest);
+    }
+    if (mine === drawing) root.dataset.curves = "complete";
   };
 
   const prepare = () => {
@@ -175,7 +213,7 @@
     controls.querySelector("#reset").addEventListener("click", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     controls.hidden = false;
-    document.documentElement.dataset.curves = "ready";
+    root.dataset.curves = "ready";
   };
 
   prepare();

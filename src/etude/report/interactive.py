@@ -1,7 +1,8 @@
 """Curves that answer the pointer: the data of runs, and BokehJS to draw them, packed into a page that needs no network.
 
-Library and data are compressed blocks of the page, which a short program (`curves.js`) unpacks. The page's policy lets
-these two programs run, by their hashes, and no other: whatever a run has written cannot.
+Library and data are compressed blocks of the page, which a short program (`curves.js`) unpacks. Another one (`page.js`) sorts
+tables, and tells what is below the pointer. A page's policy lets these programs run, by their hashes, and no other: whatever a
+run has written cannot.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from etude.report.charts import Floats, Series, thinned
 
-EVENTS = 30_000
+EVENTS = 20_000
 """Largest number of events of a page that are all drawn; of more, each stretch keeps its lowest and highest value."""
 
 FEWEST = 400
@@ -56,13 +57,11 @@ class Interactive:
         library: BokehJS, compressed, in base64.
         data: The curves, in the same form.
         program: The program that draws them.
-        policy: The page's content security policy.
     """
 
     library: str
     data: str
     program: str
-    policy: str
 
 
 def interactive(names: Sequence[str], charts: Sequence[Drawn]) -> Interactive:
@@ -72,14 +71,16 @@ def interactive(names: Sequence[str], charts: Sequence[Drawn]) -> Interactive:
         names: Names of the runs.
         charts: The charts, in their order.
     """
-    (library, hashed), program = _library(), _program()
-    allowed = f"script-src {hashed} {_hash(program)}; style-src 'unsafe-inline'; img-src data:"
     content = json.dumps(curve_data(names, charts), separators=(",", ":"), allow_nan=False)
-    return Interactive(library, _packed(content), program, f"default-src 'none'; {allowed}")
+    return Interactive(_library()[0], _packed(content), program("curves.js"))
 
 
-NO_PROGRAM = "default-src 'none'; style-src 'unsafe-inline'"
-"""Content security policy of a page that runs no program."""
+def page_policy(packed: Interactive | None) -> str:
+    """Return the content security policy of a page: what runs in it, with curves that answer the pointer or without."""
+    allowed = [_hash(program("page.js"))]
+    if packed is not None:
+        allowed += [_library()[1], _hash(packed.program)]
+    return f"default-src 'none'; script-src {' '.join(allowed)}; style-src 'unsafe-inline'; img-src data:"
 
 
 def curve_data(names: Sequence[str], charts: Sequence[Drawn]) -> dict[str, Any]:
@@ -161,8 +162,9 @@ def _library() -> tuple[str, str]:
 
 
 @cache
-def _program() -> str:
-    return (Path(__file__).parent / "curves.js").read_text(encoding="utf-8")
+def program(name: str) -> str:
+    """Return a program of the pages by the name of its file."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _packed(text: str) -> str:

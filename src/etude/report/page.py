@@ -15,11 +15,12 @@ from etude import __version__
 from etude.atomic import write_text
 from etude.config.values import shown_values, within
 from etude.errors import ConfigurationError
+from etude.report.attention_pictures import shown_attention
 from etude.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, chart
 from etude.report.contents import Contents
 from etude.report.curves import overlaid
 from etude.report.inspection import Inspection
-from etude.report.interactive import NO_PROGRAM, Drawn, interactive
+from etude.report.interactive import Drawn, interactive, page_policy
 from etude.report.templates import environment
 
 REPORT = "report.html"
@@ -58,6 +59,7 @@ def report(run: Path) -> Path:
     if not run.is_dir():
         raise ConfigurationError(f"{run} is not a folder; give the folder of a run, as `etude train` prints it")
     contents = Contents.read(run)
+    contents.read_rows()
     charts = contents.charts()
     packed = interactive([run.resolve().name], charts) if charts else None
     page = (
@@ -68,7 +70,8 @@ def report(run: Path) -> Path:
             charts=[static(one) for one in charts],
             frame=FRAME,
             packed=packed,
-            policy=packed.policy if packed else NO_PROGRAM,
+            policy=page_policy(packed),
+            attention=shown_attention(contents.attention),
             version=__version__,
         )
     )
@@ -92,7 +95,9 @@ def inspection_page(run: Path, inspections: Sequence[Inspection]) -> str:
     folder = run.resolve()
     name = f"{folder.parent.parent.name}/{folder.parent.name}: {folder.name}"
     template = environment().get_template("inspection.html.jinja")
-    return template.render(run=folder, name=name, inspections=inspections, version=__version__)
+    return template.render(
+        run=folder, name=name, attention=shown_attention(inspections), policy=page_policy(None), version=__version__
+    )
 
 
 def overlay_report(runs: Sequence[Path]) -> Path:
@@ -121,7 +126,7 @@ def overlay_report(runs: Sequence[Path]) -> Path:
             charts=[static(one) for one in contents.charts],
             frame=FRAME,
             packed=packed,
-            policy=packed.policy if packed else NO_PROGRAM,
+            policy=page_policy(packed),
             version=__version__,
         )
     )

@@ -48,6 +48,7 @@ class ShownSamples:
         step: Step of the validation.
         columns: Names of the texts, in order of first occurrence.
         rows: The texts of each sample by name, in parts.
+        places: Place of each row in the data, from 0.
         scores: chrF of each row's output to its reference; empty where outputs are no texts.
         total: Number of samples in the file; `rows` may hold fewer.
     """
@@ -55,6 +56,7 @@ class ShownSamples:
     step: int
     columns: list[str]
     rows: list[dict[str, list[Segment]]]
+    places: list[int]
     scores: list[float]
     total: int
 
@@ -71,11 +73,13 @@ class ShownSamples:
         pairs = ((made, wanted) for made, wanted in (TEXTS | LABELS).items() if made in columns and wanted in columns)
         made, wanted = next(pairs, ("", ""))
         if not made:
-            return cls(step, columns, [{name: _whole(text) for name, text in row.items()} for row in shown], [], total)
+            rows = [{name: _whole(text) for name, text in row.items()} for row in shown]
+            return cls(step, columns, rows, list(range(len(rows))), [], total)
         judge = _chrf if made in TEXTS else _equal
-        scored = sorted(((judge(row.get(made, ""), row.get(wanted, "")), row) for row in shown), key=lambda one: one[0])
-        rows = [_marked(row, made, wanted) for _, row in scored]
-        return cls(step, columns, rows, [score for score, _ in scored] if made in TEXTS else [], total)
+        judged = [judge(row.get(made, ""), row.get(wanted, "")) for row in shown]
+        places = sorted(range(len(shown)), key=judged.__getitem__)
+        rows = [_marked(shown[place], made, wanted) for place in places]
+        return cls(step, columns, rows, places, [judged[place] for place in places] if made in TEXTS else [], total)
 
 
 def _marked(row: dict[str, str], made: str, wanted: str) -> dict[str, list[Segment]]:

@@ -14,7 +14,7 @@ import etude
 from etude.atomic import write_text
 from etude.errors import DataError
 from etude.report.curves import charts_of, overlaid
-from etude.report.interactive import NO_PROGRAM, Interactive, interactive
+from etude.report.interactive import Interactive, interactive, page_policy
 from etude.report.sweep_charts import (
     ABSENT,
     SHADES,
@@ -66,6 +66,7 @@ class ShownTrial:
         validation: Its score in validations.
         scores: Scores at the end, in the order of the columns.
         time: Time of training of one member.
+        order: Values by which the columns of validation, scores and time are sorted, in this order; None where there is none.
         state: How it went.
         is_best: Whether it is the best.
     """
@@ -77,6 +78,7 @@ class ShownTrial:
     validation: str
     scores: list[str]
     time: str
+    order: list[float | None]
     state: str
     is_best: bool
 
@@ -153,6 +155,7 @@ class SweepContents:
             validation=_spread(trial.score),
             scores=[_spread(scores.get(name)) for name in self.score_names],
             time=duration(trial.seconds),
+            order=[*map(_mean, (trial.score, *map(scores.get, self.score_names))), trial.seconds],
             state=trial.state,
             is_best=trial is self.results.best,
         )
@@ -234,7 +237,7 @@ class SweepContents:
     @property
     def policy(self) -> str:
         """The page's content security policy."""
-        return self.packed.policy if self.packed else NO_PROGRAM
+        return page_policy(self.packed)
 
     @cached_property
     def member_names(self) -> list[str]:
@@ -281,6 +284,10 @@ class SweepContents:
         """What has changed since: names and changes."""
         changed = self.results.sweep.document.code.drift()
         return [(name, shortened_change(change)) for name, change in changed.items()]
+
+
+def _mean(score: Spread | None) -> float | None:
+    return None if score is None else score.mean
 
 
 def _spread(score: Spread | None) -> str:

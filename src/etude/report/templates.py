@@ -9,7 +9,9 @@ from typing import Any
 
 import jinja2
 
-from etude.report.confusion import confusion_matrix, most_confused
+from etude.report.evaluated import unit_chart
+from etude.report.evaluated.confusion import confusion_matrix, largest_confusions
+from etude.report.interactive import program
 from etude.report.writing import count, duration, number, score
 from etude.sweeps.space import setting
 
@@ -26,7 +28,8 @@ def environment() -> jinja2.Environment:
     )
     environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
     environment.filters |= {"setting": setting}
-    environment.filters |= {"confusion_matrix": confusion_matrix, "most_confused": most_confused}
+    environment.filters |= {"confusion_matrix": confusion_matrix, "largest_confusions": largest_confusions}
+    environment.globals |= {"program": program, "unit": unit_chart}
     return environment
 
 

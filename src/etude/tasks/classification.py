@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
+from etude.metrics.calibration import calibration_error, fitted_temperature
 from etude.metrics.classification import Accuracy, ClassF1, ClassMetric
+from etude.metrics.reliability import BINS
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy

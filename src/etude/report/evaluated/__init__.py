@@ -1,0 +1,1 @@
+"""Evaluations on a page: confusion, reliability, precision and recall."""
