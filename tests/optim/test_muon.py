@@ -65,11 +65,10 @@ def test_it_is_torchs_two_optimizers_each_on_its_parameters() -> None:
     rest = [weight for weight in theirs.parameters() if weight not in hidden]
     matrices = [weight for weight in rest if weight.dim() == 2]
     vectors = [weight for weight in rest if weight.dim() < 2]
-    settings = {"lr": 0.01, "betas": (0.9, 0.98)}
     parts = [
         torch.optim.Muon(sorted(hidden, key=id), lr=0.01, weight_decay=0.1, eps=1e-8, adjust_lr_fn="match_rms_adamw"),
-        AdamW(matrices, weight_decay=0.1, **settings),
-        AdamW(vectors, weight_decay=0.0, **settings),
+        AdamW(matrices, lr=0.01, betas=(0.9, 0.98), weight_decay=0.1),
+        AdamW(vectors, lr=0.01, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     for step in range(5):
         rate = 0.01 / (step + 1)

@@ -18,10 +18,26 @@ from transformers import (
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
-from etude.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, RangeTest, Schedule, WarmupSchedule, WarmupStableDecay
+from etude.optim.schedules import (
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    RangeTest,
+    Schedule,
+    WarmupSchedule,
+    WarmupStableDecay,
+)
 
 CLOCK = Clock(steps_per_epoch=11, tokens_per_step=97.0)
-SCHEDULES: list[WarmupSchedule] = [Constant(), Linear(final=0.1), Cosine(), Cosine(final=0.3), WarmupStableDecay(final=0.1), InverseSquareRoot()]
+SCHEDULES: list[WarmupSchedule] = [
+    Constant(),
+    Linear(final=0.1),
+    Cosine(),
+    Cosine(final=0.3),
+    WarmupStableDecay(final=0.1),
+    InverseSquareRoot(),
+]
 
 
 def factor(schedule: WarmupSchedule, position: float, warmup: float, total: float, unit: str = "s") -> float:

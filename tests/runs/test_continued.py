@@ -53,7 +53,14 @@ def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path,
 
 @pytest.mark.parametrize("task", ["causal_lm"])
 def test_an_optimizer_of_two_parts_goes_on_too(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
-    settings = (*EXACT, BATCH[task], "optimizer=muon", "budget=6step", "checkpoint.every=1step", "checkpoint.keep_last=100")
+    settings = (
+        *EXACT,
+        BATCH[task],
+        "optimizer=muon",
+        "budget=6step",
+        "checkpoint.every=1step",
+        "checkpoint.keep_last=100",
+    )
     continue_from_every_step(begin(tmp_path / "whole", composed(task, *settings)), [1, 4])
 
 
