@@ -84,6 +84,8 @@
     for (const grid of [...plot.xgrids, ...plot.ygrids]) grid.grid_line_color = colors.faint;
     plot.xaxis.axis_label = chosen.axis === "seconds" ? unit : AXES[chosen.axis];
     plot.xaxis.formatter = new Bokeh.NumeralTickFormatter({format: "0.[0]a"});
+    // A learning rate reads 0.002, and not 2.000e-3.
+    if (!logarithmic) plot.yaxis.formatter = new Bokeh.BasicTickFormatter({power_limit_low: -5});
     const pan = new Bokeh.PanTool({dimensions: "width"}), wheel = new Bokeh.WheelZoomTool({dimensions: "width"});
     const box = new Bokeh.BoxZoomTool(), reset = new Bokeh.ResetTool();
     plot.add_tools(pan, wheel, box, reset);
