@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from etude.config.trust import trust_of_the_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,3 +39,10 @@ def corpus_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the development corpora: {folder} is absent; set ETUDE_CORPORA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def trust_ends_with_the_test() -> Iterator[None]:
+    """No test trusts what another one did."""
+    with trust_of_the_command():
+        yield
