@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: demo test test-slow verify lint docs coverage wheel lock clean
+.PHONY: demo test test-slow verify bench lint docs coverage wheel lock clean
 
 demo: .venv/installed
 	@run=$$($(BIN)/etude train experiment=translation/demo) && \
@@ -22,6 +22,13 @@ test-slow: .venv/installed
 # Types the commands whose results the documentation claims, and writes its tables: the quick ones, CARDS=all, or CARDS=NAMES.
 verify: .venv/installed
 	$(BIN)/python -m tests.cards $(CARDS)
+
+# Side by side with peers and loops by hand, in ten minutes: build/bench.jsonl, for `etude bench compare OLD NEW`.
+bench: .venv/installed
+	@mkdir -p build
+	@for bench in translation masked_lm fine_tuning decoding; do \
+		$(BIN)/python -m tests.bench.$$bench --rounds 5 --seconds 6 || exit 1; done > build/bench.jsonl
+	@echo "build/bench.jsonl"
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -30,7 +30,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from etude.commands.bench_decoding import NEVER
+from etude.commands.bench.decoding import NEVER
 from etude.commands.export.huggingface_files import load_peer, write_model
 from etude.commands.export.huggingface_translation import seq2seq_config, sines_first
 from etude.commands.export.proof import native_translator

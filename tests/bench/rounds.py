@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -129,16 +130,18 @@ def _rotated(names: list[str], by: int) -> Iterable[str]:
     return names[start:] + names[:start]
 
 
-def _summary(first: list[Work], mine: list[Work], wanted: float | None) -> dict[str, float | None]:
+def _summary(first: list[Work], mine: list[Work], wanted: float | None) -> dict[str, Any]:
+    ratios = [a.rate / b.rate for a, b in zip(first, mine, strict=True)]
     return {
         "rate": statistics.median(work.rate for work in mine),
-        "first_over_this": statistics.median(a.rate / b.rate for a, b in zip(first, mine, strict=True)),
+        "first_over_this": statistics.median(ratios),
+        "ratios": ratios,
         "wanted": wanted,
         "loss_of_last_round": None if mine[-1].loss != mine[-1].loss else mine[-1].loss,
     }
 
 
-def _show(title: str, found: Mapping[str, Mapping[str, float | None]]) -> None:
+def _show(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table("contender", "rate", "first / this", "wanted", "loss, last round", title=title)
     for name, row in found.items():
         cells = (row["rate"], row["first_over_this"], row["wanted"], row["loss_of_last_round"])

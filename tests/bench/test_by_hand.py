@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from etude.commands.bench_decoding import NEVER
+from etude.commands.bench.decoding import NEVER
 from etude.data.loader import framed, pad, token_mask
 from etude.models.encoder import Encoder
 from etude.models.generation.search import Beam

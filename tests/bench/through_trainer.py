@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from etude.commands.bench import fit
+from etude.commands.bench.training_step import fit
 from etude.config.compose import compose
 from etude.duration import Duration
 from etude.tasks.run_context import RunContext

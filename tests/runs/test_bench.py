@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from etude.cli.main import main
-from etude.commands import bench, bench_decoding
+from etude.commands.bench import decoding as bench_decoding
+from etude.commands.bench import training_step as bench
 from etude.config.compose import compose
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Greedy

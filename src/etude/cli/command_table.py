@@ -251,11 +251,15 @@ COMMANDS: dict[str, Command] = {
         browses=True,
     ),
     "bench": Command(
-        "measure training (bench train) or decoding (bench decode): speed, padding, where the time goes",
-        "etude.commands.bench:bench",
+        "measure training (bench train) or decoding (bench decode); bench compare says which of two benches is faster",
+        "etude.commands.bench.training_step:bench",
         "decode experiment=translation/demo decoding.beams=4",
         root="bench",
-        kinds={"train": "etude.commands.bench:bench", "decode": "etude.commands.bench_decoding:bench_decoding"},
+        kinds={
+            "train": "etude.commands.bench.training_step:bench",
+            "decode": "etude.commands.bench.decoding:bench_decoding",
+            "compare": "etude.cli.bench_commands:run_comparison",
+        },
     ),
 }
 

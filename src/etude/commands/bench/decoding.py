@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from etude.commands.bench import write_table
+from etude.commands.bench.training_step import write_table
 from etude.config.schema import Config
 from etude.data.base import PlannedData
 from etude.data.loader import Slice

@@ -1,0 +1,1 @@
+"""`etude bench`: what training and decoding cost, and which of two benches is faster."""
