@@ -25,6 +25,7 @@ SECTIONS: Mapping[str, int] = {
     "checkpoint.keep_best": 0,
     "stop.patience": 1,
     "stop.min_delta": 0,
+    "log.stall_after": 2,
     "limit.train": 1,
     "limit.val": 1,
     "limit.test": 1,

@@ -25,6 +25,7 @@ from etude.training.callbacks.pruning import StopWhenPruned
 from etude.training.checkpoint_averaging import keep_best_average
 from etude.training.checkpoint_evaluation import evaluate_checkpoint
 from etude.training.cost import write_cost
+from etude.training.loggers.alerting import alerting
 from etude.training.loggers.detail_tables import log_details
 from etude.training.preflight.trial import with_micro_batches
 from etude.training.provenance import write_provenance
@@ -66,7 +67,8 @@ def carry_out(
     trainer = build_trainer(run, experiment, record, length)
     with detecting_lost_ranks(run.path):
         trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=False)
-        conclude(run, experiment, trainer)
+        with alerting(trainer.loggers):
+            conclude(run, experiment, trainer)
 
 
 def conclude(run: SavedRun, experiment: Experiment, trainer: lightning.Trainer) -> None:

@@ -94,6 +94,13 @@ class SafeLogger(Logger):
             self._enqueue(lambda: log_page(key, page, step))
 
     @rank_zero_only
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Queue an alert, if the guarded logger sends alerts."""
+        alert = getattr(self.logger, "alert", None)
+        if alert is not None:
+            self._enqueue(lambda: alert(title, text, level))
+
+    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Queue hyperparameters."""
         self._enqueue(lambda: self.logger.log_hyperparams(params, *args, **kwargs))
