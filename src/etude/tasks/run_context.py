@@ -9,7 +9,6 @@ from typing import Protocol
 
 from etude.duration import Clock, Duration
 
-
 Measured = Callable[[int, int, float], Mapping[str, float]]
 """Values by name of the steps after one and up to another, which took some seconds."""
 

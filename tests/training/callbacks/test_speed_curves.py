@@ -10,7 +10,25 @@ from etude.training.build import Experiment, build
 from etude.training.callbacks.speed_curves import GPU_MEMORY, MEMORY, PADDING, UTILISATION, SpeedCurves
 from etude.training.cost import training_flops
 
-WORDS = "experiment=classification/demo logger=none trainer=cpu trainer.progress_bar=false model.width=16 model.heads=2 model.feed_forward=24 model.layers=1 limit.train=203 limit.val=23 limit.test=19 batch.examples=13 batch.tokens=null scheduler.warmup=3step".split()  # noqa: SIM905
+WORDS = [
+    *(
+        "experiment=classification/demo",
+        "logger=none",
+        "trainer=cpu",
+        "trainer.progress_bar=false",
+        "model.width=16",
+        "model.heads=2",
+    ),
+    *(
+        "model.feed_forward=24",
+        "model.layers=1",
+        "limit.train=203",
+        "limit.val=23",
+        "limit.test=19",
+        "batch.examples=13",
+    ),
+    *("batch.tokens=null", "scheduler.warmup=3step"),
+]
 
 
 @pytest.fixture(scope="module")

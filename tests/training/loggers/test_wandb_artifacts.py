@@ -13,7 +13,8 @@ import pytest
 from etude.config.compose import compose
 from etude.errors import ConfigurationError
 from etude.runs.saved_run import SavedRun
-from etude.training.loggers.tracking import PROGRESS, STEP, Wandb
+from etude.training.loggers.mirror import PROGRESS
+from etude.training.loggers.tracking import STEP, Wandb
 from etude.training.loggers.wandb_artifacts import KINDS, RunArtifacts
 from tests.runs.conftest import SMALL
 from tests.runs.doors import fit

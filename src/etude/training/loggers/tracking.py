@@ -315,6 +315,16 @@ class Wandb(Tracker):
         )
 
 
+def has_key() -> bool:
+    """Return whether W&B can be reached from here: there is a key, and WANDB_MODE does not say otherwise."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return False
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    return bool(wandb.login(prompt=False, verify=False))
+
+
 def wandb_logger(
     run_folder: Path,
     run_id: str,
