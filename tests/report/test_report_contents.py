@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.checkpoints.retention import Retention, Saved
-from etude.metrics.differences import Segment
+from etude.metrics.text_differences import Segment
 from etude.report.contents import Contents
 from etude.report.cost_rows import cost_rows
 from etude.report.curves import SPIKE, TITLES

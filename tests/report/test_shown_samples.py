@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.metrics.differences import WORDS, Segment, differences, marked
+from etude.metrics.text_differences import WORDS, Segment, differences, marked
 from etude.report.samples import ShownSamples
 
 TEXT = st.text(st.sampled_from("ab \u00e4.,\n\u4e2d\u6587\u0301\u202e\U0001f600<&"), max_size=40)

@@ -242,9 +242,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "dashboard": Command(
         "make W&B's workspace and report of a run, a sweep or all runs of an experiment; writes their folder, or their addresses",
-        "etude.commands.dashboard.command:dashboard_of_run",
+        "etude.commands.dashboard.dashboards:dashboard_of_run",
         "experiment=translation/demo",
-        sweeps="etude.commands.dashboard.command:dashboard_of_sweep",
+        sweeps="etude.commands.dashboard.dashboards:dashboard_of_sweep",
         changes={
             "logger…": "where it belongs: logger.wandb.project=study logger.wandb.entity=team",
             "experiment…": "in the place of RUN: of all its runs, with whatever a configuration takes",

@@ -9,7 +9,7 @@ from etude.cli.run_commands import run_on_runs
 from etude.cli.streams import data_stream, write_result
 from etude.errors import defects
 
-_EXPERIMENT = "etude.commands.dashboard.command:dashboard_of_experiment"
+_EXPERIMENT = "etude.commands.dashboard.dashboards:dashboard_of_experiment"
 
 
 def run_dashboard(command: Command, words: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sacrebleu.metrics.chrf import CHRF
 
-from etude.metrics.differences import TEXTS, Segment, differences, whole
+from etude.metrics.text_differences import TEXTS, Segment, differences, whole
 
 SHOWN = 100
 """Largest number of samples on the page."""

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from etude.cli.command_table import COMMANDS
+from etude.cli.dashboard_command import run_dashboard
 from etude.cli.main import main
+from etude.commands.dashboard import dashboards
+from etude.commands.dashboard.dashboards import FOLDER, dashboard_of_experiment
 from etude.commands.dashboard.description import Dashboard, Panel
+from etude.commands.dashboard.views import Shown, report, require_packages
 from etude.config.compose import compose
 from etude.config.schema import Config
 from etude.errors import ConfigurationError
 from etude.runs.saved_run import SavedRun
-from tests.runs.conftest import composed, overrides, small_data  # noqa: F401 (fixtures)
 from tests.runs.killing import begin
 from tests.sweeps.written_sweeps import written_sweep
+
+SHOWN = Shown("team", "study", "Group", "translation/demo", "val/bleu")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +88,7 @@ def test_of_a_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert first["heading"] == "Sweep"
     assert [panel["viewType"] for panel in first["panels"]] == ["Parallel Coordinates Plot", "Parameter Importance"]
     text = json.dumps(first)
-    assert "optimizer.lr" in text and "val/loss" in text
+    assert "optimizer.value.lr" in text and "val/loss" in text  # as W&B names it
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,47 @@ def test_what_cannot_be_is_one_line(words: list[str], said: str, capfd: pytest.C
     assert main(words) == 78
     error = capfd.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_words_without_a_run_are_an_experiment(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_dashboard(COMMANDS["dashboard"], ["experiment=classification/demo", "optimizer.lr=1e-3"]) == 0
+    assert capfd.readouterr().out == f"{FOLDER}/classification/demo\n"
+
+
+def test_with_a_key_both_are_pushed_and_their_addresses_returned(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server alone is pretended."""
+    saved: list[tuple[str, str]] = []
+
+    def save(view: Any) -> Any:
+        name = type(view).__name__
+        saved.append((name, view.project))
+        return SimpleNamespace(url=f"at/{name}")
+
+    monkeypatch.setattr(dashboards, "has_key", lambda: True)
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", save)
+    monkeypatch.setattr("wandb_workspaces.reports.v2.Report.save", save)
+    assert dashboard_of_experiment(config) == {"workspace": "at/Workspace", "report": "at/Report"}
+    assert saved == [("Workspace", "study"), ("Report", "study")]
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_the_report_is_bound_to_the_runs(config: Config) -> None:
+    made = report(Dashboard.of(config, "x"), SHOWN)
+    grids = [block for block in made.blocks if type(block).__name__ == "PanelGrid"]
+    assert len(grids) == len(Dashboard.of(config, "x").sections)
+    for grid in grids:
+        (runs,) = grid.runsets
+        assert (runs.entity, runs.project, runs.filters) == ("team", "study", "Metric('Group') == 'translation/demo'")
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(ConfigurationError, match=r"etude dashboard needs wandb_workspaces: pip install 'etude\[dash"):
+        require_packages()
 
 
 def test_help_names_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:

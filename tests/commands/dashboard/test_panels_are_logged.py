@@ -15,7 +15,7 @@ from etude.commands.dashboard.description import FOLDER, Dashboard
 from etude.config.compose import compose
 from etude.config.schema import Config
 from etude.runs.record import RECORD, read
-from tests.runs.conftest import TASKS, overrides, small_data  # noqa: F401 (fixtures)
+from tests.runs.conftest import TASKS
 from tests.runs.doors import fit
 from tests.runs.killing import begin
 from tests.runs.test_kinds_of_labels import composed as of_labels

@@ -63,7 +63,7 @@ class Panel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [*self.lines, *(name for name in (self.number, self.table, self.media) if name)]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DashboardSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Panels under one heading.
 
     Attributes:
@@ -78,7 +78,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a kind of task; a text is the name of a shared section."""
 
-    sections: list[str | Section]
+    sections: list[str | DashboardSection]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Dashboard:
     """
 
     title: str
-    sections: list[Section]
+    sections: list[DashboardSection]
 
     @classmethod
     def of(cls, config: Config, title: str, folder: Path = FOLDER) -> Dashboard:
@@ -109,10 +109,10 @@ class Dashboard:
         path = folder / f"{name}.yaml"
         file = _read(path if path.is_file() else folder / f"{DEFAULT}.yaml", _File)
         read = (
-            _read(folder / "sections" / f"{one}.yaml", Section) if isinstance(one, str) else one
+            _read(folder / "sections" / f"{one}.yaml", DashboardSection) if isinstance(one, str) else one
             for one in file.sections
         )
-        sections = [Section(one.name, list(_fitting(one.panels, config))) for one in read]
+        sections = [DashboardSection(one.name, list(_fitting(one.panels, config))) for one in read]
         return cls(title, [section for section in sections if section.panels])
 
     @property

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError, StorageError
-from etude.metrics.differences import TEXTS, marked
+from etude.metrics.text_differences import TEXTS, marked
 from etude.runs.folder import SAMPLES
 from etude.tasks.base import Task
 
@@ -79,7 +79,7 @@ def table(samples: Sequence[Mapping[str, str]], step: int) -> tuple[list[str], l
     """Return columns and rows of a tracker's table.
 
     The first column is the step, so that the tables of all validations can be read as one. Where a model has written texts,
-    the last one marks how each differs from its reference (see `etude.metrics.differences.marked`).
+    the last one marks how each differs from its reference (see `etude.metrics.text_differences.marked`).
 
     Args:
         samples: Texts by name, at least one sample.

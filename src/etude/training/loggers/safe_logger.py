@@ -94,6 +94,14 @@ class SafeLogger(Logger):
             self._enqueue(lambda: log_page(key, page, step))
 
     @rank_zero_only
+    def log_heat_maps(self, key: str, images: Sequence[tuple[Any, str]], step: int | None = None) -> None:
+        """Queue images with their captions, if the guarded logger shows images."""
+        log_heat_maps = getattr(self.logger, "log_heat_maps", None)
+        if log_heat_maps is not None:
+            step = self._where()[0] if self._where else step
+            self._enqueue(lambda: log_heat_maps(key, images, step))
+
+    @rank_zero_only
     def alert(self, title: str, text: str, level: str) -> None:
         """Queue an alert, if the guarded logger sends alerts."""
         alert = getattr(self.logger, "alert", None)

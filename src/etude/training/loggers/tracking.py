@@ -173,6 +173,12 @@ class WeightsAndBiases(Mirror, WandbLogger):
 
         self.log_metrics({key: wandb.Html(page, inject=False)}, step)
 
+    def log_heat_maps(self, key: str, images: Sequence[tuple[Any, str]], step: int | None = None) -> None:
+        """Log images, [height, width, 3] in 8 bits, with a caption each; W&B makes PNGs of them by Pillow."""
+        import wandb
+
+        self.log_metrics({key: [wandb.Image(pixels, caption=text) for pixels, text in images]}, step)
+
     def alert(self, title: str, text: str, level: str) -> None:
         """Send an alert, by which W&B writes to the run's owner."""
         self.catch_up()
