@@ -1,26 +1,30 @@
-"""What a tracker costs a training: `python -m tests.bench.trackers`, time of a step with W&B over that without a tracker.
+"""What a tracker costs a training: `python -m tests.bench.trackers`, a step with W&B over one without a tracker.
 
 W&B writes offline; or has a server that accepts connections and never answers; or one that refuses them. All contenders train the
-same experiment by turns in one process, whose child is W&B's service, and log every step, which is fifty times the default. A
-round begins once the logger is connected, or waits for its server. With `--same` a second contender has no tracker either: its
-spread is that of the machine.
+same experiment by turns, each round in a process forked from this one, and log every step, fifty times as often as by default. A
+round begins once the logger is connected offline, or waits for its server. With `--same` a second contender has no tracker either:
+its spread is that of the machine. Beside the time there is the CPU time of the thread that trains, and of the whole process with
+the logger's thread: neighbours hardly change them. The CPU time of W&B's service, another process, is not in them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import socket
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
@@ -32,7 +36,7 @@ from etude.training.callbacks.log_training import LogTraining
 from etude.training.callbacks.speed_curves import SpeedCurves
 from etude.training.loggers.safe_logger import SafeLogger
 from etude.training.loggers.tracking import RecordLogger, wandb_logger
-from tests.bench.rounds import Stopwatch
+from tests.bench.rounds import WARMUP, Stopwatch
 from tests.bench.through_trainer import built
 
 NOBODY = "http://127.0.0.1:9"
@@ -40,18 +44,32 @@ NOBODY = "http://127.0.0.1:9"
 
 
 class _Timed(Callback):
-    """Stops the training when the round is over."""
+    """Stops the training when the round is over; `taken` has the seconds of a step by each clock."""
 
     def __init__(self, seconds: float) -> None:
         self.watch = Stopwatch(seconds)
+        self.taken: dict[str, float] = {}
+        self._began: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if self.watch.over(1.0):
+        over = self.watch.over(1.0)
+        if not self._began and trainer.global_step == WARMUP:
+            self._began = clocks()
+        if over:
+            now, steps = clocks(), self.watch.work.units
+            self.taken = {name: (now[name] - began) / steps for name, began in self._began.items()}
             trainer.should_stop = True
 
 
-def seconds_of_a_step(experiment: Experiment, folder: Path, number: int, mode: str | None, seconds: float) -> float:
-    """Train for some seconds, and return those of a step.
+def clocks() -> dict[str, float]:
+    """Return the readings of the clocks of this process."""
+    return {"time": time.perf_counter(), "training_cpu": time.thread_time(), "process_cpu": time.process_time()}
+
+
+def seconds_of_a_step(
+    experiment: Experiment, folder: Path, number: int, mode: str | None, seconds: float
+) -> dict[str, float]:
+    """Train for some seconds, and return those of a step by each clock.
 
     Args:
         experiment: The experiment; its weights go on from round to round.
@@ -91,7 +109,23 @@ def seconds_of_a_step(experiment: Experiment, folder: Path, number: int, mode: s
         close: Callable[[], None] | None = getattr(logger, "close", None)
         if close is not None:
             close()
-    return timed.watch.work.seconds / timed.watch.work.units
+    return timed.taken
+
+
+def forked(experiment: Experiment, number: int, mode: str | None, seconds: float) -> dict[str, float]:
+    """Do `seconds_of_a_step` in a process of its own: what hangs in one round must not reach the next."""
+    ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def child() -> None:
+        torch.set_num_threads(1)  # threads do not survive a fork
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            theirs.send(seconds_of_a_step(experiment, Path(folder), number, mode, seconds))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    taken: dict[str, float] = ours.recv()
+    process.join()
+    return taken
 
 
 def main() -> None:
@@ -107,26 +141,25 @@ def main() -> None:
         servers = {"silent": f"http://127.0.0.1:{silent.getsockname()[1]}", "refusing": NOBODY}
         modes = {"none": None, **({"same": None} if options.same else {}), "offline": "offline"}
         modes |= dict.fromkeys(servers, "online")
-        times: dict[str, list[float]] = {name: [] for name in modes}
+        times: dict[str, list[dict[str, float]]] = {name: [] for name in modes}
         for number in range(options.rounds):
             order = list(modes)[number % len(modes) :] + list(modes)[: number % len(modes)]
             for name in order:
                 os.environ["WANDB_BASE_URL"] = servers.get(name, NOBODY)
-                with tempfile.TemporaryDirectory() as folder:
-                    taken = seconds_of_a_step(experiment, Path(folder), number, modes[name], options.seconds)
+                taken = forked(experiment, number, modes[name], options.seconds)
                 times[name].append(taken)
-                sys.stderr.write(f"round {number + 1}: {name}: {1000 * taken:.3f} ms\n")
+                sys.stderr.write(f"round {number + 1}: {name}: {1000 * taken['time']:.3f} ms\n")
     json.dump({name: _summary(times["none"], mine) for name, mine in times.items()}, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
-def _summary(without: list[float], mine: list[float]) -> dict[str, Any]:
-    ratios = sorted(one / other for one, other in zip(mine, without, strict=True))
-    return {
-        "milliseconds_of_a_step": 1000 * statistics.median(mine),
-        "over_none": statistics.median(ratios),
-        "all_ratios": [round(ratio, 4) for ratio in ratios],
-    }
+def _summary(without: list[dict[str, float]], mine: list[dict[str, float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"milliseconds_of_a_step": 1000 * statistics.median(one["time"] for one in mine)}
+    for clock in mine[0]:
+        ratios = sorted(one[clock] / other[clock] for one, other in zip(mine, without, strict=True))
+        found[f"{clock}_over_none"] = round(statistics.median(ratios), 4)
+        found[f"{clock}_ratios"] = [round(ratio, 3) for ratio in ratios]
+    return found
 
 
 if __name__ == "__main__":
