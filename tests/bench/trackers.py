@@ -2,7 +2,7 @@
 
 W&B writes offline; or has a server that accepts connections and never answers; or one that refuses them. All contenders train the
 same experiment by turns, each round in a process forked from this one, and log every step, fifty times as often as by default. A
-round begins once the logger is connected offline, or waits for its server. With `--same` a second contender has no tracker either:
+round begins once the logger is connected offline, or waits for its server. With `--same` a second one has no tracker either:
 its spread is that of the machine. Beside the time there is the CPU time of the thread that trains, and of the whole process with
 the logger's thread: neighbours hardly change them. The CPU time of W&B's service, another process, is not in them.
 """

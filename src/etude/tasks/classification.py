@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
 from etude.metrics.calibration import BINS, calibration_error, fitted_temperature
+from etude.metrics.class_curves import precision_over_recall, reliability
 from etude.metrics.classification import Accuracy, ClassF1, ClassMetric
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
@@ -142,6 +143,22 @@ class Classification(Pooled):
             "calibration": self._calibration(rows),
             "confusion": confusion,
             "errors": [self.sample(row, split) for row in errors[:LARGEST_ERRORS]],
+        }
+
+    def curves(self, rows: Sequence[Row]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Return the confusion matrix, reliability by confidence, and precision over recall of each class."""
+        if not rows:
+            return {}
+        logits, labels = _logits_and_labels(rows)
+        probabilities, classes = logits.softmax(dim=1), self.facts.classes
+        pairs = sorted(Counter((row["label"], row["prediction"]) for row in rows).items())
+        counts = [[classes[label], classes[prediction], count] for (label, prediction), count in pairs]
+        bins = [list(one) for one in reliability(probabilities, labels)]
+        points = [[classes[number], *point] for number, *point in precision_over_recall(probabilities, labels)]
+        return {
+            "confusion": (["label", "prediction", "count"], counts),
+            "reliability": (["confidence", "accuracy", "rows"], bins),
+            "precision_recall": (["class", "threshold", "precision", "recall"], points),
         }
 
     def _calibration(self, rows: Sequence[Row]) -> dict[str, Any]:

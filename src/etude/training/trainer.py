@@ -35,6 +35,7 @@ from etude.training.callbacks.record_position import RecordPosition
 from etude.training.callbacks.speed_curves import SpeedCurves
 from etude.training.callbacks.stall_watch import StallWatch
 from etude.training.callbacks.stop_on_signal import StopOnSignal
+from etude.training.callbacks.validation_curves import ValidationCurves
 from etude.training.loggers.safe_logger import SafeLogger
 from etude.training.loggers.tracking import RecordLogger
 from etude.training.rank_watch import RankWatch
@@ -161,7 +162,17 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
         between_ranks = [RankPlaces(watch), AgreedKeys(in_steps("log.every", config.log.every, data.clock))]
     norms = [LayerNorms(in_steps("log.every", config.log.every, data.clock))] if config.log.norms else []
     stall = [] if config.log.stall_after is None else [StallWatch(config.log.stall_after)]
-    return [*between_ranks, LogTraining(), Alerts(), *stall, *norms, *experiment.callbacks, *state, *progress]
+    return [
+        *between_ranks,
+        LogTraining(),
+        ValidationCurves(),
+        Alerts(),
+        *stall,
+        *norms,
+        *experiment.callbacks,
+        *state,
+        *progress,
+    ]
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:

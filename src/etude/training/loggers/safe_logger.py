@@ -75,6 +75,11 @@ class SafeLogger(Logger):
             step, row["tokens"], row["seconds"] = self._where()
         self._enqueue(lambda: self.logger.log_metrics(row, step))
 
+    @property
+    def shows_tables(self) -> bool:
+        """Whether the guarded logger shows tables."""
+        return not self._off and hasattr(self.logger, "log_table")
+
     @rank_zero_only
     def log_table(
         self, key: str, columns: Sequence[str], data: Sequence[Sequence[Any]], step: int | None = None
