@@ -127,7 +127,7 @@ def test_without_an_experiment_the_defaults_fit_together() -> None:
 
 def test_every_file_is_a_choice_or_a_root() -> None:
     roots = {command.root for command in COMMANDS.values() if command.root}
-    groups = {*COMPOSER.groups(), "hydra"}
+    groups = {*COMPOSER.groups(), "hydra", "dashboard"}
     for path in CONF.rglob("*.yaml"):
         inside = path.relative_to(CONF)
         assert inside.stem in roots if len(inside.parts) == 1 else inside.parts[0] in groups

@@ -37,3 +37,5 @@ def test_by_hand() -> None:
     assert found.recall.tolist() == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
     assert found.at_recall(0.5) == pytest.approx((0.8, 2 / 3))
     assert found.at_recall(1.0) == pytest.approx((0.1, 0.75))
+    assert found.points(2) == [(0.9, 1.0, pytest.approx(1 / 3)), (0.1, 0.75, 1.0)]
+    assert len(found.points(50)) == 3

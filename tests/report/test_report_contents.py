@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.checkpoints.retention import Retention, Saved
+from etude.metrics.text_differences import Segment
 from etude.report.contents import Contents
 from etude.report.cost_rows import cost_rows
 from etude.report.curves import SPIKE, TITLES
 from etude.report.interactive import Drawn
 from etude.report.page import static
-from etude.report.samples import SHOWN, Segment
+from etude.report.samples import SHOWN
 from etude.runs.reading import read_cost
 from etude.runs.record import RECORD, Event, Record
 from tests.report.test_report import MANIFEST

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.report.samples import WORDS, Segment, ShownSamples, differences
+from etude.metrics.text_differences import WORDS, Segment, differences, marked
+from etude.report.samples import ShownSamples
 
 TEXT = st.text(st.sampled_from("ab \u00e4.,\n\u4e2d\u6587\u0301\u202e\U0001f600<&"), max_size=40)
 
@@ -35,6 +36,15 @@ def test_words_are_marked_not_letters_but_in_scripts_without_spaces() -> None:
         Segment("\u4e2d\u6587", "same"),
         Segment("\u5b57", "extra"),
     ]
+
+
+def test_differences_in_one_text_hold_both() -> None:
+    assert marked("the red house", "the blue house") == "the [-red-]{+blue+} house"
+    assert marked("a b", "a b") == "a b"
+    assert marked("", "new") == "{+new+}"
+    assert marked("a", "") == "[-a-]"
+    long = "a " * WORDS
+    assert marked(long, long + "b") == long + "b"
 
 
 def test_texts_without_end_are_shown_unmarked_and_at_once() -> None:

@@ -244,6 +244,16 @@ COMMANDS: dict[str, Command] = {
         leaves_out=True,
         sweeps="etude.report.sweep_page:write_sweep_report",
     ),
+    "dashboard": Command(
+        "make W&B's workspace and report of a run, a sweep or all runs of an experiment; writes their folder, or their addresses",
+        "etude.commands.dashboard.dashboards:dashboard_of_run",
+        "experiment=translation/demo",
+        sweeps="etude.commands.dashboard.dashboards:dashboard_of_sweep",
+        changes={
+            "logger…": "where it belongs: logger.wandb.project=study logger.wandb.entity=team",
+            "experiment…": "in the place of RUN: of all its runs, with whatever a configuration takes",
+        },
+    ),
     "schema": Command(
         "write the JSON Schema of experiments, by which an editor completes and checks them",
         "etude.commands.schema_file:schema_text",

@@ -85,6 +85,8 @@ def dispatch(words: Sequence[str]) -> int:
         return int(load("etude.cli.browse_commands:browse")(name, command, rest))
     if rest and rest[0] in command.kinds:
         command = replace(command, target=command.kinds[rest.pop(0)])
+    if name == "dashboard":
+        return int(load("etude.cli.dashboard_command:run_dashboard")(command, rest))
     # Imported when needed: Hydra takes as long as all the rest of `etude --help`.
     if command.root is not None:
         return int(load("etude.cli.hydra_commands:run_composed")(command, rest))

@@ -130,8 +130,9 @@ class Composer:
         return _Loader(path)
 
     def groups(self) -> list[str]:
-        """Return the names of all configuration groups but Hydra's own."""
-        return [name for name in self._loader.repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
+        """Return the names of all configuration groups but Hydra's own; dashboards are files of another kind."""
+        folders = self._loader.repository.get_group_options("", ObjectType.GROUP)
+        return [name for name in folders if name not in ("hydra", "dashboard")]
 
     def options(self, group: str) -> list[str]:
         """Return all choices of a group, including those in its subfolders, such as `translation/demo`."""

@@ -25,6 +25,7 @@ SECTIONS: Mapping[str, int] = {
     "checkpoint.keep_best": 0,
     "stop.patience": 1,
     "stop.min_delta": 0,
+    "log.stall_after": 2,
     "limit.train": 1,
     "limit.val": 1,
     "limit.test": 1,
@@ -288,13 +289,23 @@ def check_kinds(case: Case) -> None:
 def check_metric(case: Case) -> None:
     """Check `validate.metric` against the task's metrics: its `METRICS`, or those under `task.metrics`."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
-    metrics = constant(task, "METRICS")
-    if isinstance(case.get("task.metrics"), Mapping):
-        metrics = ("val/loss", *_metrics(case.get("task.metrics")))
+    metrics = validation_metrics(case.get("task"))
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"
         case.fail("validate.metric", f"= {metric} is not a metric of {task.rpartition('.')[2]}; {advice}")
+
+
+def validation_metrics(task: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of a task's scores in validation; None for a task that does not tell them.
+
+    Args:
+        task: Node of the task.
+    """
+    if isinstance(task.get("metrics"), Mapping):
+        return ("val/loss", *_metrics(task["metrics"]))
+    names: tuple[str, ...] | None = constant(task[TARGET], "METRICS")
+    return names
 
 
 def _metrics(nodes: Mapping[str, Any]) -> Iterator[str]:

@@ -113,6 +113,8 @@ class Log:
     """The time between two lines of `metrics.jsonl`."""
     norms: bool = False
     """Whether the norms of each layer's gradient, weights and update are recorded, too."""
+    stall_after: float | None = 100.0
+    """It is said, and W&B sends an alert, after so many times a usual step (and a minute) without one; null: never."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Axes: N examples, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,25 @@ class Plan:
     def tokens_before(self, step: int) -> int:
         """Return the real tokens of the steps before this one."""
         return int(self.cost[: self.starts[step]].sum())
+
+
+def positions(plan: Plan, lengths: Int[Array, "N ..."], steps: Iterable[int], slices: int) -> tuple[int, int]:
+    """Return the real and the padded positions of some steps; of pairs, those of both sides.
+
+    Args:
+        plan: Plan of their epoch.
+        lengths: Real tokens of each example; [N, 2] for source and target.
+        steps: The steps, from 0.
+        slices: Slices of a step: each is padded to its longest example.
+    """
+    sides = lengths.reshape(len(lengths), -1)
+    real = padded = 0
+    for step in steps:
+        for part in range(slices):
+            rows = sides[plan.examples(step, micro_batch=part, micro_batches=slices)]
+            real += int(rows.sum())
+            padded += len(rows) * int(rows.max(axis=0, initial=0).sum())
+    return real, padded
 
 
 def random_keys(count: int, key: int) -> UInt64[Array, " N"]:

@@ -32,6 +32,12 @@ class PrecisionRecall:
         """Σ precision · increase of recall over the thresholds: the area below the steps (no interpolation)."""
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
 
+    def points(self, count: int) -> list[tuple[float, float, float]]:
+        """Return threshold, precision and recall where recall first reaches so many even steps from 0 to 1, each once."""
+        places = np.unique(np.searchsorted(self.recall, np.linspace(0.0, 1.0, count) - 1e-12))
+        columns = (self.thresholds, self.precision, self.recall)
+        return list(zip(*(column[places].tolist() for column in columns), strict=True))
+
     def at_recall(self, wanted: float) -> tuple[float, float]:
         """Return the highest threshold whose recall is at least `wanted`, and the precision there."""
         place = int(np.searchsorted(self.recall, wanted - 1e-12))

@@ -17,6 +17,10 @@ TITLES = {
     "train/gradient_norm": "Gradient norm",
     "train/skipped_steps": "Skipped steps",
     "speed/tokens_per_second": "Tokens per second",
+    "speed/utilisation": "Model FLOPs utilisation",
+    "speed/padding": "Share of padding",
+    "speed/memory_mb": "Largest memory so far, MiB",
+    "speed/gpu_memory_mb": "Largest memory so far, MiB",
 }
 """Titles of charts; values with the same title are drawn together."""
 

@@ -32,7 +32,7 @@ RECORD = "metrics.jsonl"
 """Name of the record in the run's folder."""
 
 WALL_CLOCK = "speed/"
-"""Prefix of the names of values that depend on the wall clock, and so differ between equal runs."""
+"""Prefix of the names of values that depend on the clock or the machine, and so differ between equal runs."""
 
 Where = Callable[[], tuple[int, int, float]]
 """Returns the progress of a run: steps, tokens and seconds so far."""

@@ -290,7 +290,7 @@ class Task(EvaluatedTask):
         norm, step = float(self._gradient_norm), self.global_step
         self.non_finite.check()
         self.last_logged = {
-            **self._progress.line(self, step, self.data.tokens_at(step), context.folder),
+            **self._progress.line(self, step, self.data.tokens_at(step), context.folder, context.measured),
             "train/gradient_norm": norm,
             "train/learning_rate": max(group["lr"] for group in self.trainer.optimizers[0].param_groups),
             **self.non_finite.values(),

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from etude.errors import ConfigurationError
 from etude.metrics.calibration import calibration_error, fitted_temperature
 from etude.metrics.classification import Accuracy, ClassF1, ClassMetric
-from etude.metrics.reliability import BINS
+from etude.metrics.precision_recall import precision_recall
+from etude.metrics.reliability import BINS, reliability
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
@@ -34,6 +35,9 @@ STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1
 
 DIGITS = 5
 """Digits of logits in the rows of an evaluation: probabilities are then right to four."""
+
+CURVE_POINTS = 21
+"""Points of a curve of precision over recall that trackers show."""
 
 
 class Classification(Pooled):
@@ -143,6 +147,31 @@ class Classification(Pooled):
             "calibration": self._calibration(rows),
             "confusion": confusion,
             "errors": [self.sample(row, split) for row in errors[:LARGEST_ERRORS]],
+        }
+
+    def curves(self, rows: Sequence[Row]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Return the confusion matrix, reliability by confidence, and precision over recall of each class."""
+        if not rows:
+            return {}
+        logits, truth = _logits_and_labels(rows)
+        labels = truth.numpy()
+        probabilities, classes = logits.softmax(dim=1).numpy(), self.facts.classes
+        pairs = sorted(Counter((row["label"], row["prediction"]) for row in rows).items())
+        counts = [[classes[label], classes[prediction], count] for (label, prediction), count in pairs]
+        bins = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+        points = [
+            [name, *point]
+            for number, name in enumerate(classes)
+            if (curve := precision_recall(probabilities[:, number], labels == number)) is not None
+            for point in curve.points(CURVE_POINTS)
+        ]
+        return {
+            "confusion": (["label", "prediction", "count"], counts),
+            "reliability": (
+                ["confidence", "accuracy", "rows"],
+                [[one.confidence, one.accuracy, one.rows] for one in bins],
+            ),
+            "precision_recall": (["class", "threshold", "precision", "recall"], points),
         }
 
     def _calibration(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -115,6 +115,10 @@ class EvaluatedTask(lightning.LightningModule):
         """
         return {}
 
+    def curves(self, rows: Sequence[Row]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Return what dashboards draw of the rows of a split: columns and rows of a table, by name."""
+        return {}
+
     # What every task has
 
     @classmethod

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from etude.duration import Clock, Duration
+
+Measured = Callable[[int, int, float], Mapping[str, float]]
+"""Values by name of the steps after one and up to another, which took some seconds."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class RunContext:
         clock: Converts durations to steps.
         folder: Folder of the run, for messages.
         ranks: Number of processes whose work this one does: each of their slices is a micro-batch with that process's seed.
+        measured: Measures the steps between two lines of the record; None: only their tokens per second are recorded.
     """
 
     seed: int
@@ -31,6 +35,7 @@ class RunContext:
     clock: Clock = field(default_factory=lambda: Clock(1, 1.0))
     folder: Path = Path()
     ranks: int = 1
+    measured: Measured | None = None
 
     @property
     def in_seconds(self) -> bool:

@@ -14,6 +14,7 @@ import lightning
 import torch.distributed
 from lightning.pytorch.utilities import rank_zero_only
 
+from etude.tasks.run_context import Measured
 from etude.tasks.running_sums import Sums
 
 WINDOW = 100
@@ -49,7 +50,14 @@ class TrainingProgress:
         """Return the seconds of training so far, summed over interruptions."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def line(self, module: lightning.LightningModule, step: int, tokens: int, run: Path) -> dict[str, float]:
+    def line(
+        self,
+        module: lightning.LightningModule,
+        step: int,
+        tokens: int,
+        run: Path,
+        measured: Measured | None = None,
+    ) -> dict[str, float]:
         """Return loss and speed of the steps since the last line, over all ranks, and start new sums.
 
         Args:
@@ -57,6 +65,7 @@ class TrainingProgress:
             step: Steps so far.
             tokens: Tokens so far.
             run: Folder of the run, for warnings of spikes.
+            measured: Measures these steps.
         """
         sums, seconds = self.losses, self.seconds()
         loss_sum, count = sums.total(module)
@@ -64,7 +73,9 @@ class TrainingProgress:
         line = {"train/loss": loss_sum / count} if count else {}  # nothing, if every step was left out
         if count and self._spikes.observe(loss_sum / count, sums.step + 1, step, run):
             line["train/spike"] = 1.0
-        return line | {"speed/tokens_per_second": (tokens - sums.tokens) / (seconds - sums.seconds)}
+        taken = seconds - sums.seconds
+        more = {} if measured is None else measured(sums.step, step, taken)
+        return line | {"speed/tokens_per_second": (tokens - sums.tokens) / taken, **more}
 
     def state_dict(self, module: lightning.LightningModule) -> dict[str, Any]:
         """Return the state that a checkpoint holds."""

@@ -18,10 +18,14 @@ from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION, SAMPLES
 from etude.runs.saved_run import SavedRun
 from etude.tasks.attention_maps import ShowsAttention, UnseenError
+from etude.training.loggers.heat_map import caption, heat_map
 from etude.training.restore import load_run
 
 SHOWN = 2
 """Number of samples whose attention is saved."""
+
+IMAGES = 24
+"""Largest number of attentions that are sent as images."""
 
 SAMPLE_WEIGHTS = 100_000
 """Limit on the attention weights of a sample, over all heads together."""
@@ -54,6 +58,9 @@ def save_attention_samples(run: SavedRun, loggers: Iterable[Logger], step: int) 
             if log_page is not None and log_table is not None:
                 log_page("attention", page, step)
                 log_table("heads", *_head_table(inspections[0]), step=step)
+            if (log_images := getattr(logger, "log_heat_maps", None)) is not None:
+                maps = [attention for inspection in inspections for attention in inspection.maps]
+                log_images("attention_maps", [(heat_map(one), caption(one)) for one in maps[:IMAGES]], step)
     except Exception as error:  # the run has its scores: a figure must not make it fail
         _log.warning("no attention is shown of this run: %s", " ".join(str(error).split()))
 

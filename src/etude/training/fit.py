@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from etude.training.callbacks.pruning import StopWhenPruned
 from etude.training.checkpoint_averaging import keep_best_average
 from etude.training.checkpoint_evaluation import evaluate_checkpoint
 from etude.training.cost import write_cost
-from etude.training.loggers.detail_tables import log_details
+from etude.training.loggers.alerting import alerting
+from etude.training.loggers.detail_tables import Table, log_curves, log_details, tables
 from etude.training.preflight.trial import with_micro_batches
 from etude.training.provenance import write_provenance
 from etude.training.rank_watch import detecting_lost_ranks
@@ -66,7 +67,8 @@ def carry_out(
     trainer = build_trainer(run, experiment, record, length)
     with detecting_lost_ranks(run.path):
         trainer.fit(experiment.task, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=False)
-        conclude(run, experiment, trainer)
+        with alerting(trainer.loggers):
+            conclude(run, experiment, trainer)
 
 
 def conclude(run: SavedRun, experiment: Experiment, trainer: lightning.Trainer) -> None:
@@ -84,7 +86,7 @@ def conclude(run: SavedRun, experiment: Experiment, trainer: lightning.Trainer) 
     trainer.strategy.barrier("average")
     evaluation = evaluate_checkpoint(run, experiment, run.checkpoint("best"))
     experiment.task.trainer = trainer  # the step and the seconds that the loggers write are those of the training
-    _log_evaluation(evaluation, loggers, step)
+    _log_evaluation(evaluation, experiment.task.curves(experiment.task.rows), loggers, step)
     if trainer.is_global_zero:
         save_attention_samples(run, loggers, step)
     _close(loggers)
@@ -117,12 +119,14 @@ def _open_record(run: SavedRun, checkpoint: Path | None) -> Record | None:
     return record
 
 
-def _log_evaluation(evaluation: dict[str, Any], loggers: list[Logger], step: int) -> None:
+def _log_evaluation(evaluation: dict[str, Any], curves: Mapping[str, Table], loggers: list[Logger], step: int) -> None:
     split = evaluation["split"]
     if split != "val":  # a validation has its line already, at the step of its weights
         for logger in loggers:
             logger.log_metrics(evaluation["scores"], step)
     log_details(evaluation.get("details", {}), split, loggers, step)
+    known = tables(evaluation.get("details", {}))  # the confusion matrix is among both
+    log_curves({name: curve for name, curve in curves.items() if name not in known}, split, loggers, step)
 
 
 def _close(loggers: Iterable[Logger]) -> None:

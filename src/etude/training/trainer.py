@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -22,6 +23,7 @@ from etude.sweeps.launchers.base import PRUNING
 from etude.tasks.run_context import RunContext
 from etude.training.build import Experiment, build_logger
 from etude.training.callbacks.agreed_keys import AgreedKeys
+from etude.training.callbacks.alerts import Alerts
 from etude.training.callbacks.cost_meter import Meter
 from etude.training.callbacks.early_stopping import StopWithoutProgress
 from etude.training.callbacks.layer_norms import LayerNorms
@@ -30,7 +32,10 @@ from etude.training.callbacks.progress_bar import StepProgressBar
 from etude.training.callbacks.pruning import StopWhenPruned
 from etude.training.callbacks.rank_places import RankPlaces
 from etude.training.callbacks.record_position import RecordPosition
+from etude.training.callbacks.speed_curves import SpeedCurves
+from etude.training.callbacks.stall_watch import StallWatch
 from etude.training.callbacks.stop_on_signal import StopOnSignal
+from etude.training.callbacks.validation_curves import ValidationCurves
 from etude.training.loggers.safe_logger import SafeLogger
 from etude.training.loggers.tracking import RecordLogger
 from etude.training.rank_watch import RankWatch
@@ -52,7 +57,9 @@ def build_trainer(
         ConfigurationError: If an interval or the early stopping does not fit the data.
     """
     config, data, task, machine = experiment.config, experiment.data, experiment.task, experiment.machine
-    task.run_context = run_context(config, data.clock, machine.slices, run.path)
+    curves = SpeedCurves(task, data, config.precision, machine.slices * machine.world_size)
+    context = run_context(config, data.clock, machine.slices, run.path)
+    task.run_context = replace(context, measured=curves.values)
     milestones = Milestones(
         length or Length.of(config.budget, data.clock),
         length or Length.of(config.validate.every, data.clock),
@@ -61,7 +68,7 @@ def build_trainer(
     )
     trainer = experiment.trainer(
         run.path,
-        callbacks=_callbacks(run, experiment, record, milestones),
+        callbacks=[curves, *_callbacks(run, experiment, record, milestones)],
         loggers=_loggers(run, experiment, record),
         plugins=[FolderCheckpointIO(checkpoint_companions(run))],
         max_steps=milestones.budget.steps or -1,
@@ -154,7 +161,18 @@ def _callbacks(run: SavedRun, experiment: Experiment, record: Record | None, mil
         watch = RankWatch(machine.timeout_seconds, machine.timeout, run.path)
         between_ranks = [RankPlaces(watch), AgreedKeys(in_steps("log.every", config.log.every, data.clock))]
     norms = [LayerNorms(in_steps("log.every", config.log.every, data.clock))] if config.log.norms else []
-    return [*between_ranks, LogTraining(), *norms, *experiment.callbacks, *state, *progress]
+    stall = [] if config.log.stall_after is None else [StallWatch(config.log.stall_after)]
+    return [
+        *between_ranks,
+        LogTraining(),
+        ValidationCurves(),
+        Alerts(),
+        *stall,
+        *norms,
+        *experiment.callbacks,
+        *state,
+        *progress,
+    ]
 
 
 def _loggers(run: SavedRun, experiment: Experiment, record: Record | None) -> list[Logger]:

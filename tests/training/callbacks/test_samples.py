@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude.errors import ConfigurationError, StorageError
-from etude.training.callbacks.validation_samples import ValidationSamples
+from etude.training.callbacks.validation_samples import ValidationSamples, table
 from tests.training.callbacks.conftest import OneWeight
 
 
@@ -86,8 +86,16 @@ def test_loggers_that_show_tables_get_them_and_may_fail(tmp_path: Path) -> None:
             Sampled(), loader(6), loader(1)
         )
     assert good.tables == [
-        ("samples", ["source", "output"], [["Größe 0\n", f"size 0 at {step}"]], step) for step in (3, 6)
+        ("samples", ["step", "source", "output"], [[step, "Größe 0\n", f"size 0 at {step}"]], step) for step in (3, 6)
     ]
+
+
+def test_a_table_marks_how_an_output_differs_from_its_reference() -> None:
+    samples = [{"source": "s", "reference": "the red house", "output": "the blue house"}]
+    assert table(samples, 7) == (
+        ["step", "source", "reference", "output", "difference"],
+        [[7, "s", "the red house", "the blue house", "the [-red-]{+blue+} house"]],
+    )
 
 
 def test_nothing_is_written_outside_of_training_or_when_none_are_asked_for(tmp_path: Path) -> None:

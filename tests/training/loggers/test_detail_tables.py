@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from lightning.pytorch.loggers import Logger
 
-from etude.training.loggers.detail_tables import log_details, tables
+from etude.training.loggers.detail_tables import log_curves, log_details, tables
 
 DETAILS: dict[str, Any] = {
     "calibration": {"temperature": 1.25, "bins": 15},
@@ -39,3 +39,10 @@ def test_tables_are_logged_under_the_name_of_the_split() -> None:
     log_details({**DETAILS, "confusion": {}}, "test", cast(list[Logger], [unsupported, supported]), step=12)
     assert supported.tables.keys() == {"test/calibration", "test/errors"}
     assert supported.tables["test/errors"][2] == 12
+
+
+def test_curves_are_logged_where_there_are_rows() -> None:
+    supported, unsupported = Tables(), object()
+    curves: dict[str, Any] = {"reliability": (["confidence"], [[0.5]]), "empty": (["class"], [])}
+    log_curves(curves, "val", cast(list[Logger], [unsupported, supported]), step=7)
+    assert supported.tables == {"val/reliability": (["confidence"], [[0.5]], 7)}

@@ -495,3 +495,13 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
         ConfigurationError, match=r"logger\.wandb\.mode=onlin is not a mode of W&B; write online, offline"
     ):
         dashboard(tmp_path, mode="onlin")
+
+
+def test_an_alert_is_in_the_file_of_the_run(tmp_path: Path) -> None:
+    logger = SafeLogger(dashboard(tmp_path, mode="offline"))
+    logger.alert("The run failed", "no room", "ERROR")
+    logger.finalize("failed")
+    wandb.teardown()
+    (alert,) = [record["alert"] for record in inspected(tmp_path) if record["type"] == "alert"]
+    assert (alert["title"], alert["text"], alert["level"]) == ("The run failed", "no room", "ERROR")
+    SafeLogger(RecordingLogger()).alert("The run failed", "no room", "ERROR")  # sends none

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from etude.config.schema import Config
 from etude.data.base import PlannedData
+from etude.data.plan import positions
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD, Record
@@ -186,13 +186,7 @@ def _summary(
 def real_positions(data: PlannedData) -> float:
     """Return the fraction of positions that are not padding, over the plan of the first epoch."""
     plan = data.plan(0)
-    lengths = data.splits["train"].lengths
-    sides = lengths.reshape(len(lengths), -1)
-    real = padded = 0
-    for step, part in np.ndindex(plan.steps, data.micro_batches):
-        rows = sides[plan.examples(step, micro_batch=part, micro_batches=data.micro_batches)]
-        real += int(rows.sum())
-        padded += len(rows) * int(rows.max(axis=0, initial=0).sum())
+    real, padded = positions(plan, data.splits["train"].lengths, range(plan.steps), data.micro_batches)
     return real / padded
 
 

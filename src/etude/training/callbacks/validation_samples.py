@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from etude.errors import ConfigurationError, StorageError
+from etude.metrics.text_differences import TEXTS, marked
 from etude.runs.folder import SAMPLES
 from etude.tasks.base import Task
 
@@ -62,8 +64,7 @@ class ValidationSamples(Callback):
             return
         step = trainer.global_step
         _write(Path(trainer.default_root_dir) / SAMPLES / f"step-{step:08d}.jsonl", samples)
-        columns = list(samples[0])
-        rows = [[sample[column] for column in columns] for sample in samples]
+        columns, rows = table(samples, step)
         for logger in trainer.loggers:
             if isinstance(logger, LogsTables):
                 try:
@@ -72,6 +73,28 @@ class ValidationSamples(Callback):
                     warnings.warn(
                         f"the samples of step {step} were not sent to {type(logger).__name__}: {error}", stacklevel=2
                     )
+
+
+def table(samples: Sequence[Mapping[str, str]], step: int) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows of a tracker's table.
+
+    The first column is the step, so that the tables of all validations can be read as one. Where a model has written texts,
+    the last one marks how each differs from its reference (see `etude.metrics.text_differences.marked`).
+
+    Args:
+        samples: Texts by name, at least one sample.
+        step: Step of the validation.
+    """
+    columns = list(samples[0])
+    pair = next(((made, wanted) for made, wanted in TEXTS.items() if {made, wanted} <= set(columns)), None)
+    rows: list[list[Any]] = [[step, *(sample[column] for column in columns)] for sample in samples]
+    if pair is None:
+        return ["step", *columns], rows
+    made, wanted = pair
+    differences = [marked(sample[wanted], sample[made]) for sample in samples]
+    return ["step", *columns, "difference"], [
+        [*row, difference] for row, difference in zip(rows, differences, strict=True)
+    ]
 
 
 def _task(module: pl.LightningModule) -> Task:

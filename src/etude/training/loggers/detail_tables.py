@@ -28,6 +28,21 @@ def log_details(details: Mapping[str, Any], split: str, loggers: Iterable[Logger
                 logger.log_table(f"{split}/{name}", columns, rows, step=step)
 
 
+def log_curves(curves: Mapping[str, Table], split: str, loggers: Iterable[Logger], step: int) -> None:
+    """Log the curves of an evaluation (`etude.tasks.evaluation.EvaluatedTask.curves`) as tables `<split>/<name>`.
+
+    Args:
+        curves: Tables by name.
+        split: The split that was evaluated.
+        loggers: Loggers; those that show tables get them.
+        step: Steps done.
+    """
+    for name, (columns, rows) in curves.items():
+        for logger in loggers:
+            if rows and isinstance(logger, LogsTables):
+                logger.log_table(f"{split}/{name}", columns, rows, step=step)
+
+
 def tables(details: Mapping[str, Any]) -> dict[str, Table]:
     """Return a table for each kind of details that is present."""
     by_name: dict[str, Table] = {}

@@ -75,6 +75,11 @@ class SafeLogger(Logger):
             step, row["tokens"], row["seconds"] = self._where()
         self._enqueue(lambda: self.logger.log_metrics(row, step))
 
+    @property
+    def shows_tables(self) -> bool:
+        """Whether the guarded logger shows tables."""
+        return not self._off and hasattr(self.logger, "log_table")
+
     @rank_zero_only
     def log_table(
         self, key: str, columns: Sequence[str], data: Sequence[Sequence[Any]], step: int | None = None
@@ -92,6 +97,21 @@ class SafeLogger(Logger):
         if log_page is not None:
             step = self._where()[0] if self._where else step
             self._enqueue(lambda: log_page(key, page, step))
+
+    @rank_zero_only
+    def log_heat_maps(self, key: str, images: Sequence[tuple[Any, str]], step: int | None = None) -> None:
+        """Queue images with their captions, if the guarded logger shows images."""
+        log_heat_maps = getattr(self.logger, "log_heat_maps", None)
+        if log_heat_maps is not None:
+            step = self._where()[0] if self._where else step
+            self._enqueue(lambda: log_heat_maps(key, images, step))
+
+    @rank_zero_only
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Queue an alert, if the guarded logger sends alerts."""
+        alert = getattr(self.logger, "alert", None)
+        if alert is not None:
+            self._enqueue(lambda: alert(title, text, level))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

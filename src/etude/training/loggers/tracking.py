@@ -29,10 +29,11 @@ from etude.errors import ConfigurationError
 from etude.runs.record import Event, Record, Where
 from etude.runs.saved_run import SavedRun
 from etude.training.loggers.base import TrackedRun, Tracker
-from etude.training.loggers.mirror import Entry, Mirror, Unsent
+from etude.training.loggers.mirror import PROGRESS, Entry, Mirror, Unsent
+from etude.training.loggers.wandb_artifacts import KINDS, RunArtifacts
 
 STEP = "trainer/global_step"
-"""Lightning's name for the step in W&B, and the x-axis of its charts."""
+"""Lightning's name for the step in W&B, and the x-axis of its charts; each row also has `PROGRESS`, the other axes."""
 
 MODES = ("online", "offline", "disabled")
 INIT_TIMEOUT = 30.0
@@ -105,7 +106,13 @@ class WeightsAndBiases(Mirror, WandbLogger):
     """
 
     def __init__(
-        self, run_folder: Path, run_id: str, mode: str | None, judged: Validation | None = None, **arguments: Any
+        self,
+        run_folder: Path,
+        run_id: str,
+        mode: str | None,
+        judged: Validation | None = None,
+        artifacts: RunArtifacts | None = None,
+        **arguments: Any,
     ) -> None:
         """Store the arguments of `wandb.init`; nothing is started before the first use.
 
@@ -114,11 +121,14 @@ class WeightsAndBiases(Mirror, WandbLogger):
             run_id: Id of the run in W&B.
             mode: `online`, `offline` or `disabled`; None: online if there is a key.
             judged: What the run is judged by: W&B's summary has the best value of this metric; None: the last, as of others.
+            artifacts: What of the run's files W&B gets; None: nothing.
             arguments: Further arguments of `wandb.init`.
         """
         super().__init__(run_folder, save_dir=run_folder, id=run_id, log_model=False, **arguments)
         self._mode = mode
         self._judged = judged
+        self._artifacts = artifacts
+        self._position: dict[str, Any] = {}
         self._rows = 0
         self._complete_before = 0
         self._exit_code = 0
@@ -138,6 +148,8 @@ class WeightsAndBiases(Mirror, WandbLogger):
             self._complete_before = int(run.summary.get(STEP, 0))
         rows = [row for file in files for row in _rows(file)] if run.offline and not run.disabled else []
         self._rows = len(rows)
+        if self._artifacts is not None and not run.disabled:
+            self._artifacts.declare_inputs(run)
         return {entry for row in rows for entry in row}
 
     def is_held(self, step: int, name: str) -> bool:
@@ -150,7 +162,9 @@ class WeightsAndBiases(Mirror, WandbLogger):
         for event in events:
             # Online the server numbers the rows. Offline each file would start at 0, and hide rows of the previous file.
             number = self._rows if run.offline else None
-            run.log({**event.values, STEP: event.step}, step=number, commit=True)
+            # A table or a page comes without its position: it is that of the values before it.
+            self._position |= {name: event.values[name] for name in PROGRESS & event.values.keys()}
+            run.log({**self._position, **event.values, STEP: event.step}, step=number, commit=True)
             self._rows += 1
 
     def log_page(self, key: str, page: str, step: int | None = None) -> None:
@@ -158,6 +172,18 @@ class WeightsAndBiases(Mirror, WandbLogger):
         import wandb
 
         self.log_metrics({key: wandb.Html(page, inject=False)}, step)
+
+    def log_heat_maps(self, key: str, images: Sequence[tuple[Any, str]], step: int | None = None) -> None:
+        """Log images, [height, width, 3] in 8 bits, with a caption each; W&B makes PNGs of them by Pillow."""
+        import wandb
+
+        self.log_metrics({key: [wandb.Image(pixels, caption=text) for pixels, text in images]}, step)
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Send an alert, by which W&B writes to the run's owner."""
+        self.catch_up()
+        run: Any = self._experiment
+        run.alert(title, text, level)
 
     def mark_stopped(self, number: int) -> None:
         """Tell W&B of a run of one of its sweeps that it is preempted: it will be handed to an agent again.
@@ -174,8 +200,10 @@ class WeightsAndBiases(Mirror, WandbLogger):
         self._exit_code = int(status != "success")
 
     def close(self) -> None:
-        """Finish the run in W&B for this process."""
+        """Finish the run in W&B for this process, with what it has made."""
         if self._experiment is not None:
+            if self._artifacts is not None and not self._experiment.disabled:
+                self._artifacts.log_outputs(self._experiment)
             self._experiment.finish()
 
     def abandon(self) -> None:
@@ -215,6 +243,8 @@ class WeightsAndBiases(Mirror, WandbLogger):
         run = wandb.init(**{**arguments, "mode": mode, "reinit": "create_new", "settings": settings})
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
+        for axis in sorted(PROGRESS):  # axes that a chart can be given; no charts of their own
+            run.define_metric(axis, step_metric=STEP, step_sync=True, hidden=True, summary="last")
         if self._judged is not None:
             run.define_metric(self._judged.metric, step_metric=STEP, step_sync=True, summary=self._judged.mode)
         return run
@@ -240,20 +270,33 @@ class Wandb(Tracker):
         entity: Person or team; None: that of the key.
         group: Name under which W&B groups runs; None: that of WANDB_RUN_GROUP, else the experiment, or the sweep.
         mode: `online`, `offline` or `disabled`; None: that of WANDB_MODE, else online if there is a key.
+        artifacts: Which of data (its digest and counts), tokenizer, best, last (checkpoints) and predictions W&B gets.
+        artifact_days: Days after which W&B may delete checkpoints and predictions; None: they stay.
     """
 
     project: str = "etude"
     entity: str | None = None
     group: str | None = None
     mode: str | None = None
+    artifacts: Sequence[str] = ("data", "tokenizer")
+    artifact_days: int | None = None
 
     def check(self) -> None:
-        """Refuse an unknown mode.
+        """Refuse an unknown mode, and unknown artifacts.
 
         Raises:
-            ConfigurationError: If the mode is unknown.
+            ConfigurationError: If the mode or an artifact is unknown, or the days are not positive.
         """
         _check_mode(self.mode)
+        for kind in self.artifacts:
+            if kind not in KINDS:
+                raise ConfigurationError(
+                    f"logger.wandb.artifacts={kind} is no artifact of a run; write [{','.join(KINDS)}], or some of them"
+                )
+        if self.artifact_days is not None and self.artifact_days < 1:
+            raise ConfigurationError(
+                f"logger.wandb.artifact_days={self.artifact_days} keeps nothing; write 1 or more, or null"
+            )
 
     def open(self, run: SavedRun) -> WeightsAndBiases:
         """Return the logger of a run.
@@ -274,7 +317,18 @@ class Wandb(Tracker):
             mode=self.mode,
             job_type=run.config.task.target.rpartition(".")[2],
             judged=run.config.validate,
+            artifacts=RunArtifacts(run, tuple(self.artifacts), self.artifact_days) if self.artifacts else None,
         )
+
+
+def has_key() -> bool:
+    """Return whether W&B can be reached from here: there is a key, and WANDB_MODE does not say otherwise."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return False
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    return bool(wandb.login(prompt=False, verify=False))
 
 
 def wandb_logger(
@@ -290,6 +344,7 @@ def wandb_logger(
     mode: str | None = None,
     job_type: str | None = None,
     judged: Validation | None = None,
+    artifacts: RunArtifacts | None = None,
 ) -> WeightsAndBiases:
     """Return a W&B logger: online with a key, offline without one.
 
@@ -309,6 +364,7 @@ def wandb_logger(
         mode: `online`, `offline` or `disabled`; None: see above.
         job_type: What kind of run it is: the name of its task.
         judged: What the run is judged by, whose best value W&B's summary shows.
+        artifacts: What of the run's files W&B gets; None: nothing.
 
     Raises:
         ConfigurationError: If there is no such mode.
@@ -316,7 +372,9 @@ def wandb_logger(
     _check_mode(mode)
     mode = mode or os.environ.get("WANDB_MODE")
     run = {"name": name, "tags": list(tags), "notes": notes, "config": config, "job_type": job_type}
-    return WeightsAndBiases(run_folder, run_id, mode, judged, project=project, entity=entity, group=group, **run)
+    return WeightsAndBiases(
+        run_folder, run_id, mode, judged, artifacts, project=project, entity=entity, group=group, **run
+    )
 
 
 def _check_mode(mode: str | None) -> None:

@@ -1,0 +1,1 @@
+"""Dashboards of runs in W&B, from files in `conf/dashboard/`."""
