@@ -10,9 +10,10 @@
 # %% [markdown]
 # # Looking inside attention
 #
-# What does a head look at? With real sentences one may argue about the answer. So this page trains a translator on a language in which
-# the answer is known: the translation of a list of colours is the list read backwards. The last word must look at the first, the
-# second to last at the second, and so on. If attention means anything, its map must be the other diagonal.
+# What does a head look at? With real sentences one may argue about the answer. So this page trains a translator on a
+# language in which the answer is known: the translation of a list of colours is the list read backwards. The last
+# word must look at the first, the second to last at the second, and so on. If attention means anything, its map must
+# be the other diagonal.
 
 # %%
 import random
@@ -63,8 +64,8 @@ run.scores["bleu"], run.predict(["red green blue black white"])
 # %% [markdown]
 # ## Maps
 #
-# Training uses fused attention, which never writes its weights down. `run.attention` computes them for one text, layer by layer and
-# head by head. Without a second argument the target is the model's own answer.
+# Training uses fused attention, which never writes its weights down. `run.attention` computes them for one text,
+# layer by layer and head by head. Without a second argument the target is the model's own answer.
 
 # %%
 seen = run.attention("red green blue black white pink")
@@ -72,6 +73,7 @@ pandas.DataFrame(
     [(one.name, len(one.weights), len(one.rows), len(one.columns)) for one in seen.maps],
     columns=["attention", "heads", "queries", "keys"],
 )
+
 
 # %%
 def show(axis, attention, weights, title):
@@ -88,8 +90,9 @@ for row, kind in zip(axes, ("decoder.0.cross_attention", "decoder.1.cross_attent
         show(axis, attention, weights, f"{kind}: {'mean' if name == 'mean' else 'head ' + name}")
 
 # %% [markdown]
-# Columns are the source, rows what the decoder says. In the upper layer the dark cells run from the upper right to the lower left: to say its first word the model
-# looks at the last word of the source. Nobody told it to. It was shown pairs.
+# Columns are the source, rows what the decoder says. In the upper layer the dark cells run from the upper right to
+# the lower left: to say its first word the model looks at the last word of the source. Nobody told it to. It was
+# shown pairs.
 #
 # ## Alignment
 #
@@ -100,7 +103,9 @@ for arrow in seen.alignment.arrows():
     print(arrow)
 
 # %% [markdown]
-# Here the right links are known, so they can be counted. For a source of n words, target word t comes from source word n − 1 − t.
+# Here the right links are known, so they can be counted. For a source of n words, target word t comes from source
+# word n − 1 − t.
+
 
 # %%
 def share_right(text):
@@ -117,9 +122,9 @@ sum(map(share_right, texts)) / len(texts)
 #
 # ## Heads in a few numbers
 #
-# Nobody reads a hundred maps. A head's summary says how sharp it is (`entropy`, in nats; 0 is one key), how far it reaches
-# (`distance`), and which share of its weight lies on a place that is known: the key opposite (`diagonal`), the one before or after, the first, the
-# last.
+# Nobody reads a hundred maps. A head's summary says how sharp it is (`entropy`, in nats; 0 is one key), how far it
+# reaches (`distance`), and which share of its weight lies on a place that is known: the key opposite (`diagonal`),
+# the one before or after, the first, the last.
 
 # %%
 heads = pandas.DataFrame(
@@ -138,20 +143,20 @@ for kind, group in heads.groupby(kinds):
     axis.scatter(group["distance"], group["entropy"], label=kind.replace("_", "-"))
 axis.set(xlabel="distance in keys", ylabel="entropy in nats", title="Each point is a head")
 axis.legend();
-
 # %% [markdown]
-# The heads of the cross-attention reach far, and in the upper layer with little entropy. This is what a lookup looks like. The encoder's heads
-# spread their weight over many words.
+# The heads of the cross-attention reach far, and in the upper layer with little entropy. This is what a lookup looks
+# like. The encoder's heads spread their weight over many words.
 #
 # ## Does it need the diagonal?
 #
-# A map shows where a head looks, and not whether the answer depends on it. So ask the model about a translation that is wrong and see where it looks then.
+# A map shows where a head looks, and not whether the answer depends on it. So ask the model about a translation that
+# is wrong and see where it looks then.
 
 # %%
 wrong = run.attention("red green blue black", "black blue green red red")
 attention = wrong.maps[-1]
 figure, axis = plt.subplots(figsize=(3.6, 3.2), layout="constrained")
-show(axis, attention, attention.views()[0][1], "a target with a word too many")
+show(axis, attention, attention.views()[0][1], "a target with a word too many");
 
 # %% [markdown]
 # After the last word there is nothing left to look for, and the rows of the superfluous word and of the end say so.

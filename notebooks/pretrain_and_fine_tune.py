@@ -10,13 +10,13 @@
 # %% [markdown]
 # # Pretrain, then fine-tune
 #
-# Labels are dear and text is cheap. A model that has read much text needs few labels. Why that is so can be seen in half a
-# minute, if the text is written in a language that we know completely.
+# Labels are dear and text is cheap. A model that has read much text needs few labels. Why that is so can be seen in
+# half a minute, if the text is written in a language that we know completely.
 #
 # ## A language with two kingdoms
 #
-# Its nouns are made up. Sixty of them are animals, which eat, sleep and run; sixty are tools, which cut, rust and break. Nothing in the spelling of a
-# noun says what it is. Only the company that it keeps does.
+# Its nouns are made up. Sixty of them are animals, which eat, sleep and run; sixty are tools, which cut, rust and
+# break. Nothing in the spelling of a noun says what it is. Only the company that it keeps does.
 
 # %%
 import random
@@ -38,7 +38,8 @@ kingdoms = {
 
 def sentence():
     names, verbs = kingdoms[source.choice(["animal", "tool"])]
-    return f"the {source.choice(['old', 'new', 'small'])} {source.choice(names)} {source.choice(verbs)} {source.choice(['today', 'here'])}"
+    age, day = source.choice(["old", "new", "small"]), source.choice(["today", "here"])
+    return f"the {age} {source.choice(names)} {source.choice(verbs)} {day}"
 
 
 folder = Path("kingdoms")
@@ -50,8 +51,9 @@ for split, count in {"train": 6000, "val": 300}.items():
 # %% [markdown]
 # ## Few labels
 #
-# The labelled texts say nothing but `i saw a …`, and only twenty nouns of each kingdom are in the training data. The test asks for the other
-# nouns. Without knowing them from elsewhere, this cannot be done: the best guess is right half of the time.
+# The labelled texts say nothing but `i saw a …`, and only twenty nouns of each kingdom are in the training data. The
+# test asks for the other nouns. Without knowing them from elsewhere, this cannot be done: the best guess is right
+# half of the time.
 
 # %%
 for split, chosen in {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 60)}.items():
@@ -63,8 +65,8 @@ print((folder / "train.tsv").read_text()[:120])
 # %% [markdown]
 # ## Pretrain
 #
-# Masked language modelling (Devlin et al. 2019) hides some words and asks for them. To guess a hidden verb, the model must know what kind of thing
-# the noun is. So it learns the kingdoms, although nobody names them.
+# Masked language modelling (Devlin et al. 2019) hides some words and asks for them. To guess a hidden verb, the model
+# must know what kind of thing the noun is. So it learns the kingdoms, although nobody names them.
 
 # %%
 here = ["logger=none", "trainer=cpu", "trainer.progress_bar=false"]
@@ -76,7 +78,7 @@ pretraining = [
     "data.max_length=16",
     "optimizer.lr=3e-3",
     "scheduler.warmup=50step",
-    "budget=400step",
+    "budget=300step",
     "validate.every=100step",
     "log.every=10step",
 ]
@@ -89,10 +91,9 @@ for name in ("train/loss", "val/loss"):
     axis.plot(column["step"], column[name], label=name, marker="o" if name == "val/loss" else None)
 axis.set(xlabel="step", ylabel="nats a masked token", title="Pretraining")
 axis.legend();
-
 # %% [markdown]
-# The loss stays above zero for ever. Whether something is old or new, and happens today or here, no context can tell. But the verbs fit their nouns, also
-# those that no label will ever name:
+# The loss does not go to zero: no context tells whether something is old or new, or happens today or here. But the
+# verbs fit their nouns, also those that no label will ever name:
 
 # %%
 animal, tool = kingdoms["animal"][0][40], kingdoms["tool"][0][40]
@@ -101,8 +102,8 @@ pretrained.predict([f"the old {animal} [MASK] today", f"the old {tool} [MASK] to
 # %% [markdown]
 # ## Fine-tune
 #
-# `start=` takes the model, the weights of the best checkpoint and the tokenizer of another run. The task's head is new. We train once from the
-# pretrained weights and once from new ones, which are otherwise the same model.
+# `start=` takes the model, the weights of the best checkpoint and the tokenizer of another run. The task's head is
+# new. We train once from the pretrained weights and once from new ones, which are otherwise the same model.
 
 # %%
 labelled = [
@@ -124,9 +125,9 @@ pandas.Series({name: run.scores["accuracy"] for name, run in runs.items()}).roun
 # %% [markdown]
 # ## Adjust a few parameters
 #
-# If the pretrained model knows the kingdoms already, little has to change. `finetune=head` trains the new layer alone. `finetune=bitfit` adds
-# all biases, and `finetune=lora` small matrices beside the attention's own (Hu et al. 2022). What is frozen keeps every bit. Fewer parameters want
-# a higher rate.
+# If the pretrained model knows the kingdoms already, little has to change. `finetune=head` trains the new layer
+# alone. `finetune=bitfit` adds all biases, and `finetune=lora` small matrices beside the attention's own (Hu et al.
+# 2022). What is frozen keeps every bit. Fewer parameters want a higher rate.
 
 # %%
 for finetune in ("head", "bitfit", "lora"):
@@ -149,11 +150,16 @@ counts
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 axis.scatter(counts["trained"], counts["accuracy"])
 for name, row in counts.iterrows():
-    axis.annotate(name, (row["trained"], row["accuracy"]), textcoords="offset points", xytext=(-8, 8), ha="right" if row["trained"] > 1e4 else "left")
+    axis.annotate(
+        name,
+        (row["trained"], row["accuracy"]),
+        textcoords="offset points",
+        xytext=(-8, 8),
+        ha="right" if row["trained"] > 1e4 else "left",
+    )
 axis.axhline(0.5, color="grey", linestyle=":", label="a guess")
-axis.set(xscale="log", xlabel="trained parameters", ylabel="accuracy on unseen nouns", ylim=(0.4, 1.0))
+axis.set(xscale="log", xlabel="trained parameters", ylabel="accuracy on unseen nouns", ylim=(0.3, 1.09))
 axis.legend();
-
 # %% [markdown]
 # The counts can be checked by hand: the frozen parameters of the LoRA run are the pretrained ones, bit for bit.
 
@@ -165,9 +171,9 @@ sum(bool((before[name] == after[name]).all()) for name in shared), len(shared)
 # %% [markdown]
 # ## With real text
 #
-# On film reviews the same takes hours rather than seconds. `etude sweep search=road_imdb` pretrains on their text, fine-tunes with 100 to 6,795
-# labels from pretrained and from new weights, three seeds each, and `docs/measured.md` has what came out. The words are the ones that you have
-# just used.
+# On film reviews the same takes hours rather than seconds. `etude sweep search=road_imdb` pretrains on their text,
+# fine-tunes with 100 to 6,795 labels from pretrained and from new weights, three seeds each, and `docs/measured.md`
+# has what came out. The words are the ones that you have just used.
 #
-# Sixty test rows are few, and one seed is one draw. How to find out whether a difference is one:
-# [sweeps and significance](sweeps_and_significance.ipynb).
+# Sixty test rows are few, and one seed is one draw. How to find out whether a difference is one: [sweeps and
+# significance](sweeps_and_significance.ipynb).

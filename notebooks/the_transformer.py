@@ -10,12 +10,13 @@
 # %% [markdown]
 # # The Transformer, from the formula up
 #
-# The Transformer (Vaswani et al. 2017) is built here from its first equation, in plain PyTorch, one piece after the other.
-# After each piece we hand the same weights to the layer that etude trains with and check that both compute the same numbers.
-# etude's layers are written for speed. Your five lines are written to be understood. They must not differ.
+# The Transformer (Vaswani et al. 2017) is built here from its first equation, in plain PyTorch, one piece after the
+# other. After each piece we hand the same weights to the layer that etude trains with and check that both compute the
+# same numbers. etude's layers are written for speed. Your five lines are written to be understood. They must not
+# differ.
 #
-# Letters, here and in etude's sources: `B` rows of a batch, `L` positions, `S` source positions, `T` target positions,
-# `D` width of the model, `H` heads, `K = D / H` width of a head.
+# Letters, here and in etude's sources: `B` rows of a batch, `L` positions, `S` source positions, `T` target
+# positions, `D` width of the model, `H` heads, `K = D / H` width of a head.
 
 # %%
 import math
@@ -42,14 +43,14 @@ B, L, D, H = 2, 6, 32, 4
 # %% [markdown]
 # ## Attention
 #
-# A token asks a question (its *query*). Every token offers an answer (its *value*) under a heading (its *key*). The scalar product of
-# query and key says how well they fit. Softmax turns these scores into weights that sum to 1, and the result is
-# the weighted mean of the values:
+# A token asks a question (its *query*). Every token offers an answer (its *value*) under a heading (its *key*). The
+# scalar product of query and key says how well they fit. Softmax turns these scores into weights that sum to 1, and
+# the result is the weighted mean of the values:
 #
 # $$\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{d_k}}\right) V \tag{1}$$
 #
-# The root keeps the scores at the same scale however wide the vectors are. Without it, softmax would put nearly all weight on one
-# key, and hardly any gradient would come back.
+# The root keeps the scores at the same scale however wide the vectors are. Without it, softmax would put nearly all
+# weight on one key, and hardly any gradient would come back.
 
 
 # %%
@@ -66,9 +67,9 @@ assert_close(attention(query, key, value), attend(query, key, value))
 # %% [markdown]
 # ## Masks
 #
-# The sentences of a batch are of different lengths, so the shorter ones are padded. Nothing may attend to padding. And a decoder, which learns to say the next token,
-# may not look at the tokens that it is about to say. Both are masks: `True` where a query may look. A masked score becomes −∞,
-# and its weight 0.
+# The sentences of a batch are of different lengths, so the shorter ones are padded. Nothing may attend to padding.
+# And a decoder, which learns to say the next token, may not look at the tokens that it is about to say. Both are
+# masks: `True` where a query may look. A masked score becomes −∞, and its weight 0.
 
 # %%
 lengths = torch.tensor([6, 4])
@@ -86,8 +87,9 @@ for axis, (title, mask) in zip(
     axis.set(title=title, xlabel="key", ylabel="query")
 
 # %% [markdown]
-# The pictures show the weights of one head for the second sentence, which has four tokens and two cells of padding. The last two columns stay
-# white under the padding mask, and everything above the diagonal under the causal one. Each row still sums to 1.
+# The pictures show the weights of one head for the second sentence, which has four tokens and two cells of padding.
+# The last two columns stay white under the padding mask, and everything above the diagonal under the causal one. Each
+# row still sums to 1.
 
 # %%
 assert_close(attention(query, key, value, padding), attend(query, key, value, padding))
@@ -97,8 +99,9 @@ assert_close(attention_weights(query, key, padding & causal).sum(dim=-1), torch.
 # %% [markdown]
 # ## Several heads
 #
-# One weighted mean per token is not much. A verb may have to find its subject and its object at once. So the width is cut into `H` heads,
-# each with queries, keys and values of its own. They attend independently, and a linear layer mixes their outputs.
+# One weighted mean per token is not much. A verb may have to find its subject and its object at once. So the width is
+# cut into `H` heads, each with queries, keys and values of its own. They attend independently, and a linear layer
+# mixes their outputs.
 #
 # etude computes query, key and value by one matrix product. The formula below takes its weights.
 
@@ -116,13 +119,14 @@ layout = Unpadding.from_mask(real)
 assert_close(multi_head(layer, x, padding)[real], layer(layout.unpad(x), layout))
 
 # %% [markdown]
-# The only difference in use is `Unpadding`. etude's layers work on the real tokens alone, `[N, D]` in place of `[B, L, D]`, since
-# work on padding is wasted. `layout` remembers where each token stands.
+# The only difference in use is `Unpadding`. etude's layers work on the real tokens alone, `[N, D]` in place of `[B,
+# L, D]`, since work on padding is wasted. `layout` remembers where each token stands.
 #
 # ## Positions
 #
-# Equation 1 does not know where a token stands. Shuffle the keys and values together, and the result is the same. The order of words must therefore be
-# in the vectors. The paper adds sines and cosines whose wavelengths grow from 2π to 10,000 · 2π:
+# Equation 1 does not know where a token stands. Shuffle the keys and values together, and the result is the same. The
+# order of words must therefore be in the vectors. The paper adds sines and cosines whose wavelengths grow from 2π to
+# 10,000 · 2π:
 #
 # $$PE_{(p, 2i)} = \sin(p / 10000^{2i / D}), \qquad PE_{(p, 2i + 1)} = \cos(p / 10000^{2i / D})$$
 
@@ -150,8 +154,8 @@ right.set(title="Scalar product of two positions", xlabel="position", ylim=(10, 
 right.legend();
 
 # %% [markdown]
-# On the left, fast waves at the top and slow ones at the bottom, like the digits of a number. On the right, the reason why it works: two
-# positions have a large product if they are near each other, wherever they stand.
+# On the left, fast waves at the top and slow ones at the bottom, like the digits of a number. On the right, the
+# reason why it works: two positions have a large product if they are near each other, wherever they stand.
 #
 # ## Feed-forward, residual, norm
 #
@@ -159,9 +163,9 @@ right.legend();
 #
 # $$\mathrm{FFN}(x) = \max(0, x W_1 + b_1) W_2 + b_2 \tag{2}$$
 #
-# Around each of them stands a *residual connection*: the input is added to the output, so that a layer learns a change, and the
-# gradient has a straight way down. A *norm* brings every vector to mean 0 and variance 1. The paper takes the norm after the sum (post-norm).
-# Before the layer (pre-norm, etude's default) it trains more easily.
+# Around each of them stands a *residual connection*: the input is added to the output, so that a layer learns a
+# change, and the gradient has a straight way down. A *norm* brings every vector to mean 0 and variance 1. The paper
+# takes the norm after the sum (post-norm). Before the layer (pre-norm, etude's default) it trains more easily.
 
 
 # %%
@@ -190,9 +194,9 @@ assert_close(encoder_layer(theirs, x, padding)[real], theirs(layout.unpad(x), la
 # %% [markdown]
 # ## Encoder and decoder
 #
-# The *encoder* is a stack of these layers over the source. The *decoder* reads the target so far. Its self-attention is causal, and between self-attention and
-# feed-forward it has a *cross-attention*: queries from the target, keys and values from the encoder's output. That is where a
-# translation looks at its source.
+# The *encoder* is a stack of these layers over the source. The *decoder* reads the target so far. Its self-attention
+# is causal, and between self-attention and feed-forward it has a *cross-attention*: queries from the target, keys and
+# values from the encoder's output. That is where a translation looks at its source.
 #
 # The whole model, in the shape that everybody knows:
 
@@ -246,8 +250,8 @@ logits.shape
 # %% [markdown]
 # ## The causal mask at work
 #
-# The logits at a position may depend on the tokens up to it and on nothing after it. Change the fourth target token and see
-# where the logits move.
+# The logits at a position may depend on the tokens up to it and on nothing after it. Change the fourth target token
+# and see where the logits move.
 
 # %%
 changed = tgt.clone()
@@ -256,13 +260,14 @@ moved = (forward(model, src, changed, src_mask, tgt_mask) - logits).abs().amax(d
 ["moved" if change > 1e-6 else "as before" for change in moved]
 
 # %% [markdown]
-# This is why a decoder can be trained on all positions of a sentence at once, and why it can keep the keys and values of what it
-# has said already.
+# This is why a decoder can be trained on all positions of a sentence at once, and why it can keep the keys and values
+# of what it has said already.
 #
 # ## From logits to a loss
 #
-# Training lowers the cross-entropy of the next token, summed over all real target tokens and divided by their number. New weights
-# know nothing. Their loss is no better than a guess among all tokens, whose loss is the logarithm of the vocabulary's size.
+# Training lowers the cross-entropy of the next token, summed over all real target tokens and divided by their number.
+# New weights know nothing. Their loss is no better than a guess among all tokens, whose loss is the logarithm of the
+# vocabulary's size.
 
 # %%
 inputs, labels = tgt[:, :-1], tgt[:, 1:]
@@ -272,5 +277,6 @@ loss = F.cross_entropy(logits[known], labels[known], reduction="sum") / known.su
 round(loss.item(), 3), round(math.log(50), 3)
 
 # %% [markdown]
-# That is the whole model. `src/etude/models/seq2seq.py` is the same, with caches for decoding and with parts that can be swapped: rotary
-# positions, RMSNorm, gated feed-forward layers. Next, train one: [a first experiment](first_experiment.ipynb).
+# That is the whole model. `src/etude/models/seq2seq.py` is the same, with caches for decoding and with parts that can
+# be swapped: rotary positions, RMSNorm, gated feed-forward layers. Next, train one: [a first
+# experiment](first_experiment.ipynb).
