@@ -74,7 +74,8 @@ def text_of(name: str) -> str:
 
 def blocks(text: str, language: str = "") -> list[str]:
     """Return the fenced blocks of a language, and for none the indented ones too."""
-    fenced = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fenced = [block for named, block in every if named == language]
     return fenced if language else fenced + re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
 
 
