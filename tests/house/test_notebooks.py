@@ -72,9 +72,7 @@ def test_a_notebook_shows_what_came_out(script: Path) -> None:
 @each_notebook
 def test_a_notebook_runs(script: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     notebook = jupytext.read(script)
-    client = NotebookClient(
-        notebook, timeout=500, record_timing=False, resources={"metadata": {"path": str(tmp_path)}}
-    )
+    client = NotebookClient(notebook, timeout=500, record_timing=False, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     assert any(cell.get("outputs") for cell in notebook.cells)
     kept = without_circumstances(notebook)

@@ -182,7 +182,8 @@ def test_a_folder_of_ones_own_composes_as_the_pages_say(
 ) -> None:
     shown = [line for name in NAMES for line in typed(text_of(name)) if "--config-dir" in line]
     assert shown
-    assert all("trust=[mine]" in line for line in shown)
+    # What one of Lightning's loggers is made of needs no trust.
+    assert all("trust=[mine]" in line for line in shown if "comet" not in line)
     monkeypatch.syspath_prepend(str(EXTENSION))
     choices = ["experiment=tagging/demo", "data.root=a", "trust=[tagger]", "--cfg", "job"]
     assert main(["train", "--config-dir", str(EXTENSION / "conf"), *choices]) == 0
