@@ -25,6 +25,7 @@ settings.load_profile("untimed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/runs/golden_losses.json anew")
+    parser.addoption("--write-notebooks", action="store_true", help="write notebooks/*.ipynb anew, with their outputs")
 
 
 def corpora() -> Path:

@@ -17,7 +17,9 @@ from etude.sweeps.sweep_plan import read_plan
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if not language
+]
 TYPED = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMPOSED = [line for line in TYPED if re.match(r"etude (train|prepare|bench) ", line)]
 SWEEPS = [line for line in TYPED if re.match(r"etude (sweep|check) ", line)]

@@ -181,7 +181,7 @@ def show(tables: Sequence[ComparisonTable], notes: Sequence[str], *, fold: bool 
         notes: What stands below them.
         fold: Whether to make tables fit the terminal: to transpose those with more columns than rows, and fold long cells.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     for table in tables:
         table = table.transposed() if fold and len(table.header) > len(table.rows) + 1 else table
         rendered = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)

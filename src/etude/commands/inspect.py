@@ -90,7 +90,7 @@ def _new_folder(parent: Path) -> Path:
 
 def _show(inspection: Inspection) -> None:
     """Print to stderr which word attends to which."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     console.print(Text(inspection.text), style="bold")
     if inspection.target is not None:
         console.print(Text(inspection.target))
@@ -109,4 +109,4 @@ def _show_errors(errors: Mapping[str, Any]) -> None:
         rates = [rate for at in ("predicting", "reading") for rate in (layer[at]["mean"], min(layer[at]["heads"]))]
         table.add_row(Text(name), f"{layer['entropy']:.2f}", *(f"{100 * rate:.1f}" for rate in rates))
     table.add_row("(the diagonal)", "", f"{100 * errors['diagonal']:.1f}")
-    Console(stderr=True, highlight=False).print(table)
+    Console(stderr=True, highlight=False, force_jupyter=False).print(table)

@@ -200,7 +200,7 @@ def _show(comparison: Mapping[str, Any]) -> None:
     for name, text in _differences(comparison):
         table.add_row(name, Text(text))
     verdict = "identical, to the last bit" if comparison["identical"] else "not identical"
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     console.print()
     console.print(Text(f"{comparison['reproduction']}: {verdict}", style="bold"), soft_wrap=True)
     console.print(table)

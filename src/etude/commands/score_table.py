@@ -28,7 +28,7 @@ def show_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation["scores"]))
     for name in names:
         table.add_row(Text(name), *(Text(_cell(evaluation, name)) for evaluation in evaluations.values()))
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     console.print(table)
     signatures: dict[str, str] = {}
     for evaluation in evaluations.values():

@@ -28,7 +28,7 @@ def terminal_summary(run: Path) -> None:
     # `Text`, because rich would interpret a bracket in a name as a style.
     for name, value in [*_scores(contents), *_cost(contents), *_files(contents)]:
         table.add_row(name, Text(value))
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     console.print()
     console.print(Text(f"{contents.experiment}/{run.resolve().name}: {contents.status}", style="bold"))
     console.print(table)

@@ -45,7 +45,7 @@ class SweepDisplay:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, force_jupyter=False)
         self._live: Live | None = None
         self._states: dict[int, MemberState] = {}
         self._attempts: dict[int, int] = {}

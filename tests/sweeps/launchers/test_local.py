@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,3 +153,12 @@ def test_real_members_are_forked_killed_and_end_with_their_sweep(tmp_path: Path)
         assert gone(messages[0]["process"])
     finally:
         server.close()
+
+
+def test_what_members_say_goes_to_a_descriptor_where_stderr_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_words, **options: started.append(options["stdout"]))
+    ForkServer()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # as in a notebook
+    ForkServer()
+    assert len(started) == 2 and all(isinstance(descriptor, int) for descriptor in started) and started[1] == 2

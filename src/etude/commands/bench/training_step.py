@@ -199,7 +199,7 @@ def write_table(measurements: dict[str, Any], title: str) -> None:
                 table.add_row(f"{name}, {part}", f"{number:,.1f}")
         else:
             table.add_row(name, _formatted(value))
-    Console(file=sys.stderr).print(table)
+    Console(file=sys.stderr, force_jupyter=False).print(table)
 
 
 def _formatted(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -133,6 +134,14 @@ class LocalLauncher(MemberLauncher):
             self._server = None
 
 
+def _error_descriptor() -> int:
+    """Return the file descriptor of stderr; that of this process where `sys.stderr` is no file, as in a notebook."""
+    try:
+        return sys.stderr.fileno()
+    except io.UnsupportedOperation:
+        return 2
+
+
 class ForkServer:
     """The process that forks members, as this process sees it: lines of JSON over a pair of sockets."""
 
@@ -145,7 +154,7 @@ class ForkServer:
                 [sys.executable, "-P", "-m", SERVER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,
+                stdout=_error_descriptor(),
                 start_new_session=True,
             )
         finally:
