@@ -62,7 +62,7 @@ def attempt(card: Card) -> tuple[Stamp, list[str]]:
 def _typed(command: str, here: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of bash as a user who has this folder's etude on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "WANDB_MODE": "offline"}
     words = ["bash", "-o", "pipefail", "-c", command]
     return subprocess.run(words, cwd=here, env=variables, capture_output=True, text=True, check=False)
 
