@@ -29,10 +29,12 @@ def test_the_bins_are_those_of_the_calibration_error() -> None:
 
 
 def test_precision_and_recall_are_those_at_each_threshold() -> None:
-    points = precision_over_recall(PROBABILITIES, LABELS)
-    assert len(points) == 2 * THRESHOLDS
+    of_three = torch.cat([PROBABILITIES, torch.zeros(4, 1, dtype=torch.float64)], dim=1)
+    points = precision_over_recall(of_three, LABELS)  # no row is of the third class
+    reached = int((PROBABILITIES[:, :, None] >= torch.linspace(0, 1, THRESHOLDS, dtype=torch.float64)).any(dim=0).sum())
+    assert len(points) == reached
     for number, threshold, precision, recall in points:
         chosen = PROBABILITIES[:, number] >= threshold
         right = int((chosen & (number == LABELS)).sum())
         assert recall == pytest.approx(right / 2)
-        assert precision == pytest.approx(right / int(chosen.sum()) if chosen.any() else 0.0)
+        assert precision == pytest.approx(right / int(chosen.sum()))

@@ -40,6 +40,8 @@ def precision_over_recall(
 ) -> list[tuple[int, float, float, float]]:
     """Return class, threshold, precision and recall at `THRESHOLDS` thresholds of the probability of each class.
 
+    A threshold that no row reaches has no precision, and a class of no row no recall: they are left out.
+
     Args:
         probabilities: Probabilities of each class.
         labels: Right class of each row.
@@ -51,6 +53,7 @@ def precision_over_recall(
     precision, recall, _ = found
     return [
         (number, float(threshold), float(precision[number, place]), float(recall[number, place]))
-        for number in range(classes)
+        for number in labels.unique().tolist()
         for place, threshold in enumerate(thresholds)
+        if (probabilities[:, number] >= threshold).any()
     ]
