@@ -10,6 +10,7 @@ the logger's thread: neighbours hardly change them. The CPU time of W&B's servic
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -93,8 +94,11 @@ def seconds_of_a_step(
         guard = SafeLogger(inner, position, patience=2)
         loggers.append(guard)
         guard.save()
+        # The start of W&B is no part of a step. A server that does not answer is waited for longer than a round.
         if mode == "offline":
-            guard._drain(20)  # the start of W&B's service is no part of a step
+            guard._drain(20)
+        else:
+            time.sleep(2)
     timed = _Timed(seconds)
     trainer = experiment.trainer(
         folder,
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("--same", action="store_true", help="a second contender without a tracker, for the spread")
     options = parser.parse_args()
     experiment = built("experiment=classification/demo", "trainer=cpu", "logger=none", "callbacks=none")
+    importlib.import_module("wandb")  # once, ahead of the forks
     os.environ |= {"WANDB_API_KEY": "a" * 40, "WANDB_SILENT": "true"}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         servers = {"silent": f"http://127.0.0.1:{silent.getsockname()[1]}", "refusing": NOBODY}

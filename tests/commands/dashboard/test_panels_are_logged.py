@@ -25,7 +25,7 @@ from tests.runs.test_question_answering import words as of_questions
 
 SHOWN = (
     *("callbacks=default", "callbacks.samples.count=2", "budget=4step", "validate.every=2step", "log.norms=true"),
-    *("non_finite=skip", "logger=wandb", "logger.wandb.mode=offline", "logger.wandb.artifacts=[]"),
+    *("non_finite=skip", "logger=wandb", "logger.wandb.mode=offline", "logger.wandb.artifacts=[data,tokenizer]"),
 )
 
 

@@ -64,6 +64,7 @@ def artifacts(run: SavedRun) -> list[dict[str, Any]]:
     return [one for one in records(run, "artifact") if not one["name"].startswith("run-")]
 
 
+@pytest.mark.slow
 def test_a_run_declares_what_it_reads_and_logs_what_it_has_made(runs: tuple[SavedRun, SavedRun]) -> None:
     run = runs[0]
     found = artifacts(run)
@@ -86,6 +87,7 @@ def test_a_run_declares_what_it_reads_and_logs_what_it_has_made(runs: tuple[Save
     assert "ttl_duration_seconds" not in data
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_another_has_its_artifacts_as_inputs(runs: tuple[SavedRun, SavedRun]) -> None:
     first, second = map(artifacts, runs)
     used = {one["name"]: one["digest"] for one in second if one.get("use_after_commit")}
@@ -94,6 +96,7 @@ def test_a_run_that_begins_with_another_has_its_artifacts_as_inputs(runs: tuple[
     assert (made["type"], made["name"]) == ("model", f"model-{runs[1].identity()}")
 
 
+@pytest.mark.slow
 def test_every_row_has_all_axes_and_they_have_no_charts_of_their_own(runs: tuple[SavedRun, SavedRun]) -> None:
     rows = [record["item"] for record in records(runs[0], "history")]
     assert len(rows) > 4
@@ -118,6 +121,7 @@ def test_what_is_no_artifact_is_refused(arguments: dict[str, Any], said: str) ->
         Wandb(**arguments).check()
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_start_goes_on(runs: tuple[SavedRun, SavedRun], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     run = SavedRun(runs[1].path, runs[1].config.updated({"start": str(runs[1].path / "gone")}))
