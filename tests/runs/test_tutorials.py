@@ -30,7 +30,12 @@ SMALL = {
 }
 """What a command that begins runs says besides, unless it says something else of that key."""
 SMALL_OF = {
-    "translation/demo": {"decoding": "greedy", "callbacks": "default", "batch.tokens": "800"},
+    "translation/demo": {
+        "decoding.beams": "3",
+        "decoding.max_length": "24",
+        "callbacks": "default",
+        "batch.tokens": "800",
+    },
     "classification/demo": {"callbacks": "default", "data.max_length": "32"},
 }
 SET_UP = ("make ", "source ")
