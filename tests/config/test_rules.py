@@ -62,6 +62,7 @@ def test_an_optimizer_of_ones_own_takes_any_rate() -> None:
     [
         (["model.dropout=1.0"], "model.dropout"),
         (["model.heads=3"], "model.heads"),
+        (["model.logit_cap=0.0"], "model.logit_cap"),
         (["limit.test=0"], "limit.test"),
         (["checkpoint.keep_last=1"], "checkpoint.keep_last"),
         (["callbacks=averaged", "callbacks.ema.decay=1.0"], "callbacks.ema.decay"),

@@ -26,6 +26,8 @@ EDGE = [
     "seed=0",
     "model.dropout=0.999",
     "model.heads=128",
+    "model.zero_residual=true",
+    "model.logit_cap=0.001",
     "decoding.n_best=5",
     "average.last=[2]",
     "scheduler.warmup=0step",
@@ -70,3 +72,20 @@ def test_what_etude_gives_cannot_be_given() -> None:
     said = r"^model\.facts cannot be given: etude gives it to mine\.Model \(command line\)"
     with pytest.raises(ConfigurationError, match=said):
         check_given(Case(values, values, Origins(["model.facts=1"], ())))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "residual"),
+    [("translation/demo", "pre_norm"), ("masked_lm/demo", "post_norm"), ("causal_lm/demo", "")],
+)
+def test_sublayers_start_at_zero_only_where_a_layer_is_then_the_identity(experiment: str, residual: str) -> None:
+    words = [
+        f"experiment={experiment}",
+        "model.zero_residual=true",
+        *([f"model/residual={residual}"] if residual else []),
+    ]
+    if residual != "post_norm":
+        compose(*words)
+    else:
+        with pytest.raises(ConfigurationError, match=r"write model/residual=pre_norm or model.zero_residual=false"):
+            compose(*words)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPT2
 from etude.errors import ConfigurationError, DataError
 from etude.models.base import TextDecoder
 from etude.models.decoder import Decoder
-from etude.models.layers.feed_forward import FeedForward, GatedFeedForward
+from etude.models.layers.feed_forward import FeedForward, GatedFeedForward, SquaredReLU
 from etude.models.layers.positions import Rotary
 from etude.models.layers.residual import PostNorm
 from etude.models.pretrained.gpt2 import PretrainedGPT2, gpt2_config, to_gpt2
@@ -70,7 +70,9 @@ def test_names_of_the_bare_model_and_masks_of_old_files_are_read(tmp_path: Path)
     torch.testing.assert_close(ours.hidden(TOKENS, MASK), states, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU(), partial(torch.nn.functional.gelu, approximate="tanh")])
+@pytest.mark.parametrize(
+    "activation", [nn.GELU(), nn.ReLU(), partial(torch.nn.functional.gelu, approximate="tanh"), SquaredReLU()]
+)
 def test_there_and_back_again(tmp_path: Path, activation: Any) -> None:
     torch.manual_seed(3)
     layer = partial(FeedForward, activation=activation)
@@ -145,13 +147,15 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
         ),
         ({"residual": PostNorm}, "has no PostNorm; train with model/residual=pre_norm$"),
         ({"norm": nn.RMSNorm}, "has no RMSNorm; train with model/norm=layer$"),
+        ({"query_key_norm": True}, "has no HeadNorm; train with model.query_key_norm=false$"),
+        ({"logit_cap": 3.0}, "has no logit_cap; train with model.logit_cap=null$"),
         (
             {"norm": partial(nn.LayerNorm, bias=False)},
             "not have the same tensors: layers.0.attention_residual.norm.bias, .*norm.bias; train with model/norm=layer",
         ),
         (
             {"feed_forward_layer": partial(FeedForward, activation=torch.nn.functional.silu)},
-            "only the activations gelu, relu, gelu_new .*; train with model/feed_forward=gelu$",
+            "only the activations gelu, relu, gelu_new, relu2 .*; train with model/feed_forward=gelu$",
         ),
     ],
 )

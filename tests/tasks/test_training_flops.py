@@ -80,15 +80,15 @@ def masked_lm() -> Case:
     return task, batch, np.full(ROWS, SOURCE), np.full(ROWS, 2)
 
 
-def classification() -> Case:
-    task = Classification(FACTS, encoder(), ADAM, SCHEDULE, pooling="first")
+def classification(**parts: Any) -> Case:
+    task = Classification(FACTS, encoder(**parts), ADAM, SCHEDULE, pooling="first")
     tokens, labels = ids(ROWS, SOURCE), torch.tensor([0, 2, 1, 1])
     batch = ClassificationBatch(tokens, torch.ones_like(tokens, dtype=torch.bool), labels, ROWS, torch.arange(ROWS))
     return task, batch, np.full(ROWS, SOURCE), np.ones(ROWS, np.int64)
 
 
-def causal_lm() -> Case:
-    task = CausalLM(FACTS, Decoder(FACTS, 12, 3, 2, 20, 0.1, 9), ADAM, SCHEDULE, Greedy())
+def causal_lm(**parts: Any) -> Case:
+    task = CausalLM(FACTS, Decoder(FACTS, 12, 3, 2, 20, 0.1, 9, **parts), ADAM, SCHEDULE, Greedy())
     tokens = ids(ROWS, SOURCE)
     mask, sizes = torch.ones_like(tokens, dtype=torch.bool), torch.ones(ROWS, dtype=torch.long)
     batch = CausalLMBatch(tokens, mask, tokens, None, ROWS * SOURCE, torch.arange(ROWS), sizes)
@@ -103,8 +103,8 @@ def question_answering() -> Case:
     return task, batch, np.full(ROWS, SOURCE), np.ones(ROWS, np.int64)
 
 
-def encoder() -> Encoder:
-    return Encoder(FACTS, 12, 3, 3, 20, dropout=0.1, max_length=9, residual=PostNorm)
+def encoder(**parts: Any) -> Encoder:
+    return Encoder(FACTS, 12, 3, 3, 20, dropout=0.1, max_length=9, residual=PostNorm, **parts)
 
 
 def counted_by_torch(task: Task, batch: Batch) -> int:
@@ -123,8 +123,13 @@ def counted_by_torch(task: Task, batch: Batch) -> int:
         (translation, None),
         (partial(translation, embeddings=SeparateEmbeddings), None),
         (partial(translation, residual=PostNorm, feed_forward_layer=GatedFeedForward), None),
+        (partial(translation, query_key_norm=True, logit_cap=3.0), None),
+        (partial(translation, query_key_norm=True), TopLayers(4)),
         (masked_lm, None),
         (classification, None),
+        (partial(classification, query_key_norm=True), None),
+        (partial(classification, query_key_norm=True), BitFit()),
+        (partial(causal_lm, query_key_norm=True, logit_cap=3.0, zero_residual=True), None),
         (causal_lm, None),
         (causal_lm, TopLayers(1)),
         (question_answering, None),

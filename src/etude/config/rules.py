@@ -69,6 +69,7 @@ FRACTIONS: Mapping[str, frozenset[str]] = {
 """Arguments in [0, 1) of etude's own classes, by group."""
 
 POSITIVE: Mapping[str, Mapping[str, float]] = {
+    "model": {"logit_cap": math.inf},
     "decoding": {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf},
     "task": {"alpha": math.inf},
     "finetune": {"alpha": math.inf},
@@ -83,6 +84,7 @@ MOST_HEADS = 100_000
 """Numbers of heads that are tried in search of one that divides a width."""
 
 ROTARY = "etude.models.layers.positions.Rotary"
+POST_NORM = "etude.models.layers.residual.PostNorm"
 
 
 def check_given(case: Case) -> None:
@@ -178,6 +180,15 @@ def check_rotation(case: Case) -> None:
             odd = f"{join(key, 'width')} / {join(key, 'heads')} = {width // heads} is odd"
             better = f"try {join(key, 'width')}={width + heads}"
             case.fail(target, f"= {ROTARY} turns pairs of elements, but {odd}; {better}")
+
+
+def check_zero_residual(case: Case) -> None:
+    """Refuse sublayers that start at zero where their sums are normalised: such a layer is not the identity."""
+    for key, node in _own_nodes(case):
+        if node.get("zero_residual") is True and case.get(join(key, f"residual.{TARGET}")) == POST_NORM:
+            norm = "needs layers that start as the identity, and PostNorm normalises their sums"
+            better = f"write {key}/residual=pre_norm or {join(key, 'zero_residual')}=false"
+            case.fail(join(key, "zero_residual"), f"= true {norm}; {better}")
 
 
 def check_batch(case: Case) -> None:
@@ -322,6 +333,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_heads,
     check_lengths,
     check_rotation,
+    check_zero_residual,
     check_batch,
     check_budget,
     check_average,

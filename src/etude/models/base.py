@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from etude.models.generation.hypothesis import SearchCache
 from etude.models.layers.feed_forward import Activation
 from etude.models.layers.unpad import Unpadding
+from etude.models.losses.soft_cap import soft_cap
 
 OutputKind = Literal["text", "token", "span"]
 """What an output layer scores: a whole text, each token, or each token as the first and the last of an answer."""
@@ -177,9 +178,11 @@ class NextTokenModel(nn.Module, ABC):
 
     Attributes:
         max_length: Largest number of tokens that are read at once: of a text, a source or a target.
+        logit_cap: Bound of the logits, by soft-capping; None: they have none.
     """
 
     max_length: int
+    logit_cap: float | None = None
 
     @property
     @abstractmethod
@@ -189,16 +192,20 @@ class NextTokenModel(nn.Module, ABC):
     @property
     @abstractmethod
     def output_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from hidden states to logits."""
+        """The matrix from hidden states to logits, before a cap."""
 
     @property
     @abstractmethod
     def output_bias(self) -> Float[Tensor, " V"] | None:
         """The bias of the logits; None: they have none."""
 
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Return the logits of hidden states, capped if the model has a cap."""
+        return soft_cap(F.linear(hidden, self.output_weight, self.output_bias), self.logit_cap)
+
     def padded_logits(self, hidden: Float[Tensor, "N D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
         """Return the logits of the hidden states at the N real tokens of a mask; zeros at padding."""
-        return Unpadding.from_mask(mask).pad(F.linear(hidden, self.output_weight, self.output_bias))
+        return Unpadding.from_mask(mask).pad(self.logits(hidden))
 
 
 class TextDecoder(NextTokenModel):

@@ -23,8 +23,9 @@ from etude.models.layers.encoder_layer import EncoderLayer
 from etude.models.layers.feed_forward import FeedForward
 from etude.models.layers.key_value_cache import KeyValueCache
 from etude.models.layers.positions import Learned, Positions
-from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.residual import Norm, PreNorm, Residual, start_at_zero
 from etude.models.layers.unpad import DocumentUnpadding, Unpadding
+from etude.models.losses.soft_cap import check_cap
 from etude.types import Facts
 
 GELU_FEED_FORWARD = partial(FeedForward, activation=F.gelu)
@@ -79,9 +80,13 @@ class Decoder(TextDecoder):
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
+        query_key_norm: Whether each head's queries and keys are normalised (see `HeadNorm`).
+        logit_cap: Bound of the logits, by soft-capping (see `soft_cap`); None: none.
+        zero_residual: Whether the last linear layer of each sublayer starts at zero (see `start_at_zero`).
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout rate is not a probability below 1.
+        ConfigurationError: If the heads do not divide the width, the dropout rate is not a probability below 1, the cap is
+            not above 0, or a part cannot start at zero.
     """
 
     def __init__(
@@ -99,20 +104,34 @@ class Decoder(TextDecoder):
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
         feed_forward_layer: Callable[..., nn.Module] = GELU_FEED_FORWARD,
+        query_key_norm: bool = False,
+        logit_cap: float | None = None,
+        zero_residual: bool = False,
     ) -> None:
         super().__init__()
+        check_cap(logit_cap)
+        self.logit_cap = logit_cap
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
         self.embedding = nn.Embedding(facts.vocabulary, width)
         self.positions = positions(width=width, heads=heads, max_length=max_length, deviation=DEVIATION)
         self.dropout = Dropout(dropout)
-        relative = self.positions.relative
-        attention = partial(SelfAttention, width, heads, causal=True, dropout=attention_dropout, relative=relative)
+        attention = partial(
+            SelfAttention,
+            width,
+            heads,
+            causal=True,
+            dropout=attention_dropout,
+            relative=self.positions.relative,
+            query_key_norm=query_key_norm,
+        )
         inside = dropout if activation_dropout is None else activation_dropout
         transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.layers = nn.ModuleList(CausalLayer(attention, transform, connect) for _ in range(layers))
         self.norm = connect().final_norm()
         self.initialise()
+        if zero_residual:
+            start_at_zero(self.layers)
 
     def initialise(self) -> None:
         """Draw new weights with a standard deviation of 0.02, as in GPT-2.
@@ -166,7 +185,7 @@ class Decoder(TextDecoder):
         if past.tokens.shape[1] == self.max_length:
             past = self._halved(past)
         states, past = self._read(tokens, past)
-        return F.linear(self.norm(states), self.output_weight), past
+        return self.logits(self.norm(states)), past
 
     def _halved(self, past: Past) -> Past:
         """Return the cache of the newer half of the tokens, read again from position 0."""

@@ -19,7 +19,7 @@ from etude.models.layers.dropout import Dropout
 from etude.models.layers.encoder_layer import EncoderLayer
 from etude.models.layers.feed_forward import FeedForward
 from etude.models.layers.positions import Learned, Positions
-from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.residual import Norm, PreNorm, Residual, start_at_zero
 from etude.models.layers.unpad import Unpadding
 from etude.types import Facts
 
@@ -50,9 +50,12 @@ class Encoder(TextEncoder):
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
+        query_key_norm: Whether each head's queries and keys are normalised (see `HeadNorm`).
+        zero_residual: Whether the last linear layer of each sublayer starts at zero (see `start_at_zero`).
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, or the dropout rate is not a probability below 1.
+        ConfigurationError: If the heads do not divide the width, the dropout rate is not a probability below 1, or a part
+            cannot start at zero.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Encoder(TextEncoder):
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
         feed_forward_layer: Callable[..., nn.Module] = GELU_FEED_FORWARD,
+        query_key_norm: bool = False,
+        zero_residual: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.max_length = width, max_length
@@ -78,13 +83,22 @@ class Encoder(TextEncoder):
         self.segments = nn.Embedding(facts.segments, width) if facts.segments > 1 else None
         self.embedding_norm = norm(width)
         self.dropout = Dropout(dropout)
-        attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
+        attention = partial(
+            SelfAttention,
+            width,
+            heads,
+            dropout=attention_dropout,
+            relative=self.positions.relative,
+            query_key_norm=query_key_norm,
+        )
         inside = dropout if activation_dropout is None else activation_dropout
         transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.layers = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(layers))
         self.norm = connect().final_norm()
         self.initialise()
+        if zero_residual:
+            start_at_zero(self.layers)
 
     @property
     def stages(self) -> list[tuple[nn.Module, ...]]:
@@ -145,7 +159,7 @@ class Encoder(TextEncoder):
     ) -> Float[Tensor, "B D"]:
         """Return the CLS state of each text. See `TextEncoder.cls_states`.
 
-        The last layer multiplies the other tokens by none of its weights (see `SelfAttention`).
+        The last layer multiplies the other tokens by none of its weights, where it can (see `SelfAttention.folds`).
         """
         layout = Unpadding.from_mask(mask)
         return self.encode(tokens, layout, segments, layout.starts)

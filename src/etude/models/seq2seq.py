@@ -13,7 +13,6 @@ from functools import partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -24,10 +23,12 @@ from etude.models.layers.dropout import Dropout
 from etude.models.layers.embeddings import Embeddings, SharedEmbeddings
 from etude.models.layers.encoder_layer import EncoderLayer
 from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.head_norm import HeadNorm
 from etude.models.layers.key_value_cache import KeyValueCache
 from etude.models.layers.positions import Positions, Sinusoidal
-from etude.models.layers.residual import Norm, PreNorm, Residual
+from etude.models.layers.residual import Norm, PreNorm, Residual, start_at_zero
 from etude.models.layers.unpad import Unpadding
+from etude.models.losses.soft_cap import check_cap
 from etude.types import Facts
 
 
@@ -166,10 +167,13 @@ class Seq2Seq(EncoderDecoder):
         norm: Makes each norm, given `width`.
         residual: Makes a residual connection, given `width`, `dropout` and `norm`.
         feed_forward_layer: Makes a feed-forward layer, given `width`, `feed_forward` and `dropout`.
+        query_key_norm: Whether each head's queries and keys are normalised (see `HeadNorm`), also in attention to the source.
+        logit_cap: Bound of the logits, by soft-capping (see `soft_cap`); None: none.
+        zero_residual: Whether the last linear layer of each sublayer starts at zero (see `start_at_zero`).
 
     Raises:
-        ConfigurationError: If the heads do not divide the width, the dropout rate is not a probability below 1, or a part
-            does not fit.
+        ConfigurationError: If the heads do not divide the width, the dropout rate is not a probability below 1, the cap is
+            not above 0, or a part does not fit.
     """
 
     def __init__(
@@ -189,8 +193,13 @@ class Seq2Seq(EncoderDecoder):
         norm: Norm = nn.LayerNorm,
         residual: Callable[..., Residual] = PreNorm,
         feed_forward_layer: Callable[..., nn.Module] = FeedForward,
+        query_key_norm: bool = False,
+        logit_cap: float | None = None,
+        zero_residual: bool = False,
     ) -> None:
         super().__init__()
+        check_cap(logit_cap)
+        self.logit_cap = logit_cap
         self.width, self.heads, self.max_length, self.vocabulary = width, heads, max_length, facts.vocabulary
         source = facts.vocabulary if facts.source_vocabulary is None else facts.source_vocabulary
         self.embedding = embeddings(source_vocabulary=source, target_vocabulary=facts.vocabulary, width=width)
@@ -201,18 +210,29 @@ class Seq2Seq(EncoderDecoder):
             )
         self.positions = positions(width=width, heads=heads, max_length=max_length)
         self.dropout = Dropout(dropout)
-        attention = partial(SelfAttention, width, heads, dropout=attention_dropout, relative=self.positions.relative)
-        cross = partial(CrossAttention, width, heads, attention_dropout)
+        attention = partial(
+            SelfAttention,
+            width,
+            heads,
+            dropout=attention_dropout,
+            relative=self.positions.relative,
+            query_key_norm=query_key_norm,
+        )
+        cross = partial(CrossAttention, width, heads, attention_dropout, query_key_norm)
         inside = dropout if activation_dropout is None else activation_dropout
         transform = partial(feed_forward_layer, width=width, feed_forward=feed_forward, dropout=inside)
         connect = partial(residual, width=width, dropout=dropout, norm=norm)
         self.encoder = nn.ModuleList(EncoderLayer(attention, transform, connect) for _ in range(encoder_layers))
         self.encoder_norm = connect().final_norm()
         self.memory = nn.Linear(width, 2 * decoder_layers * width)
+        # The keys of all layers are computed at once, and so is their norm.
+        self.memory_norm = HeadNorm(width // heads, parts=decoder_layers) if query_key_norm else None
         causal = partial(attention, causal=True)
         self.decoder = nn.ModuleList(DecoderLayer(causal, cross, transform, connect) for _ in range(decoder_layers))
         self.decoder_norm = connect().final_norm()
         self.initialise()
+        if zero_residual:
+            start_at_zero([*self.encoder, *self.decoder])
 
     def initialise(self) -> None:
         """Draw new weights: embeddings with standard deviation D^-½, linear layers as Glorot and Bengio 2010."""
@@ -234,10 +254,11 @@ class Seq2Seq(EncoderDecoder):
         """
         *below, last = self.encoder
         *above, top = self.decoder
+        memory = (self.memory,) if self.memory_norm is None else (self.memory, self.memory_norm)
         return [
             (self.embedding, self.positions),
             *((layer,) for layer in below),
-            (last, self.encoder_norm, self.memory),
+            (last, self.encoder_norm, *memory),
             *((layer,) for layer in above),
             (top, self.decoder_norm),
         ]
@@ -292,9 +313,12 @@ class Seq2Seq(EncoderDecoder):
         """Run the encoder on embedded source tokens and project its output to every decoder layer's keys and values."""
         for layer in self.encoder:
             x = layer(x, source)
-        projected = source.pad(self.memory(self.encoder_norm(x)))
         heads = (len(self.decoder), 2, self.heads, self.width // self.heads)
-        return DecoderMemory(torch.unflatten(projected, 2, heads), source.key_mask)
+        states = torch.unflatten(self.memory(self.encoder_norm(x)), 1, heads)
+        if self.memory_norm is not None:
+            keys, values = states.unbind(2)
+            states = torch.stack([self.memory_norm(keys), values], dim=2)
+        return DecoderMemory(source.pad(states), source.key_mask)
 
     def encode(self, src: Int[Tensor, "B S"], src_mask: Bool[Tensor, "B S"]) -> DecoderMemory:
         """Encode the source into what the decoder attends to. See `EncoderDecoder.encode`."""
@@ -315,7 +339,6 @@ class Seq2Seq(EncoderDecoder):
         x = self.embed_target(tokens, tokens.new_full((1,), cache.length))
         for layer, keys_values, memory in zip(self.decoder, past, cache.row_memory.layers(), strict=True):
             x = cast(DecoderLayer, layer).step(x, layout, keys_values, memory, cache.row_memory.mask)
-        logits = F.linear(self.decoder_norm(x), self.output_weight, self.output_bias)
-        return logits, DecoderCache(
+        return self.logits(self.decoder_norm(x)), DecoderCache(
             cache.memory, cache.sentences, cache.groups, cache.row_memory, past, cache.length + 1
         )

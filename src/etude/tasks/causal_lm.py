@@ -77,8 +77,8 @@ class CausalLM(Task):
     def _loss_of(
         self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        weight, bias = self.model.output_weight, self.model.output_bias
-        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias)
+        weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
+        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, cap=cap)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]

@@ -104,9 +104,8 @@ class Translation(Task):
         hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
         labels = batch.labels[batch.target_mask]
         smoothing = self.label_smoothing if self.training else 0.0
-        return label_smoothed_cross_entropy(
-            hidden, self.model.output_weight, labels, smoothing, bias=self.model.output_bias
-        )
+        weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
+        return label_smoothed_cross_entropy(hidden, weight, labels, smoothing, bias, cap)
 
     def training_flops(
         self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]
@@ -143,7 +142,7 @@ class Translation(Task):
         twice = [torch.cat([grid, grid]) for grid in (batch.source, batch.inputs, batch.source_mask, batch.target_mask)]
         first, second = self.model.hidden(*twice).chunk(2)
         labels = batch.labels[batch.target_mask]
-        return consistency(first, second, self.model.output_weight, labels, self.label_smoothing)
+        return consistency(first, second, self.model.output_weight, labels, self.label_smoothing, self.model.logit_cap)
 
     @torch.no_grad()
     def translate(
@@ -204,8 +203,7 @@ class Translation(Task):
         members = []
         for model in self.models:
             hidden = model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
-            logits = F.linear(hidden, model.output_weight, model.output_bias).float()
-            members.append(-F.cross_entropy(logits, labels, reduction="none"))
+            members.append(-F.cross_entropy(model.logits(hidden).float(), labels, reduction="none"))
         real = labels != IGNORED
         return -mean_log_probability(members)[real].sum(), real.sum()
 

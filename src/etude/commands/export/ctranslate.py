@@ -78,7 +78,13 @@ class CTranslate2:
         model = native_translator(task)
         family, weights = to_bart(model)
         config = seq2seq_config(task)
-        activation = getattr(self.library.specs.Activation, ACTIVATIONS[config["activation_function"]])
+        name = config["activation_function"]
+        if name not in ACTIVATIONS:
+            raise ConfigurationError(
+                f"CTranslate2 has no activation {name}, only {', '.join(ACTIVATIONS)}; write to=huggingface or to=onnx, or "
+                "train with model/feed_forward=relu"
+            )
+        activation = getattr(self.library.specs.Activation, ACTIVATIONS[name])
         specification = self.library.specs.TransformerSpec.from_config(
             (len(model.encoder), len(model.decoder)),
             model.heads,

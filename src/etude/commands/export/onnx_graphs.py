@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -137,7 +136,7 @@ class DecoderGraph(nn.Module):
             cache = ConcatenatedCache(past[:, :, index])
             x = cast(DecoderLayer, layer).step(x, layout, cache, keys_values, mask)
             caches.append(cache.states)
-        return F.linear(model.decoder_norm(x), model.output_weight, model.output_bias), torch.stack(caches, dim=2)
+        return model.logits(model.decoder_norm(x)), torch.stack(caches, dim=2)
 
 
 class OnnxTranslation:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from etude.errors import ConfigurationError
 from etude.models.layers.dropout import Dropout
+from etude.models.layers.head_norm import HeadNorm
 from etude.models.layers.key_value_cache import KeyValueCache
 from etude.models.layers.relative_positions import Relative
 from etude.models.layers.unpad import Unpadding
@@ -170,17 +171,25 @@ class SelfAttention(nn.Module):
         causal: Whether a token attends only to itself and the tokens before it.
         dropout: Dropout rate of the attention probabilities.
         relative: Treatment of the distance between tokens; None: none.
+        query_key_norm: Whether each head's queries and keys are normalised, before `relative` rotates them.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
     """
 
     def __init__(
-        self, width: int, heads: int, causal: bool = False, dropout: float = 0.0, relative: Relative | None = None
+        self,
+        width: int,
+        heads: int,
+        causal: bool = False,
+        dropout: float = 0.0,
+        relative: Relative | None = None,
+        query_key_norm: bool = False,
     ) -> None:
         super().__init__()
         self.head_width = head_width(width, heads)
         self.query_key_value = nn.Linear(width, 3 * width)
+        self.query_key_norm = HeadNorm(self.head_width, parts=2) if query_key_norm else None
         self.relative = Relative() if relative is None else relative
         self.attend = Attend(causal, dropout)
         self.output = nn.Linear(width, width)
@@ -191,22 +200,27 @@ class SelfAttention(nn.Module):
         """Attend within each row of the layout; return the outputs of the tokens with the indices `at`, or of all."""
         if at is not None and at is layout.starts and self.folds:
             return self.output(self._mixed_at_starts(x, layout))
-        projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
-        rotated = layout.pad(self.relative.rotate(projected, layout.positions))
+        rotated = layout.pad(self.relative.rotate(self._project(x), layout.positions))
         query, key, value = rotated.transpose(1, 3).unbind(2)
         mixed = self.attend(query, key, value, layout.key_mask, self.relative.bias(layout))
         mixed = layout.unpad(mixed.transpose(1, 2).flatten(2))
         return self.output(mixed if at is None else mixed.index_select(0, at))
 
+    def _project(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N 3 H K"]:
+        projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
+        if self.query_key_norm is None:
+            return projected
+        return torch.cat([self.query_key_norm(projected[:, :2]), projected[:, 2:]], dim=1)
+
     @property
     def folds(self) -> bool:
         """Whether keys and values are skipped when only the first token of each row is needed.
 
-        They are not if they are anything but the product of the states and one matrix, as with adapters, or if a hook
-        needs the probabilities of all tokens.
+        They are not if they are anything but the product of the states and one matrix, as with adapters or a norm of the
+        keys, or if a hook needs the probabilities of all tokens.
         """
         plain = type(self.query_key_value) is nn.Linear and type(self.relative) is Relative
-        return plain and not self.attend.causal and not self.attend.watched
+        return plain and self.query_key_norm is None and not self.attend.causal and not self.attend.watched
 
     def _mixed_at_starts(self, x: Float[Tensor, "N D"], layout: Unpadding) -> Float[Tensor, "B D"]:
         by_head = self.query_key_value.weight.unflatten(0, (3, -1, self.head_width))
@@ -225,8 +239,7 @@ class SelfAttention(nn.Module):
     def step(self, x: Float[Tensor, "B D"], past: KeyValueCache) -> Float[Tensor, "B D"]:
         """Attend from one new position of each row to itself and to those in `past`, to which it is appended."""
         position = past.length
-        projected = torch.unflatten(self.query_key_value(x), 1, (3, -1, self.head_width))
-        rotated = self.relative.rotate_next(projected, position)
+        rotated = self.relative.rotate_next(self._project(x), position)
         past.append(rotated[:, None, 1:])
         mixed = attend(rotated[:, 0, :, None], *past.heads, bias=self.relative.bias_next(position + 1))
         return self.output(mixed.flatten(1))
@@ -239,15 +252,17 @@ class CrossAttention(nn.Module):
         width: D.
         heads: H, a divisor of D.
         dropout: Dropout rate of the attention probabilities.
+        query_key_norm: Whether each head's queries are normalised, as the keys are where they are computed.
 
     Raises:
         ConfigurationError: If the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, query_key_norm: bool = False) -> None:
         super().__init__()
         self.head_width = head_width(width, heads)
         self.query = nn.Linear(width, width)
+        self.query_norm = HeadNorm(self.head_width) if query_key_norm else None
         self.attend = Attend(dropout=dropout)
         self.output = nn.Linear(width, width)
 
@@ -260,7 +275,10 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "B 1 1 L"] | None,
     ) -> Float[Tensor, "N D"]:
         """Attend from the tokens of each row of the layout to that row's keys, where the mask is True."""
-        query = torch.unflatten(layout.pad(self.query(x)), 2, (-1, self.head_width)).transpose(1, 2)
+        query = self.query(x)
+        if self.query_norm is not None:
+            query = self.query_norm(torch.unflatten(query, 1, (1, -1, self.head_width))).flatten(1)
+        query = torch.unflatten(layout.pad(query), 2, (-1, self.head_width)).transpose(1, 2)
         mixed = self.attend(query, keys, values, mask)
         return self.output(layout.unpad(mixed.transpose(1, 2).flatten(2)))
 

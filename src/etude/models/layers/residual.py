@@ -6,12 +6,13 @@ Axes: N real tokens, M tokens whose states are needed, D model width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from etude.errors import ConfigurationError
 from etude.models.layers.dropout import Dropout
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -79,6 +80,37 @@ class PostNorm(Residual):
     def final_norm(self) -> nn.Module:
         """Return the identity, since every layer ends in a norm."""
         return nn.Identity()
+
+
+def start_at_zero(layers: Iterable[nn.Module]) -> None:
+    """Set the last linear layer of every sublayer to zero, so that each layer starts as the identity.
+
+    It is the first rule of Fixup (Zhang et al. 2019, section 3). The last layer of a sublayer is the one that is registered
+    last, and its output is the sublayer's.
+
+    Args:
+        layers: Modules whose children are sublayers and their residual connections.
+
+    Raises:
+        ConfigurationError: If a residual connection normalises its sum, or a sublayer has no linear layer.
+    """
+    for layer in layers:
+        for name, part in layer.named_children():
+            if isinstance(part, PostNorm):
+                raise ConfigurationError(
+                    "model.zero_residual = true needs layers that start as the identity, and PostNorm normalises their "
+                    "sums; write model/residual=pre_norm or model.zero_residual=false"
+                )
+            if isinstance(part, Residual):
+                continue
+            linear = [module for module in part.modules() if isinstance(module, nn.Linear)]
+            if not linear:
+                raise ConfigurationError(
+                    f"model.zero_residual = true needs a linear layer at the end of each sublayer, and {name} "
+                    f"({type(part).__name__}) has none; write model.zero_residual=false"
+                )
+            for parameter in linear[-1].parameters():
+                nn.init.zeros_(parameter)
 
 
 def _at(x: Float[Tensor, "N D"], at: Int[Tensor, " M"] | None) -> Float[Tensor, "M D"]:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from etude.errors import ConfigurationError
 from etude.models.losses.cross_entropy import Gradients, product_dtype
+from etude.models.losses.soft_cap import soft_cap_in_place
 from etude.types import IGNORED
 
 CHUNK = 256
@@ -32,6 +33,7 @@ class Consistency(Protocol):
         weight: Float[Tensor, "V D"],
         labels: Int[Tensor, " N"],
         smoothing: float,
+        cap: float | None = None,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the loss of hidden states, summed over the positions that count, and their number."""
         ...
@@ -64,6 +66,7 @@ class RDrop:
         weight: Float[Tensor, "V D"],
         labels: Int[Tensor, " N"],
         smoothing: float = 0.0,
+        cap: float | None = None,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Compute the loss, and any required gradients, in chunks of positions; there is no second derivative.
 
@@ -73,6 +76,7 @@ class RDrop:
             weight: The output projection.
             labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
             smoothing: ε of label smoothing, from 0 to 1.
+            cap: Bound of the logits, by soft-capping; None: none.
 
         Returns:
             The loss summed over the positions that count, in nats, and their number.
@@ -80,7 +84,7 @@ class RDrop:
         counted = (labels != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(labels):
             first, second, labels = (tensor.index_select(0, counted) for tensor in (first, second, labels))
-        total = _chunked_r_drop(first, second, weight, labels, smoothing, self.alpha, torch.is_grad_enabled())
+        total = _chunked_r_drop(first, second, weight, labels, smoothing, cap, self.alpha, torch.is_grad_enabled())
         return total, torch.tensor(len(counted), device=labels.device)
 
 
@@ -95,6 +99,7 @@ class _ChunkedRDrop(torch.autograd.Function):
         weight: Float[Tensor, "V D"],
         labels: Int[Tensor, " N"],
         smoothing: float,
+        cap: float | None,
         alpha: float,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
@@ -109,9 +114,13 @@ class _ChunkedRDrop(torch.autograd.Function):
         total = first.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
         for start in range(0, len(labels), CHUNK):
             chunks = [side[start : start + CHUNK] for side in sides]
-            logs = [torch.log_softmax((chunk @ matrix.T).to(total.dtype), 1) for chunk in chunks]
+            logits = [(chunk @ matrix.T).to(total.dtype) for chunk in chunks]
+            capping = [] if cap is None else [soft_cap_in_place(side, cap) for side in logits]
+            logs = [torch.log_softmax(side, 1) for side in logits]
             loss, slopes = _positions(logs[0], logs[1], labels[start : start + CHUNK, None], smoothing, alpha)
             total += loss
+            for slope, derivative in zip(slopes, capping, strict=False):
+                slope *= derivative
             for accumulated, chunk, slope in zip(gradients, chunks, slopes, strict=True):
                 accumulated.add(start, chunk, matrix, slope.to(dtype))
         ctx.save_for_backward(gradients[0].hidden, gradients[1].hidden, gradients[0].weight)
@@ -121,7 +130,7 @@ class _ChunkedRDrop(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 _chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from etude.models.losses.soft_cap import soft_cap_in_place
 from etude.types import IGNORED
 
 CHUNK = 512
@@ -25,6 +26,7 @@ def label_smoothed_cross_entropy(
     labels: Int[Tensor, " N"],
     smoothing: float = 0.0,
     bias: Float[Tensor, " V"] | None = None,
+    cap: float | None = None,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Compute the cross-entropy of logits hidden weightᵀ + bias with smoothed labels (Szegedy et al. 2016, section 7).
 
@@ -39,6 +41,7 @@ def label_smoothed_cross_entropy(
         labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
         smoothing: ε, from 0 to 1.
         bias: Added to the logits.
+        cap: Bound of the logits, by soft-capping after the bias; None: none.
 
     Returns:
         The loss in nats, summed over the positions that count, and their number: the denominator. If no position counts,
@@ -51,7 +54,7 @@ def label_smoothed_cross_entropy(
     counted = (labels != IGNORED).nonzero().squeeze(1)
     if len(counted) < len(labels):
         hidden, labels = hidden.index_select(0, counted), labels.index_select(0, counted)
-    total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, torch.is_grad_enabled())
+    total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, cap, torch.is_grad_enabled())
     return total, torch.tensor(len(counted), device=labels.device)
 
 
@@ -66,6 +69,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias: Float[Tensor, " V"] | None,
         labels: Int[Tensor, " N"],
         smoothing: float,
+        cap: float | None,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
         gradients = Gradients(hidden, weight, bias, [differentiable and needed for needed in ctx.needs_input_grad])
@@ -77,11 +81,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = (chunk @ matrix.T).to(total.dtype)
             if bias is not None:
                 logits += bias
+            slopes = None if cap is None else soft_cap_in_place(logits, cap)
             total -= (1 - smoothing) * logits.gather(1, chunk_labels).sum()
+            if slopes is not None:
+                total -= smoothing / len(weight) * logits.sum()
             total += _softmax_in_place(logits).sum()
             logits.scatter_add_(1, chunk_labels, logits.new_full(chunk_labels.shape, smoothing - 1))
+            if slopes is not None:
+                logits.sub_(smoothing / len(weight)).mul_(slopes)
             gradients.add(start, chunk, matrix, logits.to(dtype))
-        if smoothing:
+        if smoothing and cap is None:  # the sum of capped logits is not linear in the states
             total -= gradients.add_uniform(hidden, weight, bias, smoothing / len(weight))
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         return total
@@ -90,7 +99,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 _chunked_cross_entropy: Callable[..., Tensor] = _ChunkedCrossEntropy.apply

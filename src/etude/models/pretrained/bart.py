@@ -205,6 +205,16 @@ def to_bart(model: Seq2Seq) -> tuple[EncoderDecoderFamily, dict[str, Tensor]]:
     """
     state = model.state_dict()
     family = _family_of(model, state)
+    if model.logit_cap is not None:
+        raise ConfigurationError(
+            f"{family.architecture} has no cap of its logits, and this model has; write to=onnx, or train with "
+            "model.logit_cap=null"
+        )
+    if model.memory_norm is not None:
+        raise ConfigurationError(
+            f"{family.architecture} has no norm of queries and keys, and this model has; write to=onnx, or train with "
+            "model.query_key_norm=false"
+        )
     names = tensor_names(len(model.encoder), len(model.decoder), family)
     separate = ("positions.", "target_positions.", "logit_bias")
     strange = [name for name in state if name not in names and not name.startswith(separate)]

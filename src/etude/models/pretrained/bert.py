@@ -19,7 +19,8 @@ from etude.errors import ConfigurationError
 from etude.hub import PretrainedFiles
 from etude.models.base import BertHead, MaskedLMHead, OutputKind, OutputLayer, Pooler
 from etude.models.encoder import Encoder
-from etude.models.layers.feed_forward import Activation, FeedForward
+from etude.models.layers.feed_forward import Activation, FeedForward, SquaredReLU
+from etude.models.layers.head_norm import HeadNorm
 from etude.models.layers.positions import Learned
 from etude.models.layers.residual import PreNorm
 from etude.models.pretrained.base import NativePretrainedModel
@@ -36,7 +37,12 @@ from etude.models.pretrained.weight_files import (
 )
 from etude.types import Facts
 
-ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu, "gelu_new": partial(F.gelu, approximate="tanh")}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "relu2": SquaredReLU(),
+}
 """Activations by their names in config.json."""
 
 UNUSED = (
@@ -187,6 +193,10 @@ def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dic
     Raises:
         ConfigurationError: If the family cannot hold the encoder.
     """
+    if any(isinstance(part, HeadNorm) for part in encoder.modules()):
+        raise ConfigurationError(
+            f"{family.title} has no norm of queries and keys, and this encoder has; train with model.query_key_norm=false"
+        )
     layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
     kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
     foreign = kinds - {Learned, family.residual, nn.LayerNorm, FeedForward}

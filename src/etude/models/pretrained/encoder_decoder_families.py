@@ -10,7 +10,7 @@ from functools import partial
 
 import torch.nn.functional as F
 
-from etude.models.layers.feed_forward import Activation
+from etude.models.layers.feed_forward import Activation, SquaredReLU
 from etude.models.layers.residual import PostNorm, PreNorm, Residual
 
 SHARED = "model.shared.weight"
@@ -54,6 +54,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "swish": F.silu,
     "silu": F.silu,
+    "relu2": SquaredReLU(),
 }
 """Names of activations in config.json."""
 

@@ -158,15 +158,20 @@ def to_gpt2(decoder: Decoder) -> dict[str, Tensor]:
 def _check_parts(decoder: Decoder) -> None:
     """Refuse parts that GPT-2 does not have, naming the choices that give its own."""
     layers = cast(list[CausalLayer], list(decoder.layers))
-    parts: dict[str, tuple[type[nn.Module], set[type[nn.Module]]]] = {
+    parts: dict[str, tuple[type, set[type]]] = {
         "model/positions=learned": (Learned, {type(decoder.positions)}),
         "model/residual=pre_norm": (PreNorm, {type(layer.attention_residual) for layer in layers}),
         "model/norm=layer": (nn.LayerNorm, {type(layer.attention_residual.norm) for layer in layers}),
         "model/feed_forward=gelu": (FeedForward, {type(layer.feed_forward) for layer in layers}),
+        "model.query_key_norm=false": (type(None), {type(layer.attention.query_key_norm) for layer in layers}),
     }
-    foreign = {choice: kinds - {own} for choice, (own, kinds) in parts.items() if kinds != {own}}
+    foreign = {
+        choice: {kind.__name__ for kind in kinds - {own}} for choice, (own, kinds) in parts.items() if kinds != {own}
+    }
+    if decoder.logit_cap is not None:
+        foreign["model.logit_cap=null"] = {"logit_cap"}
     if foreign:
-        names = ", ".join(sorted(kind.__name__ for kinds in foreign.values() for kind in kinds))
+        names = ", ".join(sorted(name for kinds in foreign.values() for name in kinds))
         raise ConfigurationError(
             f"GPT-2, the only decoder of transformers that is written, has no {names}; train with {' '.join(foreign)}"
         )

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -113,8 +112,7 @@ class WrappedDecoder(WrappedModel, TextDecoder):
             previous, cache = previous[:, previous.shape[1] - self.max_length // 2 :], None
             new = torch.cat([previous, new], dim=1)
         features, cache = self.run_cached(cache, input_ids=new)
-        logits = F.linear(features[:, -1], self.output_weight, self.output_bias)
-        return logits, WrappedPast(torch.cat([previous, tokens[:, None]], dim=1), cache)
+        return self.logits(features[:, -1]), WrappedPast(torch.cat([previous, tokens[:, None]], dim=1), cache)
 
 
 def split_documents(

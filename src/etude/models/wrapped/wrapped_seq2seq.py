@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
@@ -166,8 +165,7 @@ class WrappedEncoderDecoder(WrappedModel, EncoderDecoder):
             attention_mask=cache.memory.mask.long(),
             decoder_input_ids=tokens[:, None],
         )
-        logits = F.linear(features[:, -1], self.output_weight, self.output_bias)
-        return logits, WrappedCache(cache.memory, cache.sentences, past, cache.length + 1)
+        return self.logits(features[:, -1]), WrappedCache(cache.memory, cache.sentences, past, cache.length + 1)
 
 
 def copy_caches(cache: Any) -> Any:
