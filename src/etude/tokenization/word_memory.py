@@ -1,0 +1,122 @@
+"""Ids of many texts, as the bytes that are stored of them. A word that was seen before is only looked up.
+
+Most words of a corpus have occurred before. Where a tokenizer encodes what stands between two spaces independently of what
+stands around it, a text's ids are those of its parts, one after the other; `divides_at_spaces` knows the tokenizers of which
+that is certain. Texts of any other tokenizer are encoded whole.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from etude.tokenization.base import Tokenizer
+from etude.tokenization.trained import keeping_spaces
+
+REMEMBERED_WORDS = 200_000
+"""Words that are remembered: some thirty megabytes."""
+
+LONGEST_REMEMBERED = 64
+"""Characters of a word that is remembered."""
+
+_TYPES = {"uint16": "H", "int32": "i"}
+"""The letter of `array` for each type in which ids are stored."""
+
+EncodedTexts = Callable[[Sequence[str]], list[bytes]]
+"""Function from texts to the bytes of each one's ids."""
+
+
+def encoder(tokenizer: Tokenizer, dtype: str) -> EncodedTexts:
+    """Return the fastest function that gives each text's ids, without special tokens, as bytes.
+
+    Args:
+        tokenizer: The tokenizer.
+        dtype: Type of the ids: `uint16` or `int32`.
+    """
+    return WordMemory(tokenizer, dtype) if divides_at_spaces(tokenizer.backend) else WholeTexts(tokenizer, dtype)
+
+
+class WholeTexts:
+    """Encodes each text whole.
+
+    Args:
+        tokenizer: The tokenizer.
+        dtype: Type of the ids: `uint16` or `int32`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
+        self._tokenizer = tokenizer
+        self._letter = _TYPES[dtype]
+
+    def __call__(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of each text."""
+        return [array(self._letter, ids).tobytes() for ids in self._tokenizer.encode(texts)]
+
+
+class WordMemory:
+    """Encodes what stands between two spaces once, and remembers it.
+
+    Args:
+        tokenizer: A tokenizer that divides at spaces.
+        dtype: Type of the ids: `uint16` or `int32`.
+        most: Words that are remembered.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, dtype: str, most: int = REMEMBERED_WORDS) -> None:
+        self._whole = WholeTexts(tokenizer, dtype)
+        self._most = most
+        self._known: dict[str, bytes] = {}
+
+    def __call__(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of each text."""
+        # A line feed is white space to all these tokenizers; as a space it divides too.
+        words = [text.replace("\n", " ").split(" ") for text in texts]
+        new = set[str]().union(*words).difference(self._known)
+        if len(self._known) + len(new) > self._most:
+            self._known = {}
+            new = set[str]().union(*words)
+        self._remember(list(new))
+        look_up = self._known.__getitem__
+        found = [b"".join(map(look_up, parts)) for parts in words]
+        self._forget(new)
+        return found
+
+    def _remember(self, words: list[str]) -> None:
+        self._known.update(zip(words, self._whole(words), strict=True))
+
+    def _forget(self, new: set[str]) -> None:
+        """Forget long words, and all of them if they are too many: memory does not grow with the texts."""
+        if len(self._known) > self._most:
+            self._known = {}
+            return
+        for word in new:
+            if len(word) > LONGEST_REMEMBERED:
+                del self._known[word]
+
+
+def divides_at_spaces(backend: tokenizers.Tokenizer) -> bool:
+    """Whether it is certain that the backend encodes what stands between two spaces independently of the rest.
+
+    That is so where the normalizer changes nothing across a space, the pre-tokenizer divides at every one, the model draws
+    nothing at random, and no added token may contain one: etude's own BPE, Unigram and WordPiece, and BERT's tokenizers.
+    """
+    described = json.loads(backend.to_str())
+    if described["model"].get("dropout") or not all(token["special"] for token in described["added_tokens"]):
+        return False
+    steps = (_described(backend.normalizer), _described(backend.pre_tokenizer))
+    own = [tuple(map(_described, keeping_spaces(lowercase))) for lowercase in (False, True)]
+    bert = steps[1] == _described(BertPreTokenizer()) and (steps[0] or {}).get("type") == "BertNormalizer"
+    return bert or steps in own
+
+
+def _described(step: Any) -> dict[str, Any] | None:
+    """Return a normalizer or a pre-tokenizer as plain values."""
+    if step is None:
+        return None
+    described: dict[str, Any] = json.loads(step.__getstate__())
+    return described
