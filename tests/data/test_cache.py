@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.cache import Ragged, RaggedWriter, TextColumn, cached
+from etude.data.cache import Ragged, TextColumn, cached
+from etude.data.growing import RaggedWriter
 from etude.errors import DataError, StorageError
 
 

@@ -24,7 +24,9 @@ RECIPES = {
     "cased wordpiece": WordPiece(160, lowercase=False),
 }
 SPACES = " \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u2003\u2028\u200b\u3000\ufeff"
-WORDS = st.sampled_from(["the", "cat", "Σ", "ΑΣ", "e\u0301", "\u0301", "日本", "▁", "▁▁x", "##s", "<mask>", "[MASK]", ",", "x" * 70])
+WORDS = st.sampled_from(
+    ["the", "cat", "Σ", "ΑΣ", "e\u0301", "\u0301", "日本", "▁", "▁▁x", "##s", "<mask>", "[MASK]", ",", "x" * 70]
+)
 TEXT = st.lists(st.one_of(WORDS, st.text(st.sampled_from(SPACES), max_size=3), st.text(max_size=4))).map("".join)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import tokenizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -24,8 +24,8 @@ REMEMBERED_WORDS = 200_000
 LONGEST_REMEMBERED = 64
 """Characters of a word that is remembered."""
 
-_TYPES = {"uint16": "H", "int32": "i"}
-"""The letter of `array` for each type in which ids are stored."""
+LETTERS: dict[str, Literal["H", "i"]] = {"uint16": "H", "int32": "i"}
+"""The letter of `array` and `memoryview` for each type in which ids are stored."""
 
 EncodedTexts = Callable[[Sequence[str]], list[bytes]]
 """Function from texts to the bytes of each one's ids."""
@@ -51,7 +51,7 @@ class WholeTexts:
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
         self._tokenizer = tokenizer
-        self._letter = _TYPES[dtype]
+        self._letter = LETTERS[dtype]
 
     def __call__(self, texts: Sequence[str]) -> list[bytes]:
         """Return the ids of each text."""
