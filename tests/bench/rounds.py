@@ -1,7 +1,8 @@
 """Side by side: contenders that work by turns in one process, so that a drifting machine drifts for all of them.
 
 Every round each contender works for some seconds; who begins changes from round to round. What counts is the ratio of the
-first contender's rate to each other's within a round: the median of those is reported, beside the median rates.
+first contender's rate to each other's within a round: the median of those is reported with the least and the most, beside the
+median rates.
 """
 
 from __future__ import annotations
@@ -130,19 +131,22 @@ def _rotated(names: list[str], by: int) -> Iterable[str]:
 
 
 def _summary(first: list[Work], mine: list[Work], wanted: float | None) -> dict[str, float | None]:
+    ratios = [a.rate / b.rate for a, b in zip(first, mine, strict=True)]
     return {
         "rate": statistics.median(work.rate for work in mine),
-        "first_over_this": statistics.median(a.rate / b.rate for a, b in zip(first, mine, strict=True)),
+        "first_over_this": statistics.median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
         "wanted": wanted,
         "loss_of_last_round": None if mine[-1].loss != mine[-1].loss else mine[-1].loss,
     }
 
 
 def _show(title: str, found: Mapping[str, Mapping[str, float | None]]) -> None:
-    table = Table("contender", "rate", "first / this", "wanted", "loss, last round", title=title)
+    table = Table("contender", "rate", "first / this", "least", "most", "wanted", "loss, last round", title=title)
     for name, row in found.items():
-        cells = (row["rate"], row["first_over_this"], row["wanted"], row["loss_of_last_round"])
-        formats = ("{:,.1f}", "{:.2f}", "≥ {:.2f}", "{:.3f}")
+        cells = [row[key] for key in ("rate", "first_over_this", "least", "most", "wanted", "loss_of_last_round")]
+        formats = ("{:,.1f}", "{:.2f}", "{:.2f}", "{:.2f}", "≥ {:.2f}", "{:.3f}")
         table.add_row(
             name, *("" if cell is None else form.format(cell) for cell, form in zip(cells, formats, strict=True))
         )
