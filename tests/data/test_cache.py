@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.data.cache import Ragged, TextColumn, cached
-from etude.data.growing import RaggedWriter
 from etude.errors import DataError, StorageError
+from etude.growing import RaggedWriter
 
 
 @given(st.lists(st.lists(st.integers(0, 65535), max_size=7), max_size=11), st.sampled_from(["uint16", "int32"]))

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from etude.data import encode, growing
+from etude import growing
+from etude.data import encode
 from etude.data.prepare import PROGRESS, prepare
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import DataError

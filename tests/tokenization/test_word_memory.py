@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from etude.tokenization.base import Tokenizer
-from etude.tokenization.trained import BPE, Bytes, Unigram, WordPiece
-from etude.tokenization.word_memory import LONGEST_REMEMBERED, WholeTexts, WordMemory, divides_at_spaces, encoder
+from etude.tokenization.trained import BPE, SPECIAL, Bytes, Unigram, WordPiece
+from etude.tokenization.word_memory import (
+    LONGEST_REMEMBERED,
+    ByteIds,
+    WholeTexts,
+    WordMemory,
+    divides_at_spaces,
+    encoder,
+)
 
 TEXTS = ["the cat, sat on the mat.", "THE Cats (Sat) at 12:30; ΟΔΟΣ ΣΑΣ", "été naïve über", "日本 語", "a_b ▁c d"]
-RECIPES = {
+RECIPES: dict[str, BPE | Unigram | WordPiece] = {
     "bpe": BPE(120),
     "lowercased bpe": BPE(120, lowercase=True),
     "unigram": Unigram(120),
@@ -102,5 +109,17 @@ def test_memory_does_not_grow_with_the_texts() -> None:
 
 def test_the_choice_follows_the_tokenizer() -> None:
     assert isinstance(encoder(trained("bpe"), "uint16"), WordMemory)
-    assert isinstance(encoder(Bytes().build([]), "uint16"), WholeTexts)
-    assert encoder(Bytes().build([]), "int32")(["a", ""]) == [np.array([5 + 97], np.int32).tobytes(), b""]
+    assert isinstance(encoder(Bytes().build([]), "uint16"), ByteIds)
+    assert isinstance(encoder(Tokenizer(with_a_phrase(), SPECIAL), "uint16"), WholeTexts)
+
+
+@given(st.lists(TEXT))
+def test_bytes_are_those_of_the_tokenizer(texts: list[str]) -> None:
+    tokenizer = Bytes().build([])
+    for dtype in ("uint16", "int32"):
+        assert encoder(tokenizer, dtype)(texts) == WholeTexts(tokenizer, dtype)(texts)
+
+
+def test_every_byte_that_text_can_have() -> None:
+    text = "".join(map(chr, [*range(0x100), 0x7FF, 0x800, 0xFFFF, 0x10000, 0x10FFFF]))
+    assert encoder(Bytes().build([]), "uint16")([text]) == WholeTexts(Bytes().build([]), "uint16")([text])

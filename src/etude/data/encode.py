@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from etude.data.growing import AGAIN, HEADER, GrowingArray, Mark, Marks, RaggedWriter
 from etude.data.labels import Labels
 from etude.data.readers.sources import Row
 from etude.errors import ConfigurationError
+from etude.growing import AGAIN, HEADER, GrowingArray, Grown, Marks, RaggedWriter
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.truncation import lengths_within
 from etude.tokenization.word_memory import LETTERS, encoder
@@ -103,7 +103,7 @@ class Encoding:
         return dict(zip(lengths, lengths_within(first, second, self.max_length), strict=True))
 
 
-class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SplitProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much of a split is encoded and on the disk.
 
     Attributes:
@@ -114,7 +114,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rows: Annotated[int, Meta(ge=0)] = 0
     counts: dict[str, Annotated[int, Meta(ge=0)]] = {}
-    marks: dict[str, Mark] = {}
+    marks: dict[str, Grown] = {}
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class SplitPlace:
 
     folder: Path
     origins: Path
-    done: Progress
-    keep: Callable[[Progress], None]
+    done: SplitProgress
+    keep: Callable[[SplitProgress], None]
 
 
 class _Encoded(NamedTuple):
@@ -255,9 +255,9 @@ def encode_split(
             read += len(batch)
             unmarked += characters
             if unmarked >= MARKED_CHARACTERS:
-                place.keep(Progress(read, dict(counts), dict(files.mark())))
+                place.keep(SplitProgress(read, dict(counts), dict(files.mark())))
                 unmarked = 0
-        place.keep(Progress(read, dict(counts), dict(files.mark())))
+        place.keep(SplitProgress(read, dict(counts), dict(files.mark())))
         total = len(files)
     if labels:
         np.save(place.folder / "labels.npy", labels.close(values))

@@ -25,11 +25,11 @@ from msgspec import Meta
 
 from etude.atomic import write_json
 from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached, continued
-from etude.data.encode import Encoding, Progress, SplitPlace, encode_split, token_type
-from etude.data.growing import AGAIN
+from etude.data.encode import Encoding, SplitPlace, SplitProgress, encode_split, token_type
 from etude.data.labels import ClassLabels, Labels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
+from etude.growing import AGAIN
 from etude.schema_errors import shown
 from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.untrusted import read_json
@@ -215,7 +215,7 @@ def _write(
         place = SplitPlace(
             folder / split,
             beside / f"{split}.origins.npy",
-            progress.get(split, Progress()),
+            progress.get(split, SplitProgress()),
             functools.partial(_keep_progress, beside, progress, split),
         )
         if place.done.rows:
@@ -232,13 +232,13 @@ def _write(
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
 
-def _read_progress(folder: Path) -> dict[str, Progress]:
+def _read_progress(folder: Path) -> dict[str, SplitProgress]:
     """Return how much of each split an earlier process has encoded."""
     path = folder / PROGRESS
-    return dict(read_json(path, dict[str, Progress], AGAIN)) if path.exists() else {}
+    return dict(read_json(path, dict[str, SplitProgress], AGAIN)) if path.exists() else {}
 
 
-def _keep_progress(folder: Path, progress: dict[str, Progress], split: str, done: Progress) -> None:
+def _keep_progress(folder: Path, progress: dict[str, SplitProgress], split: str, done: SplitProgress) -> None:
     """Note how much of a split is encoded."""
     progress[split] = done
     write_json(folder / PROGRESS, msgspec.to_builtins(progress))

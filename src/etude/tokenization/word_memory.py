@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from etude.tokenization.base import Tokenizer
-from etude.tokenization.trained import keeping_spaces
+from etude.tokenization.trained import NAMES, Bytes, keeping_spaces
 
 REMEMBERED_WORDS = 500_000
 """Words that are remembered: some hundred megabytes."""
@@ -42,6 +42,8 @@ def encoder(tokenizer: Tokenizer, dtype: str) -> EncodedTexts:
         tokenizer: The tokenizer.
         dtype: Type of the ids: `uint16` or `int32`.
     """
+    if tokenizer.fingerprint == Bytes().build(()).fingerprint:
+        return ByteIds(dtype)
     return WordMemory(tokenizer, dtype) if divides_at_spaces(tokenizer.backend) else WholeTexts(tokenizer, dtype)
 
 
@@ -60,6 +62,22 @@ class WholeTexts:
     def __call__(self, texts: Sequence[str]) -> list[bytes]:
         """Return the ids of each text."""
         return [array(self._letter, ids).tobytes() for ids in self._tokenizer.encode(texts)]
+
+
+class ByteIds:
+    """Encodes by the tokenizer of bytes: the ids of special tokens come first, then those of the 256 bytes.
+
+    Args:
+        dtype: Type of the ids: `uint16` or `int32`.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype = np.dtype(dtype)
+
+    def __call__(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of each text."""
+        contents = (np.frombuffer(text.encode(), np.uint8) for text in texts)
+        return [(content.astype(self._dtype) + self._dtype.type(len(NAMES))).tobytes() for content in contents]
 
 
 class WordMemory:

@@ -25,14 +25,14 @@ HEADER = 128
 """Bytes of the header of a `.npy` file of one axis, however long it is."""
 
 
-class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Grown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What of a file is on the disk: its first bytes, without a header that only its end decides."""
 
     size: Annotated[int, Meta(ge=0)]
     sha256: str
 
 
-Marks = Mapping[str, Mark]
+Marks = Mapping[str, Grown]
 """Marks by the name of their file."""
 
 
@@ -62,7 +62,7 @@ class GrowingFile:
         else:
             self._go_on(mark)
 
-    def _go_on(self, mark: Mark) -> None:
+    def _go_on(self, mark: Grown) -> None:
         self._stream.seek(self._header)
         while self.size < mark.size and (part := self._stream.read(min(READ_AT_ONCE, mark.size - self.size))):
             self._digest.update(part)
@@ -79,11 +79,11 @@ class GrowingFile:
         self._digest.update(content)
         self.size += len(content)
 
-    def mark(self) -> Mark:
+    def mark(self) -> Grown:
         """Wait until all bytes are on the disk, and return what names them."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        return Mark(self.size, self._digest.hexdigest())
+        return Grown(self.size, self._digest.hexdigest())
 
     def close(self, header: bytes | None = None) -> None:
         """Close the file, with another header of the same length if one is given."""
