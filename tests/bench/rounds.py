@@ -1,7 +1,8 @@
 """Side by side: contenders that work by turns in one process, so that a drifting machine drifts for all of them.
 
 Every round each contender works for some seconds; who begins changes from round to round. What counts is the ratio of the
-first contender's rate to each other's within a round: the median of those is reported, beside the median rates.
+first contender's rate to each other's within a round: the median of those is reported with the least and the most, beside the
+median rates.
 """
 
 from __future__ import annotations
@@ -136,16 +137,18 @@ def _summary(first: list[Work], mine: list[Work], wanted: float | None) -> dict[
         "rate": statistics.median(work.rate for work in mine),
         "first_over_this": statistics.median(ratios),
         "ratios": ratios,
+        "least": min(ratios),
+        "most": max(ratios),
         "wanted": wanted,
         "loss_of_last_round": None if mine[-1].loss != mine[-1].loss else mine[-1].loss,
     }
 
 
 def _show(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
-    table = Table("contender", "rate", "first / this", "wanted", "loss, last round", title=title)
+    table = Table("contender", "rate", "first / this", "least", "most", "wanted", "loss, last round", title=title)
     for name, row in found.items():
-        cells = (row["rate"], row["first_over_this"], row["wanted"], row["loss_of_last_round"])
-        formats = ("{:,.1f}", "{:.2f}", "≥ {:.2f}", "{:.3f}")
+        cells = [row[key] for key in ("rate", "first_over_this", "least", "most", "wanted", "loss_of_last_round")]
+        formats = ("{:,.1f}", "{:.2f}", "{:.2f}", "{:.2f}", "≥ {:.2f}", "{:.3f}")
         table.add_row(
             name, *("" if cell is None else form.format(cell) for cell, form in zip(cells, formats, strict=True))
         )

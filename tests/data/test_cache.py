@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.cache import Ragged, RaggedWriter, TextColumn, cached
+from etude.data.cache import Ragged, TextColumn, cached
 from etude.errors import DataError, StorageError
+from etude.growing import RaggedWriter
 
 
 @given(st.lists(st.lists(st.integers(0, 65535), max_size=7), max_size=11), st.sampled_from(["uint16", "int32"]))

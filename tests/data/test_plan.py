@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.plan import Plan
+from etude.data import plan as plan_module
+from etude.data.plan import Plan, _in_order, _shuffle_steps, random_keys
 from etude.data.sizes import BatchSize
 
 pools = st.one_of(st.none(), st.integers(1, 9))
@@ -194,3 +195,29 @@ def test_windows_of_documents_of_any_length_leave_hardly_any_padding() -> None:
     cells = np.array([len(row) * row.max() for row in rows])
     assert 1 - tokens.sum() / cells.sum() < 0.03
     assert tokens.min() > 0.9 * 4096, "batches are full, whatever their windows are"
+
+
+COLUMNS = st.integers(1, 30).flatmap(
+    lambda size: st.lists(
+        st.lists(st.integers(-3, 3) | st.integers(-(1 << 40), 1 << 40), min_size=size, max_size=size),
+        min_size=1,
+        max_size=4,
+    )
+)
+
+
+@given(COLUMNS, st.sampled_from([1, 7000]))
+def test_the_order_is_that_of_lexsort(columns: list[list[int]], repeated: int) -> None:
+    arrays = [np.tile(np.array(column), repeated) for column in columns]
+    assert (_in_order(*arrays) == np.lexsort(tuple(arrays))).all()
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 9), st.integers(1, 50))
+def test_steps_are_moved_whole(sizes: list[int], seed: int, at_once: int) -> None:
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    order, keys = np.arange(100, 100 + starts[-1]), random_keys(len(sizes), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "STEPS_AT_ONCE", at_once)
+        moved, ends = _shuffle_steps(order, starts, keys)
+    wanted = [order[starts[step] : starts[step + 1]].tolist() for step in np.argsort(keys, kind="stable")]
+    assert [moved[ends[step] : ends[step + 1]].tolist() for step in range(len(sizes))] == wanted

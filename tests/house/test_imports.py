@@ -19,6 +19,7 @@ LAYERS = [
         "seeding",
         "signals",
         "atomic",
+        "growing",
         "console",
         "hub",
         "packages",

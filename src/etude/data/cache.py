@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import shutil
 import tempfile
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from etude.atomic import sync
-from etude.errors import StorageError
+from etude.errors import DataError, StorageError
 from etude.untrusted import ANY_SIZE, BrokenFileError, inside, opened, read_json
 
 COMPLETE = "complete.json"
@@ -28,6 +28,8 @@ COMPLETE = "complete.json"
 
 ADVICE = "remove the folder, and it is made again"
 """What to do about a broken file of the cache."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,38 +109,6 @@ def _size_of_values(path: Path, offsets: npt.NDArray[np.int64], dtype: np.dtype[
     return size
 
 
-class RaggedWriter:
-    """Writer of the files of `Ragged`, array by array; only the offsets stay in memory.
-
-    Args:
-        stem: Path of the files without their suffixes.
-        dtype: Type of the values.
-    """
-
-    def __init__(self, stem: Path, dtype: npt.DTypeLike) -> None:
-        self.stem = stem
-        self.dtype = np.dtype(dtype)
-        self._stream = Path(f"{stem}.values").open("wb")  # noqa: SIM115 (closed by __exit__)
-        self._offsets = array("q", [0])
-
-    def append(self, values: Sequence[int] | bytes) -> None:
-        """Write the next array."""
-        content = values if isinstance(values, bytes) else np.asarray(values, self.dtype).tobytes()
-        self._stream.write(content)
-        self._offsets.append(self._offsets[-1] + len(content) // self.dtype.itemsize)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __enter__(self) -> RaggedWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stream.close()
-        if kind is None:
-            np.save(f"{self.stem}.offsets.npy", np.frombuffer(self._offsets, np.int64))
-
-
 class TextColumn(Sequence[str]):
     """Memory-mapped texts.
 
@@ -198,24 +168,90 @@ def cached(root: Path, key: str, build: Callable[[Path], None]) -> Path:
     place = root / key
     if _complete(place):
         return place
-    try:
+    with _writing(place):
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".building-") as temporary:
             built = Path(temporary) / key
             built.mkdir()
             build(built)
             _seal(built)
-            with _locked(root):
-                if not _complete(place):
-                    if place.exists():
-                        place.rename(Path(temporary) / "broken")
-                    built.rename(place)
-                    sync(root)
+            _publish(built, place)
+    return place
+
+
+def continued(root: Path, key: str, build: Callable[[Path, Path], None]) -> Path:
+    """Return a complete folder as `cached` does; but a process that is killed leaves what it built, and the next goes on.
+
+    Of two processes that build it at once, one waits for the other.
+
+    Args:
+        root: Folder of such folders; made if absent.
+        key: Name of the folder: equal keys mean equal content.
+        build: Function that fills a folder, the first, or goes on with what an earlier process left in it. The second is
+            for what only a process that goes on needs.
+
+    Raises:
+        DataError: What `build` raises; nothing is then left.
+        StorageError: If the folder cannot be written; what is on the disk is then left.
+    """
+    place, growing = root / key, root / f".growing-{key}"
+    if _complete(place):
+        return place
+    with _writing(place):
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(growing):
+            if not _complete(place):
+                _grow(growing, key, build)
+                _publish(growing / key, place)
+            shutil.rmtree(growing)
+    return place
+
+
+def _grow(growing: Path, key: str, build: Callable[[Path, Path], None]) -> None:
+    """Build a folder inside of one that outlives a kill."""
+    content = growing / key
+    try:
+        content.mkdir(exist_ok=True)
+        (content / COMPLETE).unlink(missing_ok=True)
+        build(content, growing)
+        _seal(content)
+    except BrokenFileError as error:
+        logger.warning("%s", error)
+        _empty(growing)
+        content.mkdir()
+        build(content, growing)
+        _seal(content)
+    except DataError:
+        shutil.rmtree(growing)
+        raise
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _publish(built: Path, place: Path) -> None:
+    """Give a sealed folder its name, in place of a broken one, unless another process was first."""
+    with _locked(place.parent):
+        if _complete(place):
+            return
+        if place.exists():
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".building-") as temporary:
+                place.rename(Path(temporary) / "broken")
+        built.rename(place)
+        sync(place.parent)
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line."""
+    try:
+        yield
     except OSError as error:
         raise StorageError(
             f"cannot write {place}: {error.strerror or error}; make room, or give another folder by paths.cache=FOLDER"
         ) from error
-    return place
 
 
 def _seal(folder: Path) -> None:
@@ -261,3 +297,27 @@ def _locked(root: Path) -> Iterator[None]:
     with (root / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes out of it; the system releases the lock of a process that dies."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _lock(descriptor, folder)
+            if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+                yield
+                return
+            # Whoever had the lock has removed this folder.
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("another process prepares the same data; waiting for it (%s)", folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

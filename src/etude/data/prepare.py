@@ -5,6 +5,7 @@ Keys of the cache are hashes of the corpus' content, the tokenizer and all setti
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -22,17 +23,22 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached
-from etude.data.encode import Encoding, encode_split, token_type
+from etude.atomic import write_json
+from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached, continued
+from etude.data.encode import Encoding, SplitPlace, SplitProgress, encode_split, token_type
 from etude.data.labels import ClassLabels, Labels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
+from etude.growing import AGAIN
 from etude.schema_errors import shown
 from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.untrusted import read_json
 
 FORMAT = 1
 """Version of the stored files; folders of another version are not read."""
+
+PROGRESS = "progress.json"
+"""File of data that is being prepared: what of it is on the disk."""
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +159,12 @@ def prepare(
         kind = () if labels is ClassLabels else (labels.__name__,)
         key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind)
         stored = (*text_fields, *fields_as_text)
-        reader = labels(label_field, classes) if label_field else None
-        folder = cached(cache / "prepared", key, lambda new: _write(new, corpus, finished, encoding, reader, stored))
+
+        def build(folder: Path, beside: Path) -> None:
+            reader = labels(label_field, classes) if label_field else None
+            _write(folder, beside, corpus, finished, encoding, reader, stored)
+
+        folder = continued(cache / "prepared", key, build)
     summary = read_json(folder / "summary.json", _Summary, ADVICE)
     splits = {split: _open_split(folder / split, finished, encoding, stored) for split in summary.dropped}
     return Prepared(finished, splits, tuple(summary.classes), key, summary.dropped)
@@ -190,25 +200,28 @@ class _TrainingTexts:
 
 def _write(
     folder: Path,
+    beside: Path,
     corpus: Corpus,
     tokenizer: Tokenizer,
     encoding: Encoding,
     labels: Labels | None,
     stored_fields: tuple[str, ...],
 ) -> None:
-    """Encode all splits into an empty folder."""
+    """Encode all splits into a folder, or go on where an earlier process was killed."""
+    progress = _read_progress(beside)
     dropped: dict[str, Mapping[str, int]] = {}
     for split in corpus.splits():
         before = Counter(corpus.dropped)
-        examples, counts = encode_split(
-            followed(corpus.rows(split), split),
+        place = SplitPlace(
             folder / split,
-            tokenizer,
-            encoding,
-            labels,
-            stored_fields,
-            training=split == "train",
+            beside / f"{split}.origins.npy",
+            progress.get(split, SplitProgress()),
+            functools.partial(_keep_progress, beside, progress, split),
         )
+        if place.done.rows:
+            logger.info("%s: %s rows are encoded already; reading on", split, f"{place.done.rows:,}")
+        rows = followed(corpus.rows(split), split)
+        examples, counts = encode_split(rows, place, tokenizer, encoding, labels, stored_fields, split == "train")
         counts += Counter(corpus.dropped) - before
         if examples == 0:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
@@ -217,6 +230,18 @@ def _write(
         dropped[split] = counts
     summary = {"classes": labels.classes if labels else (), "dropped": dropped}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+
+def _read_progress(folder: Path) -> dict[str, SplitProgress]:
+    """Return how much of each split an earlier process has encoded."""
+    path = folder / PROGRESS
+    return dict(read_json(path, dict[str, SplitProgress], AGAIN)) if path.exists() else {}
+
+
+def _keep_progress(folder: Path, progress: dict[str, SplitProgress], split: str, done: SplitProgress) -> None:
+    """Note how much of a split is encoded."""
+    progress[split] = done
+    write_json(folder / PROGRESS, msgspec.to_builtins(progress))
 
 
 def followed(rows: Iterable[Row], what: str, every: float = 10.0) -> Iterator[Row]:

@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Bool, Int
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.cache import Ragged, RaggedWriter, cached
+from etude.data.cache import Ragged, cached
 from etude.data.loader import Slice, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.growing import RaggedWriter
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.windows import SPECIAL, Windows
 from etude.types import IGNORED, Facts, Question, QuestionBatch

@@ -69,7 +69,7 @@ class BPE:
             DataError: If there is no text.
         """
         backend = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL.unknown))
-        backend.normalizer, splitter = _keeping_spaces(self.lowercase)
+        backend.normalizer, splitter = keeping_spaces(self.lowercase)
         backend.decoder = RESTORE_SPACES
         _train_bpe(backend, splitter, texts, self.vocabulary)
         backend.pre_tokenizer = splitter
@@ -105,7 +105,7 @@ class Unigram:
             ConfigurationError: If the vocabulary cannot hold the characters of the texts.
             DataError: If there is no text, or none that sentencepiece can train on.
         """
-        normalizer, splitter = _keeping_spaces(self.lowercase)
+        normalizer, splitter = keeping_spaces(self.lowercase)
         words = pre_tokenizers.Sequence([splitter, CUT_WORDS])
         normal = (normalizer.normalize_str(text) for text in _training_texts(texts))
         pieces = _unigram_pieces([word for text in normal for word, _ in words.pre_tokenize_str(text)], self.vocabulary)
@@ -180,7 +180,7 @@ class Bytes:
         return _finished(backend, len(vocabulary))
 
 
-def _keeping_spaces(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+def keeping_spaces(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
     """Return what turns spaces into `▁` (a `▁` of the text counts as a space) and separates punctuation from words."""
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(rf"[\s{SPACE}]+"), " "), normalizers.Strip()]
     spaces = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")

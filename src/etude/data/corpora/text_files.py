@@ -87,16 +87,16 @@ class TextFiles:
             yield from visible
 
     def _documents(self, path: Path) -> Iterator[Row]:
-        lines: list[str] = []
+        lines, name = list[str](), path.name
         first, size, decoded, documents = 1, 0, 0, 0
         for number, line in enumerate(read_lines(path, LONGEST_LINE), 1):
             text = text_of(line)
             if text is None:
-                self.dropped.drop("not UTF-8 text", f"{path.name}:{number}")
+                self.dropped.drop("not UTF-8 text", f"{name}:{number}")
                 continue
             decoded += 1
             if lines and (not text or size > LONGEST_DOCUMENT):
-                yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
+                yield Row({"text": "\n".join(lines)}, f"{name}:{first}")
                 lines, size, documents = [], 0, documents + 1
             if text:
                 first = first if lines else number
@@ -105,6 +105,6 @@ class TextFiles:
         if decoded == 0:
             raise DataError(f"{path} is not UTF-8 text: not one of its lines can be read")
         if lines:
-            yield Row({"text": "\n".join(lines)}, f"{path.name}:{first}")
+            yield Row({"text": "\n".join(lines)}, f"{name}:{first}")
         elif not documents:
-            self.dropped.drop("empty file", path.name)
+            self.dropped.drop("empty file", name)
