@@ -16,6 +16,7 @@ from typing import Any
 
 from etude.runs.folder import CONFIGURATION
 from etude.runs.manifest import processor
+from etude.sweeps.sweep_documents import SWEEP
 from tests.cards.card import Card, Number, Result, Stamp
 from tests.conftest import ROOT, corpora
 
@@ -68,11 +69,15 @@ def _typed(command: str, here: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _runs(written: str, here: Path) -> Iterable[Path]:
-    """Yield the folders of runs that standard output names, each once."""
+    """Yield the folders of runs that standard output names, each once; of a sweep, those of its members."""
     words = dict.fromkeys(word for line in written.splitlines() for word in line.split())
     for word in words:
         folder = here / word
-        if len(word) < os.pathconf("/", "PC_PATH_MAX") and (folder / CONFIGURATION).is_file():
+        if len(word) >= os.pathconf("/", "PC_PATH_MAX"):
+            continue
+        if (folder / SWEEP).is_file():
+            yield from (path.parent for path in sorted(folder.glob(f"*/{CONFIGURATION}")))
+        elif (folder / CONFIGURATION).is_file():
             yield folder
 
 

@@ -98,6 +98,18 @@ def test_values_come_from_runs_standard_output_and_lines() -> None:
     assert in_history(stamp.commit)
 
 
+def test_the_runs_of_a_sweep_are_its_members() -> None:
+    members = " && ".join(
+        f'mkdir -p s/{name} && touch s/{name}/config.yaml && echo {{\\"a\\": {value}}} > s/{name}/x.json'
+        for name, value in (("000", 1), ("001", 3))
+    )
+    card = typed(
+        f"{members} && touch s/sweep.json && echo s", then="echo RUN2", results={"a": {"file": "x.json", "key": "a"}}
+    )
+    stamp, faults = attempt(card)
+    assert (stamp.values, faults) == ({"a": [1, 3]}, [])
+
+
 @pytest.mark.parametrize(
     ("card", "fault"),
     [

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.data import plan as plan_module
-from etude.data.plan import Plan, _in_order, _shuffle_steps, random_keys
+from etude.data.plan import Plan, in_order, random_keys, shuffle_steps
 from etude.data.sizes import BatchSize
 
 pools = st.one_of(st.none(), st.integers(1, 9))
@@ -209,7 +209,7 @@ COLUMNS = st.integers(1, 30).flatmap(
 @given(COLUMNS, st.sampled_from([1, 7000]))
 def test_the_order_is_that_of_lexsort(columns: list[list[int]], repeated: int) -> None:
     arrays = [np.tile(np.array(column), repeated) for column in columns]
-    assert (_in_order(*arrays) == np.lexsort(tuple(arrays))).all()
+    assert (in_order(*arrays) == np.lexsort(tuple(arrays))).all()
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 9), st.integers(1, 50))
@@ -218,6 +218,6 @@ def test_steps_are_moved_whole(sizes: list[int], seed: int, at_once: int) -> Non
     order, keys = np.arange(100, 100 + starts[-1]), random_keys(len(sizes), seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "STEPS_AT_ONCE", at_once)
-        moved, ends = _shuffle_steps(order, starts, keys)
+        moved, ends = shuffle_steps(order, starts, keys)
     wanted = [order[starts[step] : starts[step + 1]].tolist() for step in np.argsort(keys, kind="stable")]
     assert [moved[ends[step] : ends[step + 1]].tolist() for step in range(len(sizes))] == wanted

@@ -82,7 +82,7 @@ class Plan:
                 _by_length(sides[order], keys[order], np.repeat(np.arange(steps, dtype=np.int32), np.diff(starts)))
             ]
         if shuffle:
-            order, starts = _shuffle_steps(order, starts, random_keys(len(starts) - 1, mix("steps", seed, epoch)))
+            order, starts = shuffle_steps(order, starts, random_keys(len(starts) - 1, mix("steps", seed, epoch)))
         each = np.ones(len(sides), np.int64) if counts is None else counts
         return cls(order, cost[order], starts, each.__getitem__ if isinstance(each, np.ndarray) else each)
 
@@ -161,10 +161,10 @@ def _by_length(
     """
     first, *others = sides.T
     others = [np.where(first % 2, -side, side) for side in others]
-    return _in_order(keys, *others, first, *(() if groups is None else (groups,)))
+    return in_order(keys, *others, first, *(() if groups is None else (groups,)))
 
 
-def _in_order(*columns: Real[Array, " N"]) -> Int[Array, " N"]:
+def in_order(*columns: Real[Array, " N"]) -> Int[Array, " N"]:
     """Return what `np.lexsort` does, the order by the last column, then the one before it, and so on, in less time.
 
     Lengths fit into 16 bits nearly always, and those NumPy sorts in linear time.
@@ -188,7 +188,7 @@ def _equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Arr
     return np.searchsorted(spent, shares * spent[-1] // parts, side="right").astype(np.int64)
 
 
-def _shuffle_steps(
+def shuffle_steps(
     order: Int[Array, " N"], starts: Int[Array, " S+1"], keys: UInt64[Array, " S"]
 ) -> tuple[Int[Array, " N"], Int[Array, " S+1"]]:
     """Put the steps in random order, each kept whole."""
