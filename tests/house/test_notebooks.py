@@ -69,7 +69,14 @@ def test_a_notebook_shows_what_came_out(script: Path) -> None:
     check_outputs(notebook)
 
 
-@each_notebook
+QUICK = ("the_transformer", "first_experiment")
+"""What is executed by every run of the tests; the others with the long proofs: together they take minutes."""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow) for path in SCRIPTS],
+)
 def test_a_notebook_runs(script: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     notebook = jupytext.read(script)
     client = NotebookClient(notebook, timeout=500, record_timing=False, resources={"metadata": {"path": str(tmp_path)}})
