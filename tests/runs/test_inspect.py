@@ -23,11 +23,13 @@ class Tags(HTMLParser):
         super().__init__()
         self.names: set[str] = set()
         self.attributes: set[str] = set()
+        self.sources: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.sources += [value or "" for name, value in attrs if name == "src"]
 
 
 @pytest.fixture
@@ -59,8 +61,10 @@ def test_a_translation_is_looked_into(trained: Callable[..., Path], capfd: pytes
         assert "←" in error
         page = Path(out.strip()).read_text()
         tags = Tags(page)
-        assert tags.names & {"script", "link", "img", "iframe", "object", "b"} == set()
-        assert not any(name.startswith("on") or name in ("src", "href", "style") for name in tags.attributes)
+        assert tags.names & {"link", "iframe", "object", "b"} == set()
+        assert page.count("<script") == 1  # the page's own program, the only one that its policy lets run
+        assert not any(name.startswith("on") or name in ("href", "style") for name in tags.attributes)
+        assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
         assert not re.search(r"url\(|@import|https?://", page)
     (first,) = json.loads((run / "inspections" / "1" / "attention.json").read_text())
     assert first["text"] == attack
