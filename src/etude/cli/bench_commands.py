@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from etude.cli.streams import data_stream, write_result
-from etude.commands.bench.bench_comparison import command
-from etude.errors import defects
+from etude.commands.bench.bench_comparison import SLOWER, compare_benches, plain, show
+from etude.errors import ConfigurationError, defects
 
 USAGE = """etude bench compare: which ratios differ by more than their rounds do.
 
@@ -29,7 +30,13 @@ def run_comparison(words: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         sys.stdout.write(USAGE)
         return 0
+    if len(words) != 2 or any("=" in word or word.startswith("-") for word in words):
+        raise ConfigurationError(
+            "etude bench compare takes two files, OLD and NEW, that make bench wrote (command line)"
+        )
     with defects(), data_stream() as data:
-        changes, code = command(words)
-        write_result(changes, data)
-    return code
+        changes = compare_benches(Path(words[0]), Path(words[1]))
+        show(changes)
+        result = plain(changes)
+        write_result(result, data)
+    return SLOWER if result["slower"] else 0

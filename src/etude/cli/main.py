@@ -80,7 +80,7 @@ def dispatch(words: Sequence[str]) -> int:
     if name in ("sweep", "check"):
         return int(load("etude.cli.sweep_commands:run_on_sweeps")(command, rest))
     if name == "bench" and rest[:1] == ["compare"]:
-        return int(load("etude.cli.bench_commands:run_comparison")(rest[1:]))
+        return int(load(command.kinds["compare"])(rest[1:]))
     if command.browses:
         return int(load("etude.cli.browse_commands:browse")(name, command, rest))
     if rest and rest[0] in command.kinds:

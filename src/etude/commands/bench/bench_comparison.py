@@ -14,11 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from etude.errors import ConfigurationError, DataError
+from etude.errors import DataError
 from etude.metrics.seeds import ALPHA, seed_test
 
 NOISE = 0.02
-"""RatioChange of a ratio that is never called one: equal rounds of a quiet machine differ by as much."""
+"""Change of a ratio that is never called one: equal rounds of a quiet machine differ by as much."""
 
 SLOWER = 3
 """Exit code if something has become slower."""
@@ -121,23 +121,6 @@ def plain(changes: Sequence[RatioChange]) -> Mapping[str, Any]:
         ],
         "slower": sum(one.verdict == "slower" for one in changes),
     }
-
-
-def command(words: Sequence[str]) -> tuple[Mapping[str, Any], int]:
-    """Compare the two files that the words name, and show it; return the changes and the exit code.
-
-    Raises:
-        ConfigurationError: If the words are not two files.
-        DataError: As in `compare_benches`.
-    """
-    if len(words) != 2 or any("=" in word or word.startswith("-") for word in words):
-        raise ConfigurationError(
-            "etude bench compare takes two files, OLD and NEW, that make bench wrote (command line)"
-        )
-    changes = compare_benches(Path(words[0]), Path(words[1]))
-    show(changes)
-    result = plain(changes)
-    return result, SLOWER if result["slower"] else 0
 
 
 def _read(file: Path) -> dict[str, dict[str, Contender]]:
