@@ -1,10 +1,11 @@
 """What a tracker costs a training: `python -m tests.bench.trackers`, a step with W&B over one without a tracker.
 
 W&B writes offline; or has a server that accepts connections and never answers; or one that refuses them. All contenders train the
-same experiment by turns, each round in a process forked from this one, and log every step, fifty times as often as by default. A
-round begins once the logger is connected offline, or waits for its server. With `--same` a second one has no tracker either:
-its spread is that of the machine. Beside the time there is the CPU time of the thread that trains, and of the whole process with
-the logger's thread: neighbours hardly change them. The CPU time of W&B's service, another process, is not in them.
+same experiment by turns, each round in a process forked from this one, and log as often as a run does by default
+(`--log-every 1`: every step). A round begins once the logger is connected offline, or waits for its server. With `--same` a
+second one has no tracker either: its spread is that of the machine. Beside the time there is the CPU time of the thread that
+trains, and of the whole process with the logger's thread: neighbours hardly change them. The CPU time of W&B's service, another
+process, is not in them.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def clocks() -> dict[str, float]:
 
 
 def seconds_of_a_step(
-    experiment: Experiment, folder: Path, number: int, mode: str | None, seconds: float
+    experiment: Experiment, folder: Path, number: int, mode: str | None, seconds: float, log_every: int
 ) -> dict[str, float]:
     """Train for some seconds, and return those of a step by each clock.
 
@@ -78,12 +79,15 @@ def seconds_of_a_step(
         number: Number of the round, by which the data is ordered.
         mode: Mode of W&B; None: no tracker.
         seconds: Of the round.
+        log_every: Steps between two events that are logged.
     """
     task, data = experiment.task, experiment.data
     data.settings = replace(data.settings, seed=number)
     data._plans.clear()
-    curves = SpeedCurves(task, data, experiment.config.precision, 1)
-    task.run_context = RunContext(1, 1, Duration(1e9, "step"), log_every=1, clock=data.clock, measured=curves.values)
+    curves = SpeedCurves(task, data, experiment.config.precision, log_every)
+    task.run_context = RunContext(
+        1, 1, Duration(1e9, "step"), log_every=log_every, clock=data.clock, measured=curves.values
+    )
 
     def position() -> tuple[int, int, float]:
         return task.global_step, data.tokens_at(task.global_step), task.seconds()
@@ -116,14 +120,14 @@ def seconds_of_a_step(
     return timed.taken
 
 
-def forked(experiment: Experiment, number: int, mode: str | None, seconds: float) -> dict[str, float]:
+def forked(experiment: Experiment, number: int, mode: str | None, seconds: float, log_every: int) -> dict[str, float]:
     """Do `seconds_of_a_step` in a process of its own: what hangs in one round must not reach the next."""
     ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def child() -> None:
         torch.set_num_threads(1)  # threads do not survive a fork
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            theirs.send(seconds_of_a_step(experiment, Path(folder), number, mode, seconds))
+            theirs.send(seconds_of_a_step(experiment, Path(folder), number, mode, seconds, log_every))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
@@ -137,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each contender in each round")
+    parser.add_argument("--log-every", type=int, default=50, help="steps between two events that are logged")
     parser.add_argument("--same", action="store_true", help="a second contender without a tracker, for the spread")
     options = parser.parse_args()
     experiment = built("experiment=classification/demo", "trainer=cpu", "logger=none", "callbacks=none")
@@ -151,7 +156,7 @@ def main() -> None:
             order = list(modes)[number % len(modes) :] + list(modes)[: number % len(modes)]
             for name in order:
                 os.environ["WANDB_BASE_URL"] = servers.get(name, NOBODY)
-                taken = forked(experiment, number, modes[name], options.seconds)
+                taken = forked(experiment, number, modes[name], options.seconds, options.log_every)
                 times[name].append(taken)
                 sys.stderr.write(f"round {number + 1}: {name}: {1000 * taken['time']:.3f} ms\n")
     json.dump({name: _summary(times["none"], mine) for name, mine in times.items()}, sys.stdout, indent=1)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -42,6 +42,8 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 
 _PACKAGE_LINE = re.compile(r"#\s*@package\s+(\S+)")
 _PARENT = re.compile(r"In '([^']+)':")
+_KEPT = 500
+"""Compositions that are kept, of some 25 kB each."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,39 @@ class Composition:
 
 
 class _Loader(ConfigLoaderImpl):
-    """Hydra's loader, which tells the files that it composed last: to list them again takes a third of a composition."""
+    """Hydra's loader of one state of the files.
+
+    Attributes:
+        composed: Files that it composed last: to list them again takes a third of a composition.
+        choices: What it composed, by the root configuration and the choices of groups: members of a sweep and the calls of a
+            notebook share most of them.
+    """
 
     composed: tuple[ResultDefault, ...] = ()
+
+    def __init__(self, path: ConfigSearchPath) -> None:
+        super().__init__(path)
+        self.choices: dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]] = {}
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.composed = tuple(defaults)
         return super()._compose_config_from_defaults_list(defaults, repo)
+
+
+@lru_cache(maxsize=4)
+def _loader(folder: Path, extra: Path | None = None, *, files: tuple[tuple[str, int, int], ...]) -> _Loader:
+    """Return the loader of the groups of these folders, made anew when one of their files changes."""
+    setup_globals()
+    path = create_config_search_path(str(folder))
+    if extra is not None:
+        path.prepend("command-line", f"file://{extra}", SearchPathQuery(provider="schema"))
+    return _Loader(path)
+
+
+def _state(folders: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Return the name, the time of the last change in nanoseconds and the size of each configuration file."""
+    states = [(file, file.stat()) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    return tuple((str(file), state.st_mtime_ns, state.st_size) for file, state in states)
 
 
 @dataclass(frozen=True)
@@ -121,13 +149,10 @@ class Composer:
 
     @cached_property
     def _loader(self) -> _Loader:
-        setup_globals()
-        path = create_config_search_path(str(self.folder))
-        if self.extra is not None:
-            if not self.extra.is_dir():
-                raise ConfigurationError(f"--config-dir {self.extra} is not a folder (command line)")
-            path.prepend("command-line", f"file://{self.extra.resolve()}", SearchPathQuery(provider="schema"))
-        return _Loader(path)
+        if self.extra is not None and not self.extra.is_dir():
+            raise ConfigurationError(f"--config-dir {self.extra} is not a folder (command line)")
+        folders = [folder.resolve() for folder in (self.folder, self.extra) if folder is not None]
+        return _loader(*folders, files=_state(folders))
 
     def groups(self) -> list[str]:
         """Return the names of all configuration groups but Hydra's own; dashboards are files of another kind."""
@@ -295,15 +320,16 @@ class Composer:
 
     def _chosen(self, words: tuple[str, ...]) -> tuple[DictConfig, tuple[Source, ...]]:
         """Return the tree that the choices of groups stand for, and its files; composed once, since members share choices."""
-        if words not in self._choices:
+        choices, key = self._loader.choices, (self.name, *words)
+        if key not in choices:
             config = self._loader.load_configuration(self.name, list(words), RunMode.RUN)
-            self._choices[words] = config, self._files(config)
-        config, sources = self._choices[words]
-        return copy.deepcopy(config), sources
-
-    @cached_property
-    def _choices(self) -> dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]]:
-        return {}
+            if len(choices) >= _KEPT:
+                del choices[next(iter(choices))]
+            choices[key] = config, self._files(config)
+        config, sources = choices[key]
+        config = copy.deepcopy(config)
+        config.hydra.runtime.cwd = str(Path.cwd())
+        return config, sources
 
     def _files(self, config: DictConfig) -> tuple[Source, ...]:
         folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]

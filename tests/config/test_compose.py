@@ -1,0 +1,58 @@
+"""A composition is kept as long as the files are as they were, and nobody who gets one can change that of another."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from etude.config.compose import CONF, Composer
+
+
+def composed(extra: Path | None = None, *words: str) -> str:
+    """Return the tree of a training as YAML, composed by a new composer."""
+    composer = Composer(CONF, "train", extra)
+    return OmegaConf.to_yaml(composer.compose(composer.normalized(words)).tree)
+
+
+def own(folder: Path, eps: float) -> Path:
+    (folder / "optimizer").mkdir(exist_ok=True)
+    (folder / "optimizer" / "own.yaml").write_text(f"defaults: [adamw]\neps: {eps}\n")
+    return folder
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    for eps in (0.25, 0.5, 0.125):
+        assert f"eps: {eps}\n" in composed(own(tmp_path, eps), "optimizer=own")
+
+
+def test_a_file_of_the_same_time_and_another_size_is_read_anew(tmp_path: Path) -> None:
+    file = own(tmp_path, 0.5) / "optimizer" / "own.yaml"
+    before = file.stat()
+    composed(tmp_path, "optimizer=own")
+    own(tmp_path, 0.0625)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "eps: 0.0625\n" in composed(tmp_path, "optimizer=own")
+
+
+def test_a_new_file_is_a_choice_at_once(tmp_path: Path) -> None:
+    assert "own" not in Composer(CONF, "train", tmp_path).options("optimizer")
+    own(tmp_path, 0.5)
+    assert "own" in Composer(CONF, "train", tmp_path).options("optimizer")
+
+
+def test_values_are_not_shared_with_the_next_composition() -> None:
+    composer = Composer(CONF, "train")
+    first = composer.compose(["experiment=translation/demo"])
+    before = OmegaConf.to_yaml(first.tree)
+    first.config()
+    OmegaConf.update(first.tree, "seed", 12345)
+    OmegaConf.update(first.tree, "model.width", 4, force_add=True)
+    assert composed(None, "experiment=translation/demo") == before
+
+
+def test_the_working_folder_is_that_of_the_composition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    composer = Composer(CONF, "train")
+    composer.compose([])
+    monkeypatch.chdir(tmp_path)
+    assert composer.compose([]).tree.hydra.runtime.cwd == str(tmp_path)
