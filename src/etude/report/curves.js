@@ -69,6 +69,42 @@
     return !several ? curve.name : names.size > 1 ? `${run} ${curve.name}` : run;
   };
 
+  // Curves that look alike are one stroke, broken where the next begins: fifty runs cost no more than the colours there are.
+  const strokesOf = (chart, chosen, colors) => {
+    const strokes = new Map(), names = [...new Set(chart.curves.map((curve) => curve.name))];
+    chart.curves.forEach((curve, place) => {
+      if (hidden.has(curve.run)) return;
+      const run = data.runs[curve.run], color = colorOf(chart, curve, place, colors), label = labelOf(curve, chart);
+      const dash = several && names.indexOf(curve.name) > 0 ? "dashed" : "solid";
+      const marked = curve.values.length <= MARKED, smooth = chosen.smoothing > 0 && !chart.exact && !marked;
+      const key = [color, dash, smooth, marked].join();
+      if (!strokes.has(key)) {
+        const columns = {x: [], y: [], raw: [], step: [], tokens: [], time: [], label: []};
+        strokes.set(key, {color, dash, smooth, marked, columns, rings: [], lost: []});
+      }
+      const {columns, rings, lost} = strokes.get(key);
+      if (columns.raw.length) for (const column of Object.values(columns)) column.push(column === columns.label ? "" : NaN);
+      const before = columns.raw.length, raw = curve.values.map((value) => (value === null ? NaN : value));
+      const shown = smooth ? smoothed(curve.values, chosen.smoothing) : raw;
+      raw.forEach((value, index) => {
+        const at = curve.at?.[index] ?? index;
+        columns.x.push(position[chosen.axis](run, at));
+        columns.y.push(shown[index]);
+        columns.raw.push(value);
+        columns.step.push(run.step[at]);
+        columns.tokens.push(run.tokens[at]);
+        columns.time.push(run.seconds[at] / divisor);
+        columns.label.push(label);
+      });
+      for (const index of curve.spikes ?? []) if (raw[index] === raw[index]) rings.push(before + index);
+      const level = raw.find((value) => value === value) ?? 1;
+      for (const [index, told] of Object.entries(curve.lost ?? {})) lost.push({index: before + Number(index), told, level});
+    });
+    const packed = ({label, ...numbers}) =>
+      ({label, ...Object.fromEntries(Object.entries(numbers).map(([name, column]) => [name, Float64Array.from(column)]))});
+    return [...strokes.values()].map((stroke) => ({...stroke, columns: packed(stroke.columns)}));
+  };
+
   const figure = (chart, chosen, colors, range) => {
     const logarithmic = chosen.logarithmic && chart.curves.every((curve) => curve.values.every((value) => value === null || value > 0));
     const plot = Bokeh.Plotting.figure({
@@ -90,49 +126,38 @@
     const box = new Bokeh.BoxZoomTool(), reset = new Bokeh.ResetTool();
     plot.add_tools(pan, wheel, box, reset);
     plot.toolbar.active_drag = box;
-    const lines = [], names = [...new Set(chart.curves.map((curve) => curve.name))];
-    chart.curves.forEach((curve, place) => {
-      if (hidden.has(curve.run)) return;
-      const run = data.runs[curve.run], color = colorOf(chart, curve, place, colors), label = labelOf(curve, chart);
-      const at = curve.at ?? run.step.map((_, index) => index);
-      const raw = curve.values.map((value) => (value === null ? NaN : value));
-      const smooth = chosen.smoothing > 0 && !chart.exact && raw.length > MARKED;
-      const time = Float64Array.from(at, (index) => run.seconds[index] / divisor);
-      const step = Float64Array.from(at, (index) => run.step[index]), tokens = Float64Array.from(at, (index) => run.tokens[index]);
-      const source = new Bokeh.ColumnDataSource({data: {
-        x: {step, tokens, seconds: time}[chosen.axis], y: smooth ? smoothed(curve.values, chosen.smoothing) : raw, raw, step, tokens, time,
-      }});
+    const strokes = strokesOf(chart, chosen, colors), lines = [];
+    for (const {color, dash, smooth, marked, columns, rings, lost} of strokes) {
+      const source = new Bokeh.ColumnDataSource({data: columns});
       const rough = !smooth ? null
         : plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
-      const line = plot.line({field: "x"}, {field: "y"}, {source, name: label, line_color: color, line_width: 1.8, line_join: "round",
-        line_dash: several && names.indexOf(curve.name) > 0 ? "dashed" : "solid"});
-      const dots = raw.length > MARKED ? null
-        : plot.scatter({field: "x"}, {field: "y"}, {source, name: label, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
-      // Nothing is selected or muted here: the glyphs for it would be built for each curve.
+      const line = plot.line({field: "x"}, {field: "y"}, {source, line_color: color, line_width: 1.8, line_join: "round", line_dash: dash});
+      const dots = !marked ? null
+        : plot.scatter({field: "x"}, {field: "y"}, {source, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
+      // Nothing is selected or muted here: the glyphs for it would be built for each stroke.
       for (const one of [rough, line, dots]) one?.setv({selection_glyph: null, nonselection_glyph: null, muted_glyph: null});
-      lines.push(raw.length > 1 ? line : dots);  // a single value is no line
-      const rings = (curve.spikes ?? []).filter((index) => raw[index] === raw[index]);
+      lines.push(columns.raw.length > 1 ? line : dots);  // a single value is no line
       if (rings.length) {
-        plot.scatter(rings.map((index) => source.data.x[index]), rings.map((index) => raw[index]),
+        plot.scatter(rings.map((index) => columns.x[index]), rings.map((index) => columns.raw[index]),
           {size: 11, line_color: colors.ink, fill_alpha: 0, line_width: 1.5});
       }
-      if (curve.lost) mark(plot, curve.lost, source, raw.find((value) => value === value) ?? 1, label, colors);
-    });
+      if (lost.length) mark(plot, lost, columns, colors);
+    }
     const mode = lines.length > 1 ? "mouse" : "vline";  // the boxes of several would cover one another
     plot.add_tools(new Bokeh.HoverTool({renderers: lines, mode, point_policy: "snap_to_data", line_policy: "nearest",
       formatters: {"@raw": "printf", "@time": "printf"},
-      tooltips: [["", "$name"], ["value", "@raw{%.5g}"], ["step", "@step{0,0}"], ["tokens", "@tokens{0,0}"], ["time", `@time{%.4g} ${unit}`]]}));
+      tooltips: [["", "@label"], ["value", "@raw{%.5g}"], ["step", "@step{0,0}"], ["tokens", "@tokens{0,0}"], ["time", `@time{%.4g} ${unit}`]]}));
     return plot;
   };
 
-  // A value that is not finite has no place on the axis: a cross at the height of the first one that has.
-  const mark = (plot, lost, of, level, label, colors) => {
-    const marks = Object.keys(lost).map(Number);
-    const columns = Object.fromEntries(["x", "step"].map((name) => [name, marks.map((index) => of.data[name][index])]));
-    const source = new Bokeh.ColumnDataSource({data: {...columns, told: Object.values(lost), y: marks.map(() => level)}});
-    const cross = plot.scatter({field: "x"}, {field: "y"},
-      {source, name: label, marker: "x", size: 9, line_color: colors.ink, line_width: 2});
-    plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "$name"], ["value", "@told"], ["step", "@step{0,0}"]]}));
+  // A value that is not finite has no place on the axis: a cross at the height of the first of its curve that has.
+  const mark = (plot, lost, columns, colors) => {
+    const of = (name) => lost.map(({index}) => columns[name][index]);
+    const source = new Bokeh.ColumnDataSource({data: {
+      x: of("x"), step: of("step"), label: of("label"), told: lost.map(({told}) => told), y: lost.map(({level}) => level),
+    }});
+    const cross = plot.scatter({field: "x"}, {field: "y"}, {source, marker: "x", size: 9, line_color: colors.ink, line_width: 2});
+    plot.add_tools(new Bokeh.HoverTool({renderers: [cross], tooltips: [["", "@label"], ["value", "@told"], ["step", "@step{0,0}"]]}));
   };
 
   // Charts in view first, each of the others as soon as the page has time. A later drawing ends an earlier one.
