@@ -21,7 +21,7 @@ from etude.metrics.score import Score
 from etude.models.base import TextDecoder
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Search
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk, label_smoothed_cross_entropy
 from etude.models.model_flops import decoder_flops
 from etude.optim.schedules import Schedule
 from etude.seeding import mix
@@ -46,6 +46,8 @@ class CausalLM(Task):
         scheduler: Learning rate schedule.
         decoding: Search for continuations.
         gradient_clip: Largest norm of the gradient; None: not clipped.
+        chunk_tokens: Number of tokens whose logits are in memory at a time; None: as many as have 2²⁵ logits, from 64 to
+            512. Another number adds floating-point numbers in another order.
     """
 
     MODEL: ClassVar[type[nn.Module]] = TextDecoder
@@ -61,8 +63,11 @@ class CausalLM(Task):
         scheduler: Schedule,
         decoding: Search,
         gradient_clip: float | None = 1.0,
+        chunk_tokens: int | None = None,
     ) -> None:
+        check_chunk(chunk_tokens)
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
+        self.chunk_tokens = chunk_tokens
         self.decoding = decoding
 
     def forward(self, batch: CausalLMBatch) -> Float[Tensor, "B L V"]:
@@ -78,7 +83,7 @@ class CausalLM(Task):
         self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
-        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, cap=cap)
+        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, cap=cap, chunk=self.chunk_tokens)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from etude.metrics.language_modeling import bits_per_byte, perplexity
 from etude.metrics.score import Score
 from etude.models.base import TextEncoder
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk, chunk_length, label_smoothed_cross_entropy
 from etude.models.model_flops import encoder_flops
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
@@ -42,6 +42,8 @@ class MaskedLM(Task):
         scheduler: Learning rate schedule.
         decoding: Kind of the answers to a text; None: the text with its masks filled.
         gradient_clip: Largest norm of the gradient; None: not clipped.
+        chunk_tokens: Number of tokens whose logits are in memory at a time; None: as many as have 2²⁵ logits, from 64 to
+            512. Another number adds floating-point numbers in another order.
     """
 
     MODEL: ClassVar[type[nn.Module]] = TextEncoder
@@ -57,8 +59,11 @@ class MaskedLM(Task):
         scheduler: Schedule,
         decoding: MaskedAnswers | None = None,
         gradient_clip: float | None = 1.0,
+        chunk_tokens: int | None = None,
     ) -> None:
+        check_chunk(chunk_tokens)
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
+        self.chunk_tokens = chunk_tokens
         self.decoding = FillMasks() if decoding is None else decoding
         self.head = model.masked_lm_head()
 
@@ -90,7 +95,8 @@ class MaskedLM(Task):
     def loss(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the masked positions."""
         hidden, labels = self.masked_features(batch)
-        return label_smoothed_cross_entropy(hidden, self.model.output_weight, labels, bias=self.head.bias)
+        weight, bias = self.model.output_weight, self.head.bias
+        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, chunk=self.chunk_tokens)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
@@ -106,9 +112,7 @@ class MaskedLM(Task):
     def judge(self, batch: MaskedLMBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Return loss and number of correct predictions for each text."""
         hidden, labels = self.masked_features(batch)
-        logits = self.logits(hidden)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        predictions = logits.argmax(dim=1)
+        losses, predictions = self._judged(hidden, labels)
         sizes = (batch.labels != IGNORED).sum(dim=1).tolist()
         bytes_per_token = self.data.bytes_per_token(split)
         by_text = zip(labels.split(sizes), predictions.split(sizes), losses.split(sizes), strict=True)
@@ -125,6 +129,19 @@ class MaskedLM(Task):
             for example, (targets, predicted, text_losses) in zip(batch.ids.tolist(), by_text, strict=True)
         ]
         return losses.sum(), torch.tensor(len(labels)), rows
+
+    def _judged(
+        self, features: Float[Tensor, "M E"], labels: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, " M"], Int[Tensor, " M"]]:
+        """Return the loss and the prediction of each position, without the logits of all positions at once."""
+        length = chunk_length(len(self.head.bias), self.chunk_tokens)
+        chunks = [
+            (F.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=1))
+            for part, targets in zip(features.split(length), labels.split(length), strict=True)
+            for logits in [self.logits(part)]
+        ]
+        losses, predictions = zip(*chunks, strict=True)
+        return torch.cat(losses), torch.cat(predictions)
 
     def answers(self, batch: MaskedLMBatch) -> list[Row]:
         """Return the best prediction at each masked position of a text.

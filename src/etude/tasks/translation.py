@@ -26,7 +26,7 @@ from etude.models.generation.ensemble import Caches, ensemble, mean_log_probabil
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Search
 from etude.models.losses.consistency import Consistency
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk, label_smoothed_cross_entropy
 from etude.models.model_flops import seq2seq_flops
 from etude.optim.schedules import Schedule
 from etude.seeding import mix
@@ -60,6 +60,8 @@ class Translation(Task):
         gradient_clip: Largest norm of the gradient; None: not clipped.
         consistency: Loss of two passes that replaces the cross-entropy, in training only: every batch goes through the
             model twice, side by side. None: one pass.
+        chunk_tokens: Number of tokens whose logits are in memory at a time; None: as many as have 2²⁵ logits, from 64 to
+            512. Another number adds floating-point numbers in another order.
     """
 
     MODEL: ClassVar[type[nn.Module]] = EncoderDecoder
@@ -81,12 +83,15 @@ class Translation(Task):
         label_smoothing: float = 0.1,
         gradient_clip: float | None = 1.0,
         consistency: Consistency | None = None,
+        chunk_tokens: int | None = None,
     ) -> None:
+        check_chunk(chunk_tokens)
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.decoding = decoding
         self.metrics = self.checked_metrics(metrics)
         self.label_smoothing = label_smoothing
         self.consistency = consistency
+        self.chunk_tokens = chunk_tokens
         if consistency is not None and model.output_bias is not None:
             raise ConfigurationError(
                 "task.consistency takes no model whose logits have a bias; write task.consistency=null"
@@ -105,7 +110,7 @@ class Translation(Task):
         labels = batch.labels[batch.target_mask]
         smoothing = self.label_smoothing if self.training else 0.0
         weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
-        return label_smoothed_cross_entropy(hidden, weight, labels, smoothing, bias, cap)
+        return label_smoothed_cross_entropy(hidden, weight, labels, smoothing, bias, cap, self.chunk_tokens)
 
     def training_flops(
         self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]
@@ -142,7 +147,8 @@ class Translation(Task):
         twice = [torch.cat([grid, grid]) for grid in (batch.source, batch.inputs, batch.source_mask, batch.target_mask)]
         first, second = self.model.hidden(*twice).chunk(2)
         labels = batch.labels[batch.target_mask]
-        return consistency(first, second, self.model.output_weight, labels, self.label_smoothing, self.model.logit_cap)
+        weight, cap = self.model.output_weight, self.model.logit_cap
+        return consistency(first, second, weight, labels, self.label_smoothing, cap, self.chunk_tokens)
 
     @torch.no_grad()
     def translate(

@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from etude.errors import ConfigurationError
 from etude.models.losses import cross_entropy
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import (
+    CHUNK_LOGITS,
+    LEAST_CHUNK,
+    check_chunk,
+    chunk_length,
+    label_smoothed_cross_entropy,
+)
 from etude.types import IGNORED
 
 N, D, V = 13, 5, 17
@@ -153,3 +160,83 @@ def test_autocast_takes_the_softmax_in_single_precision() -> None:
     for ours, theirs in zip(gradients(total, hidden, weight, bias), expected, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.1)
+
+
+@given(
+    vocabulary=st.integers(2, 400_000),
+    largest=st.sampled_from([256, 512]),
+    asked=st.one_of(st.none(), st.integers(1, 5000)),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_chunk_is_what_was_asked_for_or_follows_from_the_vocabulary(
+    vocabulary: int, largest: int, asked: int | None
+) -> None:
+    length = chunk_length(vocabulary, asked, largest)
+    if asked is not None:
+        assert length == asked
+    elif vocabulary <= 65_536:
+        assert length == largest
+    else:
+        assert LEAST_CHUNK <= length <= largest
+        assert length * vocabulary <= CHUNK_LOGITS or length == LEAST_CHUNK
+
+
+@given(chunk=st.integers(1, 2 * N), smoothing=st.sampled_from([0.0, 0.2]), cap=st.sampled_from([None, 1.5]))
+@settings(deadline=None, max_examples=30)
+def test_no_chunk_changes_more_than_rounding_and_none_changes_between_calls(
+    chunk: int, smoothing: float, cap: float | None
+) -> None:
+    hidden, weight, bias, labels = case()
+    labels[2] = IGNORED
+
+    def computed(chunk: int | None) -> tuple[Tensor, ...]:
+        total, _ = label_smoothed_cross_entropy(hidden, weight, labels, smoothing, bias, cap, chunk)
+        return total.detach(), *gradients(total / 3, hidden, weight, bias)
+
+    for whole, ours, again in zip(computed(None), computed(chunk), computed(chunk), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-12)
+        assert torch.equal(ours, again)
+
+
+def test_a_chunk_is_all_the_logits_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[int] = []
+    monkeypatch.setattr(
+        cross_entropy, "_softmax_in_place", lambda logits: shapes.append(len(logits)) or logits.logsumexp(1)
+    )
+    hidden, weight, _, labels = case()
+    label_smoothed_cross_entropy(hidden, weight, labels, chunk=5)
+    assert shapes == [5] * (N // 5) + [N % 5] * (N % 5 > 0)
+
+
+def test_the_gradient_of_the_output_matrix_is_handed_over_not_copied() -> None:
+    hidden, weight, _, labels = case()
+    total, _ = label_smoothed_cross_entropy(hidden, weight, labels)
+    made = total.grad_fn.saved_tensors[1].data_ptr()  # type: ignore[union-attr]
+    (total / 3).backward()
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == made
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has no linear_cross_entropy")
+def test_torchs_own_chunks_give_the_same() -> None:
+    hidden, weight, bias, labels = case()
+    labels[3] = IGNORED
+    ours, _ = label_smoothed_cross_entropy(hidden, weight, labels, 0.0, bias, chunk=4)
+    # Its chunks take no smoothing and no cap.
+    options = torch.nn.LinearCrossEntropyOptions()
+    theirs = F.linear_cross_entropy(
+        hidden, weight, labels, linear_bias=bias, reduction="sum", ignore_index=IGNORED, options=options
+    )
+    torch.testing.assert_close(ours, theirs)
+    for mine, other in zip(
+        gradients(ours, hidden, weight, bias), gradients(theirs, hidden, weight, bias), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("chunk", [0, -5])
+def test_a_chunk_of_nothing_is_refused(chunk: int) -> None:
+    check_chunk(None)
+    check_chunk(1)
+    with pytest.raises(ConfigurationError, match=f"task.chunk_tokens = {chunk} is out of range"):
+        check_chunk(chunk)

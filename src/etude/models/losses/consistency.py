@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from etude.errors import ConfigurationError
-from etude.models.losses.cross_entropy import Gradients, product_dtype
+from etude.models.losses.cross_entropy import Gradients, chunk_length, product_dtype, scaled_by
 from etude.models.losses.soft_cap import soft_cap_in_place
 from etude.types import IGNORED
 
 CHUNK = 256
-"""Number of positions whose logits, of both passes, are in memory at a time."""
+"""Largest number of positions whose logits, of both passes, are in memory at a time, if nothing else is asked for."""
 
 
 class Consistency(Protocol):
@@ -34,6 +34,7 @@ class Consistency(Protocol):
         labels: Int[Tensor, " N"],
         smoothing: float,
         cap: float | None = None,
+        chunk: int | None = None,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the loss of hidden states, summed over the positions that count, and their number."""
         ...
@@ -67,6 +68,7 @@ class RDrop:
         labels: Int[Tensor, " N"],
         smoothing: float = 0.0,
         cap: float | None = None,
+        chunk: int | None = None,
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Compute the loss, and any required gradients, in chunks of positions; there is no second derivative.
 
@@ -77,6 +79,7 @@ class RDrop:
             labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
             smoothing: ε of label smoothing, from 0 to 1.
             cap: Bound of the logits, by soft-capping; None: none.
+            chunk: Number of positions whose logits are in memory at a time; None: see `chunk_length`.
 
         Returns:
             The loss summed over the positions that count, in nats, and their number.
@@ -84,7 +87,10 @@ class RDrop:
         counted = (labels != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(labels):
             first, second, labels = (tensor.index_select(0, counted) for tensor in (first, second, labels))
-        total = _chunked_r_drop(first, second, weight, labels, smoothing, cap, self.alpha, torch.is_grad_enabled())
+        length = chunk_length(len(weight), chunk, CHUNK)
+        total = _chunked_r_drop(
+            first, second, weight, labels, smoothing, cap, self.alpha, length, torch.is_grad_enabled()
+        )
         return total, torch.tensor(len(counted), device=labels.device)
 
 
@@ -101,6 +107,7 @@ class _ChunkedRDrop(torch.autograd.Function):
         smoothing: float,
         cap: float | None,
         alpha: float,
+        length: int,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
         needed = [differentiable and needed for needed in ctx.needs_input_grad]
@@ -112,12 +119,12 @@ class _ChunkedRDrop(torch.autograd.Function):
         dtype = product_dtype(first)
         sides, matrix = [side.to(dtype) for side in (first, second)], weight.to(dtype)
         total = first.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-        for start in range(0, len(labels), CHUNK):
-            chunks = [side[start : start + CHUNK] for side in sides]
+        for start in range(0, len(labels), length):
+            chunks = [side[start : start + length] for side in sides]
             logits = [(chunk @ matrix.T).to(total.dtype) for chunk in chunks]
             capping = [] if cap is None else [soft_cap_in_place(side, cap) for side in logits]
             logs = [torch.log_softmax(side, 1) for side in logits]
-            loss, slopes = _positions(logs[0], logs[1], labels[start : start + CHUNK, None], smoothing, alpha)
+            loss, slopes = _positions(logs[0], logs[1], labels[start : start + length, None], smoothing, alpha)
             total += loss
             for slope, derivative in zip(slopes, capping, strict=False):
                 slope *= derivative
@@ -129,8 +136,7 @@ class _ChunkedRDrop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
-        return *scaled, None, None, None, None, None
+        return *scaled_by(gradient, ctx.saved_tensors), None, None, None, None, None, None
 
 
 _chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply

@@ -5,7 +5,7 @@ Axes: N positions, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,40 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from etude.errors import ConfigurationError
 from etude.models.losses.soft_cap import soft_cap_in_place
 from etude.types import IGNORED
 
 CHUNK = 512
-"""Number of positions whose logits are in memory at a time."""
+"""Largest number of positions whose logits are in memory at a time, if nothing else is asked for."""
+
+LEAST_CHUNK = 64
+"""Number of positions below which products with the output matrix read more than they compute."""
+
+CHUNK_LOGITS = 2**25
+"""Logits in memory at a time, if nothing else is asked for: 128 MiB in single precision. Only vocabularies above 65,536 have
+smaller chunks for it."""
+
+
+def chunk_length(vocabulary: int, asked: int | None = None, largest: int = CHUNK) -> int:
+    """Return the number of positions whose logits are in memory at a time.
+
+    Args:
+        vocabulary: V.
+        asked: The number, if somebody chose it.
+        largest: What it is at most, otherwise.
+    """
+    return asked or min(largest, max(LEAST_CHUNK, CHUNK_LOGITS // vocabulary))
+
+
+def check_chunk(asked: int | None) -> None:
+    """Refuse a chunk of no positions.
+
+    Raises:
+        ConfigurationError: If it is below 1.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigurationError(f"task.chunk_tokens = {asked} is out of range; write 1 or more, such as 512, or null")
 
 
 def label_smoothed_cross_entropy(
@@ -27,6 +56,7 @@ def label_smoothed_cross_entropy(
     smoothing: float = 0.0,
     bias: Float[Tensor, " V"] | None = None,
     cap: float | None = None,
+    chunk: int | None = None,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Compute the cross-entropy of logits hidden weightᵀ + bias with smoothed labels (Szegedy et al. 2016, section 7).
 
@@ -42,6 +72,7 @@ def label_smoothed_cross_entropy(
         smoothing: ε, from 0 to 1.
         bias: Added to the logits.
         cap: Bound of the logits, by soft-capping after the bias; None: none.
+        chunk: Number of positions whose logits are in memory at a time; None: see `chunk_length`.
 
     Returns:
         The loss in nats, summed over the positions that count, and their number: the denominator. If no position counts,
@@ -54,7 +85,8 @@ def label_smoothed_cross_entropy(
     counted = (labels != IGNORED).nonzero().squeeze(1)
     if len(counted) < len(labels):
         hidden, labels = hidden.index_select(0, counted), labels.index_select(0, counted)
-    total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, cap, torch.is_grad_enabled())
+    length = chunk_length(len(weight), chunk, CHUNK)
+    total = _chunked_cross_entropy(hidden, weight, bias, labels, smoothing, cap, length, torch.is_grad_enabled())
     return total, torch.tensor(len(counted), device=labels.device)
 
 
@@ -70,14 +102,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels: Int[Tensor, " N"],
         smoothing: float,
         cap: float | None,
+        length: int,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
         gradients = Gradients(hidden, weight, bias, [differentiable and needed for needed in ctx.needs_input_grad])
         dtype = product_dtype(hidden)
         states, matrix = hidden.to(dtype), weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-        for start in range(0, len(labels), CHUNK):
-            chunk, chunk_labels = states[start : start + CHUNK], labels[start : start + CHUNK, None]
+        for start in range(0, len(labels), length):
+            chunk, chunk_labels = states[start : start + length], labels[start : start + length, None]
             logits = (chunk @ matrix.T).to(total.dtype)
             if bias is not None:
                 logits += bias
@@ -98,8 +131,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        scaled = (None if saved is None else saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors)
-        return *scaled, None, None, None, None
+        return *scaled_by(gradient, ctx.saved_tensors), None, None, None, None, None
 
 
 _chunked_cross_entropy: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
@@ -138,6 +170,17 @@ class Gradients:
             self.bias -= share * len(hidden)
         logits = states @ matrix.to(states.dtype)
         return share * (logits if bias is None else logits + len(hidden) * bias.sum())
+
+
+def scaled_by(gradient: Float[Tensor, ""], saved: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return saved gradients multiplied by that of the sum: in place, unless the graph will be walked again.
+
+    The gradient of the output matrix may be the largest tensor of a training: no second one is made of it.
+    """
+    again = torch._C._autograd._get_current_graph_task_keep_graph()  # no public function tells
+    return [
+        None if each is None else (torch.mul if again else Tensor.mul_)(each, gradient.to(each.dtype)) for each in saved
+    ]
 
 
 def _softmax_in_place(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
