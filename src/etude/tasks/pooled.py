@@ -105,10 +105,7 @@ class Pooled(Task):
 
     def rows_of(self, pretrained: OutputLayer) -> tuple[Tensor, Tensor] | None:
         """Return the rows of a pretrained head, weight and bias, for this task's outputs; None: its outputs are others."""
-        if sorted(pretrained.names) != sorted(self.facts.classes):
-            return None
-        order = [pretrained.names.index(name) for name in self.facts.classes]
-        return pretrained.weight[order], pretrained.bias[order]
+        return pretrained.rows_for(self.facts.classes)
 
     def pooled(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None
