@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from etude.data.base import DataSettings
-from etude.data.labels import WordLabels
 from etude.data.loader import Slice
+from etude.data.readers.labels import WordLabels
 from etude.data.readers.sources import Row
 from etude.data.sizes import BatchSize, Limit
 from etude.data.token_classification import TaggedParts, TokenClassificationData

@@ -13,7 +13,7 @@ from seqeval.scheme import IOBES as THEIR_IOBES
 from seqeval.scheme import Entities
 
 from etude.errors import ConfigurationError
-from etude.metrics.tag_schemes import IOB2, IOBES, SCHEMES, Span, TagScheme, lenient_spans
+from etude.metrics.tagging import IOB2, IOBES, SCHEMES, Span, TagScheme, lenient_spans
 
 THEIRS = {"iob2": THEIR_IOB2, "iobes": THEIR_IOBES}
 

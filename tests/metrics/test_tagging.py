@@ -16,8 +16,7 @@ from seqeval.scheme import IOB2, IOBES
 
 from etude.errors import ConfigurationError
 from etude.metrics.resampling import all_scored, paired_p_value
-from etude.metrics.tag_schemes import SchemeName
-from etude.metrics.tagging import SpanF1, SpanPrecision, SpanRecall, TagAccuracy, TagF1
+from etude.metrics.tagging import SchemeName, SpanF1, SpanPrecision, SpanRecall, TagAccuracy, TagF1
 
 THEIRS = {"iob2": IOB2, "iobes": IOBES}
 CLASSES = ["B-x", "B-y", "E-x", "I-x", "I-y", "O", "S-x", "S-y"]

@@ -68,7 +68,7 @@ def test_loss_and_gradients_are_those_of_transformers() -> None:
         attention_probs_dropout_prob=0.0,
         num_labels=3,
         pad_token_id=FACTS.pad,
-        layer_norm_eps=task.model.embedding_norm.eps,  # type: ignore[union-attr, arg-type]
+        layer_norm_eps=task.model.embedding_norm.eps,  # type: ignore[union-attr]
     )
     peer = BertForTokenClassification(config)
     weights = {f"bert.{name}": tensor for name, tensor in to_bert(task.model, BERT, FACTS.pad).items()}  # type: ignore[arg-type]

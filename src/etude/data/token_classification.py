@@ -18,12 +18,12 @@ from jaxtyping import Bool, Int
 
 from etude.data.base import DataSettings, PlannedData
 from etude.data.cache import Ragged, cached
-from etude.data.labels import WordLabels
 from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.readers.labels import WordLabels
 from etude.errors import ConfigurationError
 from etude.growing import RaggedWriter
-from etude.metrics.tag_schemes import SCHEMES, SchemeName
+from etude.metrics.tagging import SCHEMES, SchemeName
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.word_tokens import BETWEEN, divided, encode_words
 from etude.types import IGNORED, Facts, TokenClassificationBatch

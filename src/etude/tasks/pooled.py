@@ -21,10 +21,10 @@ from etude.errors import DataError
 from etude.models.base import OutputKind, OutputLayer, TextEncoder
 from etude.models.layers.dropout import Dropout
 from etude.models.model_flops import encoder_flops
+from etude.models.pooling import POOLINGS, PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
 from etude.tasks.base import Task
-from etude.tasks.pooling import POOLINGS, PoolingName
 from etude.tasks.prediction import Output, Prediction, RecordAnswer
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer

@@ -22,8 +22,7 @@ from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
 from etude.metrics.score import Statistics
-from etude.metrics.tag_schemes import OUTSIDE, SCHEMES, SchemeName, Span
-from etude.metrics.tagging import TagAccuracy, TagF1, TagMetric
+from etude.metrics.tagging import OUTSIDE, SCHEMES, SchemeName, Span, TagAccuracy, TagF1, TagMetric
 from etude.models.base import TextEncoder
 from etude.models.layers.dropout import Dropout
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
@@ -192,15 +191,8 @@ class TokenClassification(Task):
     def answers(self, batch: TokenClassificationBatch) -> list[Row]:
         """Return for each part its sentence, and the name of the predicted class and its probability of each word."""
         _, _, rows = self.judge(batch, self.evaluated_split)
-        return [
-            {
-                "id": row["id"],
-                "sentence": row["sentence"],
-                "tags": self._names(row["predictions"]),
-                "probabilities": row["probabilities"],
-            }
-            for row in rows
-        ]
+        kept = ("id", "sentence", "probabilities")
+        return [{**{key: row[key] for key in kept}, "tags": self._names(row["predictions"])} for row in rows]
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
@@ -255,9 +247,8 @@ class TokenClassification(Task):
 
     def details(self, rows: Sequence[Row], split: str) -> dict[str, Any]:
         """Return the confusion of tags and the sentences with the most errors, with their spans if there is a scheme."""
-        pairs = Counter(pair for row in rows for pair in zip(row["labels"], row["predictions"], strict=True))
         confusion: dict[str, dict[str, int]] = {}
-        for (label, prediction), count in sorted(pairs.items()):
+        for label, prediction, count in _confusion(rows):
             confusion.setdefault(label, {})[prediction] = count
         wrong = [(self._errors(row), row) for row in rows]
         worst = sorted((pair for pair in wrong if pair[0]), key=lambda pair: (-pair[0], pair[1]["id"]))
@@ -303,16 +294,10 @@ class TokenClassification(Task):
 
     def curves(self, rows: Sequence[Row]) -> dict[str, tuple[list[str], list[list[Any]]]]:
         """Return the confusion matrix of tags, and the numbers of spans of each kind if there is a scheme."""
-        pairs = sorted(
-            Counter(pair for row in rows for pair in zip(row["labels"], row["predictions"], strict=True)).items()
-        )
-        if not pairs:
+        if not rows:
             return {}
-        tables = {
-            "confusion": (["label", "prediction", "count"], [[*pair, count] for pair, count in pairs]),
-        }
-        spans = self._kinds(rows).get("spans")
-        if spans:
+        tables = {"confusion": (["label", "prediction", "count"], _confusion(rows))}
+        if spans := self._kinds(rows).get("spans"):
             columns = ["kind", "labelled", "predicted", "right"]
             tables["spans"] = (columns, [[kind, *counts.values()] for kind, counts in spans.items()])
         return tables
@@ -383,6 +368,12 @@ class TokenClassification(Task):
         """Return the encoder's attention to a text (see `ShowsAttention`)."""
         ids = encode_whole("text", text, tokenizer, self.model.max_length - 2)
         return encoder_attention(self.model, [self.facts.bos, *ids, self.facts.eos], target)
+
+
+def _confusion(rows: Sequence[Row]) -> list[list[Any]]:
+    """Return right and predicted tags with the number of their words."""
+    pairs = Counter(pair for row in rows for pair in zip(row["labels"], row["predictions"], strict=True))
+    return [[*pair, count] for pair, count in sorted(pairs.items())]
 
 
 def _at(tokens: WordTokens, values: Sequence[Any]) -> list[Any]:

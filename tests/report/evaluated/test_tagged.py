@@ -51,7 +51,7 @@ def test_no_two_kinds_have_the_same_letters(kinds: list[str]) -> None:
 def test_scores_of_kinds() -> None:
     counts = {"labelled": 4, "predicted": 2, "right": 1}
     first, other = kind_scores({"x": counts, "y": {}})
-    assert first == ("x", 4, 2, 1, 0.5, 0.25, pytest.approx(1 / 3))
+    assert tuple(first) == ("x", 4, 2, 1, 0.5, 0.25, pytest.approx(1 / 3))
     assert other == KindScores("y", 0, 0, 0, 0.0, 0.0, 0.0)
 
 

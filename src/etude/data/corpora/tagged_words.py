@@ -12,7 +12,7 @@ from etude.data.corpora.holdout import digest
 from etude.data.corpora.split_files import SplitFiles
 from etude.data.readers.sources import Dropped, Row, is_text, read_lines
 from etude.errors import ConfigurationError, DataError
-from etude.metrics.tag_schemes import SCHEMES, SchemeName
+from etude.metrics.tagging import SCHEMES, SchemeName
 from etude.tokenization.word_tokens import BETWEEN
 
 DOCUMENT_MARK = "-DOCSTART-"
