@@ -153,6 +153,26 @@ class RegressionBatch(ClassificationBatch):
     __slots__ = ()
 
 
+class TokenClassificationBatch(NamedTuple):
+    """One micro-batch of sentences, or of parts of long ones, with one class for each word.
+
+    Attributes:
+        tokens: Input ids.
+        mask: True at real tokens.
+        labels: Class of each word at its first token; `IGNORED` elsewhere, and in a filler.
+        step_count: Words of the whole step, over ranks and micro-batches: the denominator of the loss.
+        ids: Indices of the parts; -1 in a filler.
+        sentences: Index of each part's sentence.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    labels: Int[Tensor, "B L"]
+    step_count: float
+    ids: Int[Tensor, " B"]
+    sentences: Int[Tensor, " B"]
+
+
 class QuestionBatch(NamedTuple):
     """One micro-batch of windows: bos question eos part-of-the-passage eos.
 
@@ -199,4 +219,6 @@ class Question:
     answers: tuple[str, ...] = ()
 
 
-Batch = TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch | QuestionBatch
+Batch = (
+    TranslationBatch | MaskedLMBatch | CausalLMBatch | ClassificationBatch | TokenClassificationBatch | QuestionBatch
+)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.data.encode import Encoding
-from etude.data.labels import ClassLabels
 from etude.data.prepare import Prepared, followed, prepare
+from etude.data.readers.labels import ClassLabels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import BPE, Bytes

@@ -52,6 +52,9 @@ OWN_DATA = {
     "data=clinc150": ["experiment=classification/demo", "data.root=texts"],
     "data=squad": ["experiment=question_answering/squad", "data.root=texts"],
     "data=questions": ["experiment=question_answering/squad", "data.train=a", "data.val=b"],
+    "data=tagged_words": [
+        *("experiment=token_classification/demo", "data.train=a", "data.val=b", "data.scheme=iob2"),
+    ],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
     "data=documents": ["experiment=causal_lm/demo", "data.train=a"],
     "data=one_text": ["experiment=causal_lm/demo", "data.root=texts", "data.file=book.txt"],

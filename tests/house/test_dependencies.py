@@ -24,7 +24,7 @@ EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in LOCK)}
 LOCKED = [*NEEDED, *EXTRAS["dev"], *EXTRAS["docs"], *EXTRAS["export"]]
-IN_THE_SAME_FOLDER = {"accelerate", "pynvml", "tests", "etude", "tagger", "exploding", "killing", "processes"}
+IN_THE_SAME_FOLDER = {"accelerate", "pynvml", "tests", "etude", "ranker", "exploding", "killing", "processes"}
 """What tests import that no extra of theirs declares: etude itself, their own modules, and what some machines have."""
 
 

@@ -22,6 +22,7 @@ TASKS = {
     "classification",
     "multilabel",
     "regression",
+    "token_classification",
     "question_answering",
 }
 MOST_MODULES, LARGEST_SHARE = 20, 0.15

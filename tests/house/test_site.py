@@ -55,6 +55,8 @@ CONTEXTS: tuple[tuple[str, ...], ...] = (
         "validate.metric=val/pearson",
     ),
     ("experiment=question_answering/squad",),
+    ("experiment=token_classification/demo",),
+    ("experiment=token_classification/wnut17",),
     ("experiment=masked_lm/text", "data.train=a"),
     ("experiment=causal_lm/adapt", "model.name=a"),
 )
@@ -185,9 +187,9 @@ def test_a_folder_of_ones_own_composes_as_the_pages_say(
     # What one of Lightning's loggers is made of needs no trust.
     assert all("trust=[mine]" in line for line in shown if "comet" not in line)
     monkeypatch.syspath_prepend(str(EXTENSION))
-    choices = ["experiment=tagging/demo", "data.root=a", "trust=[tagger]", "--cfg", "job"]
+    choices = ["experiment=ranking/demo", "data.root=a", "trust=[ranker]", "--cfg", "job"]
     assert main(["train", "--config-dir", str(EXTENSION / "conf"), *choices]) == 0
-    assert "_target_: tagger.task.Tagging" in capsys.readouterr().out
+    assert "_target_: ranker.task.Ranking" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", commands(r"etude (sweep|check) "))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 WORDS = "sun moon star tree lake road bird song wind rain snow fire stone house green blue old new small great".split()  # noqa: SIM905
-TASKS = ("translation", "masked_lm", "causal_lm", "classification")
+TASKS = ("translation", "masked_lm", "causal_lm", "classification", "token_classification")
+SKY = ("sun", "moon", "star")
 SMALL = [
     "logger=none",
     "trainer=cpu",
@@ -31,6 +32,15 @@ def sentence(source: random.Random, longest: int = 17) -> list[str]:
     return [source.choice(WORDS) for _ in range(source.randint(1, longest))]
 
 
+def tagged(words: list[str]) -> str:
+    """Return words with the tags of their spans of the sky, in columns."""
+    tags = [
+        ("I-sky" if before in SKY else "B-sky") if word in SKY else "O"
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+    return "".join(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)) + "\n"
+
+
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files for each task: `train.en`, `train.de`, `train.tsv`, `train.txt`, and so on."""
@@ -43,6 +53,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = ["warm" if "sun" in text or "fire" in text else "cold" for text in texts]
         lines = [f"{' '.join(text)}\t{label}\n" for text, label in zip(texts, labels, strict=True)]
         (folder / f"{split}.tsv").write_text("text\tlabel\n" + "".join(lines))
+        (folder / f"{split}.conll").write_text("".join(map(tagged, texts)))
         (folder / f"{split}.txt").write_text("\n\n".join(" ".join(text) for text in texts) + "\n")
     return folder
 
@@ -84,6 +95,15 @@ def overrides(small_data: Path, tmp_path: Path) -> Callable[..., list[str]]:
             "classification": [
                 "data=table",
                 *(f"data.{split}={small_data}/{split}.tsv" for split in ("train", "val", "test")),
+                "model.layers=1",
+                "tokenizer.vocabulary=60",
+                "batch.examples=13",
+            ],
+            "token_classification": [
+                "data=tagged_words",
+                "data.scheme=iob2",
+                *(f"data.{split}={small_data}/{split}.conll" for split in ("train", "val", "test")),
+                "data.max_length=16",
                 "model.layers=1",
                 "tokenizer.vocabulary=60",
                 "batch.examples=13",

@@ -46,6 +46,7 @@ BATCH = {
     "masked_lm": "batch.tokens=400",
     "causal_lm": "batch.tokens=400",
     "classification": "batch.examples=29",
+    "token_classification": "batch.examples=37",
 }
 """About seven steps an epoch: a validation and a checkpoint come at its start, in it, at its end."""
 

@@ -21,7 +21,9 @@ NO_DROPOUT = {
     "masked_lm": ("model.dropout=0.0",),
     "causal_lm": ("model.dropout=0.0",),
     "classification": ("model.dropout=0.0", "task.head_dropout=0.0"),
+    "token_classification": ("model.dropout=0.0", "task.head_dropout=0.0"),
 }
+SLOW = ("causal_lm", "masked_lm", "token_classification")
 RECORDER = "++callbacks.recorder._target_=tests.runs.killing.BatchRecorder"
 
 
@@ -41,9 +43,7 @@ def continue_from_every_step(run: Path, steps: list[int]) -> None:
         assert_same(end(again), expected)
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.slow if task in ("causal_lm", "masked_lm") else ()) for task in TASKS]
-)
+@pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.slow if task in SLOW else ()) for task in TASKS])
 def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """All steps of two epochs; each task takes every third one."""
     settings = (*EXACT, BATCH[task], "budget=12step", "checkpoint.every=1step", "checkpoint.keep_last=100")

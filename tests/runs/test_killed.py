@@ -27,7 +27,7 @@ def beginning(composed: Callable[..., Any], tmp_path: Path) -> Callable[..., Pat
     return begin_run
 
 
-SLOW = ("classification", "causal_lm", "masked_lm")
+SLOW = ("classification", "causal_lm", "masked_lm", "token_classification")
 """In the slow tests all are killed fifty times; here one of them is killed at a few points."""
 
 

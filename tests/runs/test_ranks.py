@@ -21,7 +21,9 @@ from tests.runs.processes import STEP, Ended, Sent, command, ended, gone, run
 
 Overrides = Callable[..., list[str]]
 PLAIN = ("model.dropout=0.0", "run.name=x")
-WITHOUT_DROPOUT = {task: (*PLAIN, "task.head_dropout=0.0") if task == "classification" else PLAIN for task in TASKS}
+WITHOUT_DROPOUT = {
+    task: (*PLAIN, "task.head_dropout=0.0") if task.endswith("classification") else PLAIN for task in TASKS
+}
 
 
 def assert_close(folder: Path, other: Path) -> None:
@@ -42,7 +44,14 @@ def assert_close(folder: Path, other: Path) -> None:
     assert [json.loads(row)["id"] for row in rows[0]] == [json.loads(row)["id"] for row in rows[1]]
 
 
-@pytest.mark.parametrize("task", ["translation", "classification", pytest.param("masked_lm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "translation",
+        "classification",
+        *(pytest.param(task, marks=pytest.mark.slow) for task in ("masked_lm", "token_classification")),
+    ],
+)
 def test_two_ranks_train_what_one_does(overrides: Overrides, tmp_path: Path, task: str) -> None:
     folders = []
     for devices in (1, 2):

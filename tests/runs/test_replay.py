@@ -52,7 +52,9 @@ def test_an_exploding_rate_stops_with_the_step_and_keeps_nothing_broken(
     assert {"id", "loss", "text"} <= set(seen["examples"][0])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow if task == "token_classification" else ()) for task in TASKS]
+)
 def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """Trained forward from the last checkpoint that is left, or from the start: bit for bit, and outside of the folder."""
     settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")

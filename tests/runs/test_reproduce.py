@@ -76,7 +76,14 @@ def reproduce(capfd: pytest.CaptureFixture[str]) -> Reproduce:
     return reproduced
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "classification"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=pytest.mark.slow if task == "token_classification" else ())
+        for task in TASKS
+        if task != "classification"
+    ],
+)
 def test_a_run_of_each_task_is_reproduced(train: Train, reproduce: Reproduce, task: str) -> None:
     run = train(task)
     shutil.rmtree(run.parents[2] / "cache", ignore_errors=True)  # the folder and the data are all that is needed

@@ -19,6 +19,7 @@ from etude.tasks.attention_maps import ShowsAttention
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.trained import Bytes
 from etude.types import Facts
@@ -35,7 +36,7 @@ def translation() -> Translation:
     return Translation(FACTS, model, decoding=Greedy(max_length=7), **OTHERS).eval()
 
 
-def encoder_task(kind: type[Classification] | type[MaskedLM]) -> Task:
+def encoder_task(kind: type[Classification] | type[MaskedLM] | type[TokenClassification]) -> Task:
     torch.manual_seed(1)
     return kind(FACTS, Encoder(FACTS, layers=2, **SHAPE), **OTHERS).eval()
 
@@ -50,7 +51,9 @@ def fused(task: Task) -> dict[str, tuple[Any, Any]]:
     return seen
 
 
-@pytest.mark.parametrize("task", [translation(), encoder_task(Classification), encoder_task(MaskedLM)])
+@pytest.mark.parametrize(
+    "task", [translation(), encoder_task(Classification), encoder_task(MaskedLM), encoder_task(TokenClassification)]
+)
 def test_the_weights_times_the_values_are_what_the_fused_attention_returned(task: Task) -> None:
     seen = fused(task)
     assert isinstance(task, ShowsAttention)

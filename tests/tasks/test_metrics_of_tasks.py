@@ -11,12 +11,14 @@ from etude.metrics.classification import Accuracy
 from etude.metrics.multilabel import LabelSetMatch
 from etude.metrics.question_answering import AnswerF1
 from etude.metrics.regression import Pearson
+from etude.metrics.tagging import TagAccuracy
 from etude.metrics.translation import BLEU
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.multilabel import Multilabel
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 
 METRICS: dict[type[Task], Any] = {
@@ -24,6 +26,7 @@ METRICS: dict[type[Task], Any] = {
     Classification: Accuracy(),
     Multilabel: LabelSetMatch(),
     Regression: Pearson(),
+    TokenClassification: TagAccuracy(),
 }
 
 

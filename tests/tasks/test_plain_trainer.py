@@ -27,6 +27,7 @@ from etude.data.masking import TokenMasking
 from etude.data.question_answering import QuestionData
 from etude.data.readers.sources import Row
 from etude.data.sizes import BatchSize
+from etude.data.token_classification import TokenClassificationData
 from etude.data.translation import TranslationData
 from etude.duration import Duration
 from etude.errors import ConfigurationError, NonFiniteError
@@ -43,11 +44,12 @@ from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.non_finite import SkipNonFinite
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.run_context import RunContext
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.trained import Bytes
 from etude.training.callbacks.log_training import LogTraining
 
-KINDS = ("translation", "masked_lm", "causal_lm", "classification", "question_answering")
+KINDS = ("translation", "masked_lm", "causal_lm", "classification", "token_classification", "question_answering")
 SHAPE: dict[str, Any] = {"width": 16, "heads": 2, "feed_forward": 24, "dropout": 0.0, "max_length": 64}
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
 WORDS = ["sun", "moon", "star", "tree"]
@@ -72,6 +74,7 @@ class InMemory:
             text, answer = " ".join(words), source.choice(words)
             span = {"text": [answer], "answer_start": [text.index(answer)]}
             fields = {"text": text, "label": "warm" if "sun" in words else "cold"}
+            fields |= {"tags": json.dumps(["A" if word == "sun" else "B" for word in words])}
             fields |= {"source": text, "target": text[::-1], "id": f"q{number}"}
             fields |= {"question": "which?", "context": text, "answers": json.dumps(span)}
             yield Row(fields, f"{split}:{number}")
@@ -89,6 +92,7 @@ def build(
         "masked_lm": partial(MaskedLMData, max_length=40, masking=TokenMasking()),
         "causal_lm": partial(CausalLMData, max_length=24),
         "classification": partial(ClassificationData, max_length=40),
+        "token_classification": partial(TokenClassificationData, max_length=12),
         "question_answering": partial(QuestionData, max_length=30, stride=8, max_question=8),
     }
     data = makers[kind](InMemory(), settings=settings)
@@ -105,6 +109,8 @@ def build(
         return MaskedLM(facts, encoder, **training), data
     if kind == "classification":
         return Classification(facts, encoder, head_dropout=0.0, **training), data
+    if kind == "token_classification":
+        return TokenClassification(facts, encoder, head_dropout=0.0, **training), data
     assert isinstance(data, QuestionData)
     return QuestionAnswering(facts, encoder, windows=data.windows, **training), data
 
@@ -175,6 +181,14 @@ def check_classes(rows: list[dict[str, Any]], data: PlannedData) -> None:
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
 
 
+def check_tags(rows: list[dict[str, Any]], data: PlannedData) -> None:
+    examples = data.splits["test"]
+    for row in rows:
+        assert len(row["tags"]) == len(row["probabilities"]) == examples.counts[row["id"]]
+        assert set(row["tags"]) <= {"A", "B"} and all(0.5 <= probability <= 1 for probability in row["probabilities"])
+    assert max(row["sentence"] for row in rows) == 6 < len(rows) - 1  # some sentences are in parts
+
+
 def check_answers(rows: list[dict[str, Any]], data: PlannedData) -> None:
     for row in rows:
         passage = data.text("test", "context", row["number"])
@@ -187,6 +201,7 @@ CHECKS: dict[str, Callable[[list[dict[str, Any]], PlannedData], None]] = {
     "masked_lm": check_fillings,
     "causal_lm": check_continuations,
     "classification": check_classes,
+    "token_classification": check_tags,
     "question_answering": check_answers,
 }
 
@@ -397,6 +412,9 @@ def test_forward_returns_logits(kind: str, tmp_path: Path) -> None:
     elif kind == "classification":
         assert logits.shape == (len(batch.labels), 2)
         flat, labels = logits, batch.labels
+    elif kind == "token_classification":
+        assert logits.shape == (*batch.tokens.shape, 2)
+        flat, labels = logits[batch.mask], batch.labels[batch.mask]
     else:
         assert logits.shape == (*batch.tokens.shape, vocabulary)
         flat, labels = logits[batch.mask], batch.labels[batch.mask]

@@ -36,6 +36,7 @@ from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.question_answering import QuestionAnswering
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.windows import Windows
 from etude.types import (
@@ -46,6 +47,7 @@ from etude.types import (
     Facts,
     MaskedLMBatch,
     QuestionBatch,
+    TokenClassificationBatch,
     TranslationBatch,
 )
 
@@ -95,6 +97,15 @@ def causal_lm(**parts: Any) -> Case:
     return task, batch, np.full(ROWS, SOURCE), np.full(ROWS, SOURCE)
 
 
+def token_classification() -> Case:
+    task = TokenClassification(FACTS, encoder(), ADAM, SCHEDULE)
+    tokens = ids(ROWS, SOURCE)
+    labels = torch.where(torch.arange(SOURCE) < 2, tokens % 3, IGNORED)
+    mask, numbers = torch.ones_like(tokens, dtype=torch.bool), torch.arange(ROWS)
+    batch = TokenClassificationBatch(tokens, mask, labels, 2 * ROWS, numbers, numbers)
+    return task, batch, np.full(ROWS, SOURCE), np.full(ROWS, 2)
+
+
 def question_answering() -> Case:
     task = QuestionAnswering(FACTS, encoder(), ADAM, SCHEDULE, Windows(9, 2, 2))
     tokens, three = ids(ROWS, SOURCE), torch.full((ROWS,), 3)
@@ -133,6 +144,7 @@ def counted_by_torch(task: Task, batch: Batch) -> int:
         (causal_lm, None),
         (causal_lm, TopLayers(1)),
         (question_answering, None),
+        (token_classification, None),
         (classification, Head()),
         (classification, TopLayers(1)),
         (classification, BitFit()),

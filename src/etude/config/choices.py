@@ -89,6 +89,7 @@ PARTS = (
     Kind("etude.metrics.classification.ClassMetric", "etude.metrics"),
     Kind("etude.metrics.multilabel.MultilabelMetric", "etude.metrics"),
     Kind("etude.metrics.regression.NumberMetric", "etude.metrics"),
+    Kind("etude.metrics.tagging.TagMetric", "etude.metrics"),
     Kind("torchmetrics.metric.Metric", "torchmetrics"),
     Kind("lightning.pytorch.profilers.profiler.Profiler", "lightning.pytorch.profilers"),
 )

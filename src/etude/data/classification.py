@@ -10,8 +10,8 @@ import numpy.typing as npt
 from etude.data.base import DataSettings
 from etude.data.class_weights import ClassWeights
 from etude.data.labelled_texts import LabelledData, LabelledTexts
-from etude.data.labels import ClassLabels, Labels
 from etude.data.prepare import Corpus, Split
+from etude.data.readers.labels import ClassLabels, Labels
 
 
 class ClassificationData(LabelledData):

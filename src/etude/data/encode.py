@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from etude.data.labels import Labels
+from etude.data.readers.labels import Labels
 from etude.data.readers.sources import Row
 from etude.errors import ConfigurationError
 from etude.growing import AGAIN, HEADER, GrowingArray, Grown, Marks, RaggedWriter

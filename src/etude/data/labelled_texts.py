@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.labels import Labels
 from etude.data.loader import Slice, framed, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.readers.labels import Labels
 from etude.errors import DataError
 from etude.types import IGNORED, ClassificationBatch, Facts
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from etude.data.labelled_texts import LabelledData, LabelledTexts
-from etude.data.labels import Labels, SeveralLabels
 from etude.data.prepare import Split
+from etude.data.readers.labels import Labels, SeveralLabels
 from etude.types import MultilabelBatch
 
 

@@ -26,7 +26,7 @@ from msgspec import Meta
 from etude.atomic import write_json
 from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached, continued
 from etude.data.encode import Encoding, SplitPlace, SplitProgress, encode_split, token_type
-from etude.data.labels import ClassLabels, Labels
+from etude.data.readers.labels import ClassLabels, Labels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.growing import AGAIN

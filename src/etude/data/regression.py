@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from etude.data.labelled_texts import LabelledData, LabelledTexts
-from etude.data.labels import Labels, Numbers
 from etude.data.prepare import Split
+from etude.data.readers.labels import Labels, Numbers
 from etude.errors import DataError
 from etude.types import Facts, RegressionBatch
 

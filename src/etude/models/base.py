@@ -7,6 +7,7 @@ D model width, E embedding width, V vocabulary, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -37,6 +38,13 @@ class OutputLayer(NamedTuple):
     weight: Float[Tensor, "O D"]
     bias: Float[Tensor, " O"]
     names: tuple[str, ...]
+
+    def rows_for(self, classes: Sequence[str]) -> tuple[Float[Tensor, "O D"], Float[Tensor, " O"]] | None:
+        """Return weight and bias with the outputs in the order of some classes; None: its outputs are others."""
+        if sorted(self.names) != sorted(classes):
+            return None
+        order = [self.names.index(name) for name in classes]
+        return self.weight[order], self.bias[order]
 
 
 class Pooler(nn.Module):

@@ -76,7 +76,7 @@ def attention_task(task: Task) -> ShowsAttention:
         return task
     raise ConfigurationError(
         f"etude inspect does not know how to look into a {type(task).__name__}: it has no look_inside; "
-        "translation, masked_lm, causal_lm and classification have (command line)"
+        "translation, masked_lm, causal_lm, classification and token_classification have (command line)"
     )
 
 

@@ -11,6 +11,7 @@ import jinja2
 
 from etude.report.evaluated import unit_chart
 from etude.report.evaluated.confusion import confusion_matrix, largest_confusions
+from etude.report.evaluated.tagged import kind_scores, marked_sentences
 from etude.report.interactive import program
 from etude.report.writing import count, duration, number, score
 from etude.sweeps.space import setting
@@ -29,6 +30,7 @@ def environment() -> jinja2.Environment:
     environment.filters |= {"number": number, "count": count, "duration": duration, "score": score, "flat": flat}
     environment.filters |= {"setting": setting}
     environment.filters |= {"confusion_matrix": confusion_matrix, "largest_confusions": largest_confusions}
+    environment.filters |= {"kind_scores": kind_scores, "marked_sentences": marked_sentences}
     environment.globals |= {"program": program, "unit": unit_chart}
     return environment
 

@@ -223,12 +223,22 @@ class EvaluatedFiles(Document, frozen=True):
     references: list[str]
 
 
+class TaggedSentence(Document, frozen=True):
+    """A sentence with marked words: first word, one past the last word, and kind of each mark."""
+
+    words: list[str]
+    labels: list[tuple[Count, Count, str]]
+    predictions: list[tuple[Count, Count, str]]
+
+
 class Details(Document, frozen=True, forbid_unknown_fields=False, omit_defaults=True):
     """What a task says of its rows besides scores, as far as etude shows it; see `etude.tasks.base.Task.details`."""
 
     calibration: dict[str, int | float | str] = {}
     confusion: dict[str, dict[str, Count]] = {}
     errors: list[dict[str, str]] = []
+    tagged: list[TaggedSentence] = []
+    spans: dict[str, dict[str, Count]] = {}
 
 
 PRUNED = "pruned"

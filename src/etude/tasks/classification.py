@@ -25,9 +25,9 @@ from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
 from etude.models.losses.targets import weighted_cross_entropy
+from etude.models.pooling import PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
-from etude.tasks.pooling import PoolingName
 from etude.tasks.running_sums import Row
 from etude.types import IGNORED, ClassificationBatch, Facts
 

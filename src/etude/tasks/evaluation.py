@@ -20,11 +20,12 @@ from etude.metrics.multilabel import MultilabelMetric
 from etude.metrics.regression import NumberMetric
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score, Statistics
+from etude.metrics.tagging import TagMetric
 from etude.tasks.run_context import RunContext, TaskData
 from etude.tasks.running_sums import Row, Sums, gathered
 from etude.types import Batch, Facts
 
-LABEL_METRICS = (ClassMetric, MultilabelMetric, NumberMetric)
+LABEL_METRICS = (ClassMetric, MultilabelMetric, NumberMetric, TagMetric)
 """Metrics that compare labels; all others compare texts."""
 
 

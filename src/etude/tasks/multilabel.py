@@ -19,9 +19,9 @@ from etude.metrics.multilabel import LabelSetMatch, MultilabelF1, MultilabelMetr
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
 from etude.models.losses.targets import binary_cross_entropy
+from etude.models.pooling import PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
-from etude.tasks.pooling import PoolingName
 from etude.tasks.running_sums import Row
 from etude.types import Facts, MultilabelBatch
 

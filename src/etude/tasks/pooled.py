@@ -21,10 +21,10 @@ from etude.errors import DataError
 from etude.models.base import OutputKind, OutputLayer, TextEncoder
 from etude.models.layers.dropout import Dropout
 from etude.models.model_flops import encoder_flops
+from etude.models.pooling import POOLINGS, PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
 from etude.tasks.base import Task
-from etude.tasks.pooling import POOLINGS, PoolingName
 from etude.tasks.prediction import Output, Prediction, RecordAnswer
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
@@ -105,10 +105,7 @@ class Pooled(Task):
 
     def rows_of(self, pretrained: OutputLayer) -> tuple[Tensor, Tensor] | None:
         """Return the rows of a pretrained head, weight and bias, for this task's outputs; None: its outputs are others."""
-        if sorted(pretrained.names) != sorted(self.facts.classes):
-            return None
-        order = [pretrained.names.index(name) for name in self.facts.classes]
-        return pretrained.weight[order], pretrained.bias[order]
+        return pretrained.rows_for(self.facts.classes)
 
     def pooled(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], segments: Int[Tensor, "B L"] | None = None

@@ -17,9 +17,9 @@ from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Sp
 from etude.metrics.score import Statistics
 from etude.models.base import OutputLayer, TextEncoder
 from etude.models.losses.targets import squared_error
+from etude.models.pooling import PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
-from etude.tasks.pooling import PoolingName
 from etude.tasks.running_sums import Row
 from etude.types import Facts, RegressionBatch
 

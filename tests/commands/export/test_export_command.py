@@ -42,6 +42,7 @@ from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.running_sums import Row
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.windows import Windows
@@ -244,8 +245,8 @@ class Unheard(Task):
         (
             "huggingface",
             Unheard,
-            "to=huggingface exports Translation, CausalLM, Classification, Multilabel, Regression, QuestionAnswering, "
-            "MaskedLM, and this run is Unheard; no format takes this task",
+            "to=huggingface exports Translation, CausalLM, Classification, Multilabel, Regression, "
+            "TokenClassification, QuestionAnswering, MaskedLM, and this run is Unheard; no format takes this task",
         ),
     ],
 )
@@ -339,6 +340,7 @@ def test_each_format_is_for_tasks() -> None:
         (Classification, CLASSES, ("text",)),
         (Classification, {**CLASSES, "segments": 2}, ("text", "pair")),
         (QuestionAnswering, {"segments": 2}, ("question", "context")),
+        (TokenClassification, CLASSES, ("text",)),
     ],
 )
 @pytest.mark.parametrize(("most", "count"), [(3, 3), (1000, ROWS)])

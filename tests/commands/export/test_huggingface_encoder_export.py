@@ -30,6 +30,7 @@ from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.multilabel import Multilabel
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
+from etude.tasks.token_classification import TokenClassification
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.windows import Windows
 from etude.types import Facts
@@ -78,6 +79,7 @@ CASES: list[tuple[Any, dict[str, Any], str]] = [
     (Regression, {"pooling": "pooler", "pairs": True}, "ForSequenceClassification"),
     (Regression, {"pooling": "mean", "pairs": True}, "ForTokenClassification"),
     (QuestionAnswering, {"pairs": True}, "ForQuestionAnswering"),
+    (TokenClassification, {}, "ForTokenClassification"),
     (MaskedLM, {}, "ForMaskedLM"),
 ]
 
@@ -131,12 +133,19 @@ def test_what_is_written_is_read_again(
     task = examples.task
     made = HuggingFace(str(folder)) if wrapped else PretrainedBert(str(folder))
     encoder = made.build(task.facts, TextEncoder)
-    more = {"windows": task.windows} if kind is QuestionAnswering else {"pooling": rest["pooling"]}
+    more = (
+        {"windows": task.windows} if kind is QuestionAnswering else {key: rest[key] for key in rest if key != "pairs"}
+    )
     again = kind(task.facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **more).eval()
     batch = encode_rows(task, whole_rows(examples)[:5])
     last = batch.starts if kind is QuestionAnswering else batch.segments
     with torch.no_grad():
-        outputs = [one.logits(batch.tokens, batch.mask, last) for one in (again, task)]
+        outputs = [
+            one.logits(one.model(batch.tokens, batch.mask))
+            if kind is TokenClassification
+            else one.logits(batch.tokens, batch.mask, last)
+            for one in (again, task)
+        ]
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
 
 

@@ -25,9 +25,10 @@ from etude.tasks.multilabel import Multilabel
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
+from etude.tasks.token_classification import TokenClassification
 from etude.tokenization.truncation import cut_within, joined
 
-WITH_ENCODER = (Classification, Multilabel, Regression, QuestionAnswering, MaskedLM)
+WITH_ENCODER = (Classification, Multilabel, Regression, TokenClassification, QuestionAnswering, MaskedLM)
 """Tasks with an encoder that can be exported."""
 
 PROBLEMS = {
@@ -52,6 +53,8 @@ def class_ending(task: Task) -> str:
     """
     if isinstance(task, QuestionAnswering):
         return ARCHITECTURES["span"]
+    if isinstance(task, TokenClassification):
+        return ARCHITECTURES["token"]
     return ARCHITECTURES[task.output_kind] if isinstance(task, Pooled) else "ForMaskedLM"
 
 
@@ -59,11 +62,11 @@ def head_config(task: Task) -> dict[str, Any]:
     """Return the entries of config.json for the head: names of its outputs, and the problem type."""
     if isinstance(task, QuestionAnswering):
         return {"num_labels": 2}
-    if not isinstance(task, Pooled):
+    if not isinstance(task, Pooled | TokenClassification):
         return {}
     names = task.facts.classes or ["value"]
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    if task.pooler is None:
+    if isinstance(task, TokenClassification) or task.pooler is None:
         return labels
     problem = next(name for task_class, name in PROBLEMS.items() if isinstance(task, task_class))
     return labels | {"problem_type": problem}
@@ -82,6 +85,8 @@ def head_weights(task: Task, family: EncoderFamily) -> dict[str, Tensor]:
     """Return the weights of the head by their names in a family."""
     if isinstance(task, QuestionAnswering):
         return _named({"qa_outputs": task.head})
+    if isinstance(task, TokenClassification):
+        return _named({"classifier": task.head})
     if isinstance(task, Pooled):
         names = family.pooler
         output = "classifier" if task.pooler is None else names.output
@@ -143,6 +148,8 @@ def both_logits(
             starts, ends, _ = task.logits(batch.tokens, batch.mask, batch.starts)
             logits, peer_logits = torch.stack([starts, ends]), torch.stack([output.start_logits, output.end_logits])
             return logits[logits.isfinite()], peer_logits[logits.isfinite()].float()
+        if isinstance(task, TokenClassification):
+            return task.logits(task.model(batch.tokens, batch.mask)[batch.mask]), logits_of(output)[batch.mask]
         if isinstance(task, Pooled):
             logits, peer_logits = task.logits(batch.tokens, batch.mask, batch.segments), logits_of(output)
             if isinstance(task, Regression):

@@ -20,6 +20,7 @@ from etude.tasks.base import Task
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
+from etude.tasks.token_classification import TokenClassification
 
 
 class HuggingFaceWrapped(HuggingFaceEncoder):
@@ -60,6 +61,8 @@ def _weights(task: Task, encoder: WrappedEncoder, prefix: str) -> dict[str, Tens
     weights = {f"{prefix}.{name}": tensor for name, tensor in encoder.model.state_dict().items()}
     if isinstance(task, Pooled):
         return weights | {f"classifier.{name}": tensor for name, tensor in output_layer(task).items()}
+    if isinstance(task, TokenClassification):
+        return weights | {f"classifier.{name}": tensor for name, tensor in task.head.state_dict().items()}
     if isinstance(task, QuestionAnswering):
         return weights | {f"qa_outputs.{name}": tensor for name, tensor in task.head.state_dict().items()}
     head = cast(WrappedHead, cast(MaskedLM, task).head)

@@ -8,9 +8,11 @@ from etude.data.corpora.multi30k import Multi30k
 from etude.data.corpora.one_text import OneText
 from etude.data.corpora.parallel_files import ParallelFiles
 from etude.data.corpora.questions import QuestionFiles, Squad
+from etude.data.corpora.review_mentions import ReviewMentions
 from etude.data.corpora.reviews import Reviews, ReviewsText
 from etude.data.corpora.summaries import Summaries
 from etude.data.corpora.table_files import Tables
+from etude.data.corpora.tagged_words import TaggedWords
 from etude.data.corpora.tatoeba import Tatoeba
 from etude.data.corpora.text_files import TextFiles
 
@@ -23,11 +25,13 @@ __all__ = [
     "OneText",
     "ParallelFiles",
     "QuestionFiles",
+    "ReviewMentions",
     "Reviews",
     "ReviewsText",
     "Squad",
     "Summaries",
     "Tables",
+    "TaggedWords",
     "Tatoeba",
     "TextFiles",
 ]

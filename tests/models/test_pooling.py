@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from etude.tasks.pooling import POOLINGS
+from etude.models.pooling import POOLINGS
 
 STATES = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]])
 MASK = torch.tensor([[True, True, False], [True, True, True]])

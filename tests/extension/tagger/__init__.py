@@ -1,1 +1,0 @@
-"""A fourth task that etude does not know: a part of speech for each word. One task, one data module, YAML."""
