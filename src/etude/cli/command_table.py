@@ -124,7 +124,8 @@ COMMANDS: dict[str, Command] = {
             **_CHECKPOINT,
             "source": "a file with a text a line, plain or .gz, in place of a split",
             "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
-            "name": "of the files that are written of source=",
+            "pairs": "minimal pairs of a language model, .jsonl or .tsv: sentence_good and sentence_bad",
+            "name": "of the files that are written of source= or pairs=",
             **_ENSEMBLE,
         },
         changes={

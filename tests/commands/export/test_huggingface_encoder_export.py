@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
-from etude.commands.export.huggingface_heads import encode_rows, whole_rows
+from etude.commands.export.huggingface_heads import encode_rows, encoder_of, whole_rows
 from etude.commands.export.huggingface_wrapped import HuggingFaceWrapped
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.errors import ConfigurationError
@@ -22,6 +22,7 @@ from etude.models.encoder import Encoder
 from etude.models.layers.positions import Learned, Rotary, Sinusoidal
 from etude.models.layers.residual import PostNorm, PreNorm
 from etude.models.pretrained.bert import PretrainedBert
+from etude.models.pretrained.esm import check_for_esm
 from etude.models.wrapped.huggingface import HuggingFace
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.schedules import Constant
@@ -189,7 +190,7 @@ def test_a_changed_weight_is_found(tokenizer: Tokenizer, texts: list[str], tmp_p
     examples = given(Classification, tokenizer, texts, PreNorm)
     KIND.write(examples, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    weights["classifier.bias"][1] += 0.01
+    weights["classifier.out_proj.bias"][1] += 0.01
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MismatchError, match=r"logits differ by 1.00e-02"):
         KIND.prove(examples, tmp_path)
@@ -202,3 +203,16 @@ def test_positions_that_no_class_has_are_refused(
     examples = given(MaskedLM, tokenizer, texts, residual, Sinusoidal)
     with pytest.raises(ConfigurationError, match=r"Sinusoidal.*train with model/positions=learned"):
         KIND.write(examples, tmp_path)
+
+
+def test_what_esm_has_not_is_refused(tokenizer: Tokenizer, texts: list[str], tmp_path: Path) -> None:
+    pairs = given(Classification, tokenizer, texts, PreNorm, Rotary, pairs=True)
+    with pytest.raises(
+        ConfigurationError, match=r"^Esm, .* does not tell the texts of a pair apart; .*positions=learned"
+    ):
+        KIND.write(pairs, tmp_path)
+    single = encoder_of(given(Classification, tokenizer, texts, PreNorm, Rotary).task)
+    assert isinstance(single, Encoder)
+    check_for_esm(single, "gelu")
+    with pytest.raises(ConfigurationError, match=r"has no activation but gelu, and this one relu; train with"):
+        check_for_esm(single, "relu")
