@@ -147,6 +147,9 @@ def test_ctranslate2_is_given_one_end(examples: Callable[..., ProofTexts], tmp_p
     proof = prove_use(made, tmp_path, "ctranslate2")
     assert proof["greedy"] == proof["of_plain_tokens"] == {"sentences": 31, "equal": 31, "ties": 0}
     assert proof["beam"]["equal"] == 31
+    CTranslate2("int8").write(made, tmp_path / "int8")
+    counted = prove_use(made, tmp_path / "int8", "ctranslate2", quantized=True)
+    assert counted["greedy"] == counted["of_plain_tokens"] and counted["greedy"]["equal"] > 15
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["add_source_eos"] is False
     (tmp_path / "config.json").write_text(json.dumps({**config, "add_source_eos": True}))

@@ -98,7 +98,7 @@ def export(
     with _atomic_folder(target) as folder:
         export_format.write(examples, folder)
         proof = export_format.prove(examples, folder)
-        proof["as_documented"] = prove_use(examples, folder, to)
+        proof["as_documented"] = prove_use(examples, folder, to, quantized=quantization is not None)
         write_text(folder / CARD, card(run, examples, weights, to, license_name, proof))
         record = {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof}
         write_json(folder / EXPORT, {**record, "files": _hashes(folder)})

@@ -6,6 +6,7 @@ The other library works in a process of its own that imports nothing of etude (`
 from __future__ import annotations
 
 import json
+import operator
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from etude.commands.export.proof import (
     BATCH,
     TOLERANCE,
     MismatchError,
+    Outputs,
     ProofPairs,
     ProofTexts,
     proven_beams,
@@ -67,13 +69,14 @@ def ask(program: str, request: Mapping[str, Any]) -> Any:
         return json.loads(answered.read_text(encoding="utf-8"))
 
 
-def prove_use(examples: ProofTexts, folder: Path, to: str) -> dict[str, Any]:
+def prove_use(examples: ProofTexts, folder: Path, to: str, *, quantized: bool = False) -> dict[str, Any]:
     """Use an exported folder as documented, and compare the answers with the run's.
 
     Args:
         examples: The task and the texts.
         folder: The exported folder.
         to: Name of the format.
+        quantized: Whether its weights are not the run's: what is equal is counted then, and need not be all.
 
     Returns:
         What was used, and how far the answers agree; empty where the library has nothing that uses such a model.
@@ -82,7 +85,7 @@ def prove_use(examples: ProofTexts, folder: Path, to: str) -> dict[str, Any]:
         MismatchError: If they differ.
     """
     if to == "ctranslate2":
-        return _ctranslate2(examples, folder)
+        return _ctranslate2(examples, folder, quantized)
     if to == "onnx":
         return _onnx(examples, folder)
     for kind, use in USES.items():
@@ -91,7 +94,7 @@ def prove_use(examples: ProofTexts, folder: Path, to: str) -> dict[str, Any]:
     return {}
 
 
-def _ctranslate2(examples: ProofTexts, folder: Path) -> dict[str, Any]:
+def _ctranslate2(examples: ProofTexts, folder: Path, quantized: bool) -> dict[str, Any]:
     """Compare translations from the tokens of both ways."""
     task, sentences = translation(examples), ProofPairs.of(examples)
     texts, beams = _with_tokens(examples), proven_beams(task)
@@ -100,17 +103,27 @@ def _ctranslate2(examples: ProofTexts, folder: Path) -> dict[str, Any]:
         limits["max_input_length"] = longest + 1  # the run truncates there
 
     def answers(plain: bool, count: int) -> list[tuple[int, ...]]:
-        request = {"folder": str(folder), "texts": texts, "plain": plain, "compute": "float32"}
+        request = {"folder": str(folder), "texts": texts, "plain": plain}
+        request |= {"compute": "default" if quantized else "float32"}
         options = {"beam_size": count, "length_penalty": 0.0, **limits}
         return [tuple(row) for row in ask("ctranslate2_use", {**request, "options": options})]
 
     greedy, searched = (sentences.native(task.model, count)[0] for count in (1, beams))
+    by = "translate_batch(convert_ids_to_tokens(encode(text)))"
+    if quantized:
+        counted = ((greedy, answers(False, 1)), (searched, answers(False, beams)), (greedy, answers(True, 1)))
+        names = ("greedy", "beam", "of_plain_tokens")
+        return {"by": by, **{name: _equal(*both) for name, both in zip(names, counted, strict=True)}}
     return {
-        "by": "translate_batch(convert_ids_to_tokens(encode(text)))",
+        "by": by,
         "greedy": same_translations(task.model, sentences, greedy, answers(False, 1), "CTranslate2"),
         "beam": same_best(task.model, sentences, searched, answers(False, beams), "CTranslate2", beams),
         "of_plain_tokens": same_translations(task.model, sentences, greedy, answers(True, 1), "CTranslate2"),
     }
+
+
+def _equal(own: Outputs, theirs: Outputs) -> dict[str, int]:
+    return {"sentences": len(own), "equal": sum(map(operator.eq, own, theirs))}
 
 
 def _onnx(examples: ProofTexts, folder: Path) -> dict[str, Any]:
