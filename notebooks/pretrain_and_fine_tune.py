@@ -111,6 +111,7 @@ labelled = [
     *(f"data.{split}=kingdoms/{split}.tsv" for split in ("train", "val", "test")),
     "data.text=text",
     "data.label=label",
+    "task.pooling=mean",
     "batch.examples=16",
     "budget=60step",
     "validate.every=20step",

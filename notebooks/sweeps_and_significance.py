@@ -34,6 +34,7 @@ small = [
     "model.layers=1",
     "model.feed_forward=64",
     "model.dropout=0.0",
+    "task.pooling=mean",
     "tokenizer.vocabulary=2000",
     "data.max_length=48",
     "limit={train:1000,val:200,test:400}",

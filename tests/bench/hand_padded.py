@@ -59,7 +59,11 @@ class Embeddings(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, length: int, dropout: float) -> None:
         super().__init__()
-        self.tokens, self.positions, self.dropout = nn.Embedding(vocabulary, width), nn.Embedding(length, width), dropout
+        self.tokens, self.positions, self.dropout = (
+            nn.Embedding(vocabulary, width),
+            nn.Embedding(length, width),
+            dropout,
+        )
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
 

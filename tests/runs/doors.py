@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+from unittest import mock
 
 from etude.cli.run_commands import call
+from etude.commands.export import documented_use
 from etude.commands.train import resume as resume_run
 from etude.commands.train import train as train_run
 from etude.config.schema import Config
@@ -51,7 +58,20 @@ def predict(path: Path, overrides: Mapping[str, Any], lines: BinaryIO, out: Text
 
 
 def export(path: Path, overrides: Mapping[str, Any]) -> Path:
-    return Path(call("export", [path], overrides))
+    with mock.patch.object(documented_use, "ask", ask_here):
+        return Path(call("export", [path], overrides))
+
+
+def ask_here(program: str, request: Mapping[str, Any]) -> Any:
+    """As `documented_use.ask`, in this process, which has the libraries in memory already."""
+    path = Path(documented_use.__file__).with_name("documented") / f"{program}.py"
+    with tempfile.TemporaryDirectory() as place, mock.patch.object(sys, "argv", [program, *ASKED]), chdir(place):
+        Path(ASKED[0]).write_text(json.dumps(request), encoding="utf-8")
+        runpy.run_path(str(path), run_name="__main__")
+        return json.loads(Path(ASKED[1]).read_text(encoding="utf-8"))
+
+
+ASKED = ("request.json", "answers.json")
 
 
 def inspect(path: Path, overrides: Mapping[str, Any]) -> Any:

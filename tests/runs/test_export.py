@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.config.compose import compose
 from etude.errors import ConfigurationError
+from etude.packages import file_sha256
 from etude.runs.saved_run import SavedRun
 from etude.tokenization.base import Tokenizer
 from etude.training.build import build
@@ -51,13 +53,45 @@ def test_a_classifier_is_exported_and_exported_again(run: Path) -> None:
         folder = export(run, {"to": "huggingface"})
     assert folder == run / "exports" / "huggingface"
     record = json.loads((folder / "export.json").read_text())
-    assert record["proof"]["class"] == "RobertaPreLayerNormForTokenClassification"
-    assert record["proof"]["logits"]["texts"] == 23
+    assert record["proof"]["class"] == "RobertaPreLayerNormForSequenceClassification"
+    assert record["proof"]["logits"]["texts"] == record["proof"]["as_documented"]["texts"] == 23
     assert [path.name for path in folder.parent.iterdir()] == ["huggingface"]
     with pytest.raises(ConfigurationError, match=r"to=onnx exports Translation.*Classification; write to=huggingface"):
         export(run, {"to": "onnx"})
     with pytest.raises(ConfigurationError, match="exists and is not an earlier export"):
         export(run, {"to": "huggingface", "path": str(run / "checkpoints")})
+
+
+def test_an_export_has_a_card_that_a_stranger_can_use(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export(run, {"to": "huggingface", "sentences": 2, "license": "apache-2.0"})
+    text = (folder / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    told = OmegaConf.to_container(OmegaConf.create(front))
+    assert isinstance(told, dict)
+    assert [told[key] for key in ("license", "library_name", "pipeline_tag")] == [
+        "apache-2.0",
+        "transformers",
+        "text-classification",
+    ]
+    (results,) = told["model-index"][0]["results"]
+    scores = json.loads((run / "evaluations" / "test.json").read_text())["scores"]
+    assert {f"test/{metric['type']}": metric["value"] for metric in results["metrics"]} == scores
+    assert "etude train experiment=classification/demo" in body and "data.train=…/train.tsv" in body
+    assert str(run.parents[3]) not in text, "no path of this machine"
+    assert "203 rows of train" in body and "## License" in body
+    program = body.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    said: list[Any] = []
+    exec(program, {"print": said.append})
+    assert {one["label"] for one in said[0]} == {"cold", "warm"}
+    with pytest.raises(ConfigurationError, match=r"license=Mine! is not the name of a license; write one such as"):
+        export(run, {"to": "huggingface", "license": "Mine!"})
+
+
+def test_the_record_of_an_export_has_the_hash_of_each_file(run: Path) -> None:
+    folder = export(run, {"to": "huggingface", "sentences": 2})
+    files = json.loads((folder / "export.json").read_text())["files"]
+    assert files == {path.name: file_sha256(path) for path in folder.iterdir() if path.name != "export.json"}
 
 
 def test_a_failed_proof_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ SCIENCE = {
     "translation": ("task.label_smoothing=0.1",),
     "masked_lm": (),
     "causal_lm": (),
-    "classification": ("++task.label_smoothing=0.0", "task.head_dropout=0.1"),
+    "classification": ("++task.label_smoothing=0.0", "task.head_dropout=0.1", "task.pooling=mean"),
     "token_classification": ("task.label_smoothing=0.0", "task.head_dropout=0.1"),
 }
 """What `EXACT` leaves to the demos, held here: tuning one of them is no reason for other losses."""

@@ -114,7 +114,7 @@ def test_pairs_are_learnt_and_calibrated(trained: Callable[[str], Path]) -> None
 def test_transformers_computes_what_was_learnt(trained: Callable[[str], Path], kind: str, tmp_path: Path) -> None:
     folder = export(trained(kind), {"to": "huggingface", "path": str(tmp_path / "exported")})
     proof = json.loads((folder / "export.json").read_text())["proof"]
-    assert proof["class"] == "RobertaPreLayerNormForTokenClassification"
+    assert proof["class"] == "RobertaPreLayerNormForSequenceClassification"
     assert proof["logits"]["largest_difference"] < 1e-4
     assert proof["tokenizer"]["equal"] == proof["logits"]["texts"] > 20
 

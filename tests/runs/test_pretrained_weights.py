@@ -92,8 +92,8 @@ def composed(small_data: Path, tmp_path: Path, weights: Callable[[str], Path]) -
 
 SMALL_BATCH = {"classification/minilm": "batch.examples=13", "masked_lm/adapt": "batch.tokens=150"}
 CASES = [
-    ("classification/minilm", "pretrained", "roberta", "RobertaForTokenClassification"),
-    ("classification/minilm", "pretrained", "distilbert", "DistilBertForTokenClassification"),
+    ("classification/minilm", "pretrained", "roberta", "RobertaForSequenceClassification"),
+    ("classification/minilm", "pretrained", "distilbert", "DistilBertForSequenceClassification"),
     ("classification/minilm", "huggingface", "albert", "AlbertForTokenClassification"),
     ("masked_lm/adapt", "pretrained", "roberta", "RobertaForMaskedLM"),
     ("masked_lm/adapt", "pretrained", "distilbert", "DistilBertForMaskedLM"),

@@ -137,7 +137,8 @@ COMMANDS: dict[str, Command] = {
             **_CHECKPOINT,
             "source": "a file with a text a line, plain or .gz, in place of a split",
             "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
-            "name": "of the files that are written of source=",
+            "pairs": "minimal pairs of a language model, .jsonl or .tsv: sentence_good and sentence_bad",
+            "name": "of the files that are written of source= or pairs=",
             **_ENSEMBLE,
         },
         changes={
@@ -212,11 +213,25 @@ COMMANDS: dict[str, Command] = {
             "quantization": "of ctranslate2: int8, int8_float32, …",
             "path": "the folder that is written; exports/ in the run's without",
             "sentences": "the most validation texts that the proof takes: 1000",
+            "license": "the model's, in its card: license=apache-2.0; unknown without",
         },
         changes={
             **_SEARCH,
             "limit…": "fewer rows that are read: limit.val=100",
             **_MACHINE,
+        },
+    ),
+    "push": Command(
+        "send an export of a run to the Hugging Face hub; writes one JSON object",
+        "etude.commands.push:push",
+        "last owner/name dry_run=true",
+        texts=("repository",),
+        options={
+            "repository": "its name in the hub, owner/name; without a key, the word after RUN",
+            "export": "which, where the run has several: export=onnx; or a folder",
+            "private": "true: a new repository is private",
+            "dry_run": "true: say what would be sent, and send nothing",
+            **_OUTPUTS,
         },
     ),
     "reproduce": Command(

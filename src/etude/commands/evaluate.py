@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etude.commands.pair_evaluation import RequestedPairs, evaluate_pairs
 from etude.commands.score_table import show_scores
 from etude.errors import ConfigurationError
 from etude.report.significance import ScoredRows, differences
@@ -25,6 +26,7 @@ def evaluate(
     checkpoint: Any = "best",
     source: Any = None,
     reference: Any = None,
+    pairs: Any = None,
     name: Any = None,
     ensemble: Any = None,
     changes: Mapping[str, Any] | None = None,
@@ -37,7 +39,8 @@ def evaluate(
         checkpoint: `best`, `last` or a step's number.
         source: A file with one text per line, instead of a split.
         reference: The file or files with the reference for each line of `source`.
-        name: Name of the evaluation of `source`; None: the file's name.
+        pairs: A file of minimal pairs, instead of a split: how often the better sentence is likelier.
+        name: Name of the evaluation of `source` or `pairs`; None: the file's name.
         ensemble: Other runs whose checkpoints form an ensemble with the run's; only with a single run.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
@@ -51,6 +54,9 @@ def evaluate(
     if ensemble is not None and len(runs) > 1:
         raise ConfigurationError(f"ensemble={ensemble} joins one RUN, not {len(runs)}; name one (command line)")
     changes, checkpoint = changes or {}, str(checkpoint)
+    arguments = {"source": source, "reference": reference, "split": split, "ensemble": ensemble, "name": name}
+    if (minimal_pairs := RequestedPairs.of({**arguments, "pairs": pairs})) is not None:
+        return _on_pairs(runs, minimal_pairs, checkpoint, changes)
     files = RequestedFiles.of({"source": source, "reference": reference, "name": name, "split": split})
     evaluations: dict[str, Any] = {}
     scored: list[ScoredRows] = []
@@ -65,6 +71,24 @@ def evaluate(
             run, experiment, run.checkpoint(checkpoint), split, members=members, files=files, settings=settings
         )
         scored.append(ScoredRows.of(experiment.task))
+    for run, other in zip(runs[1:], scored[1:], strict=True):
+        evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
+    show_scores(evaluations)
+    return evaluations[str(runs[0].path)] if len(runs) == 1 else evaluations
+
+
+def _on_pairs(
+    runs: Sequence[SavedRun], requested: RequestedPairs, checkpoint: str, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Evaluate runs on minimal pairs, and compare them with the first."""
+    evaluations: dict[str, Any] = {}
+    scored: list[ScoredRows] = []
+    for run in runs:
+        config = run.changed(changes, CHANGEABLE)
+        settings = changed_settings(run, config, changes, checkpoint)
+        made = evaluate_pairs(run, in_one_process(config, changes), checkpoint, requested, settings)
+        evaluations[str(run.path)], results, rows = made
+        scored.append(ScoredRows(results, [(row["id"], (row["good"], row["bad"])) for row in rows]))
     for run, other in zip(runs[1:], scored[1:], strict=True):
         evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
     show_scores(evaluations)

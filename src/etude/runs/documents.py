@@ -405,9 +405,10 @@ class Reproduction(Document, frozen=True):
 
 
 class Export(Document, frozen=True):
-    """What an export was made from, and how it was proved."""
+    """What an export was made from, how it was proved, and the sha256 of each of its files."""
 
     run: str
     checkpoint: str
     to: str
     proof: dict[str, Any]
+    files: dict[str, str] = {}

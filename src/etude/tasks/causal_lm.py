@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
@@ -53,6 +54,7 @@ class CausalLM(Task):
     MODEL: ClassVar[type[nn.Module]] = TextDecoder
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "CausalLMBatch"
+    LIKELIHOOD: ClassVar[str] = "left-to-right"
     model: TextDecoder
 
     def __init__(
@@ -188,6 +190,22 @@ class CausalLM(Task):
     def text_limit(self) -> int:
         """One fewer than the model's positions, since bos precedes a text. Of a longer text the end is read."""
         return self.model.max_length - 1
+
+    @torch.no_grad()
+    def log_likelihoods(self, rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int) -> list[float]:
+        """Return Σ log P(token | bos and all before) over the tokens of each text; its end is not counted (see `ScoresTexts`)."""
+        scores: list[float] = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            inputs = pad_sequence([torch.tensor([self.facts.bos, *ids[:-1]]) for ids in part], batch_first=True)
+            lengths = torch.tensor([len(ids) for ids in part])
+            mask = torch.arange(inputs.shape[1]) < lengths[:, None]
+            hidden = self.model.hidden(inputs.to(self.device), mask.to(self.device))
+            log_probabilities = self.model.logits(hidden).float().log_softmax(dim=1)
+            targets = torch.tensor([token for ids in part for token in ids], device=self.device)
+            each = log_probabilities.gather(1, targets[:, None]).squeeze(1).double().cpu()
+            scores += [float(one.sum()) for one in each.split(lengths.tolist())]
+        return scores
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Continue each text, which may be empty; the outputs do not repeat it."""

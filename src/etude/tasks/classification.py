@@ -72,7 +72,7 @@ class Classification(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: PoolingName = "mean",
+        pooling: PoolingName = "first",
         head_dropout: float = 0.1,
         label_smoothing: float = 0.0,
         gradient_clip: float | None = 1.0,

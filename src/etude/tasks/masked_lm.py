@@ -23,7 +23,7 @@ from etude.models.model_flops import encoder_flops
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
 from etude.tasks.base import Task
-from etude.tasks.fill_mask import FillMasks, MaskedAnswers
+from etude.tasks.fill_mask import FillMasks, MaskedAnswers, PseudoLogLikelihood
 from etude.tasks.prediction import Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
@@ -49,6 +49,7 @@ class MaskedLM(Task):
     MODEL: ClassVar[type[nn.Module]] = TextEncoder
     METRICS: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/perplexity", "val/bits_per_byte")
     BATCH: ClassVar[str] = "MaskedLMBatch"
+    LIKELIHOOD: ClassVar[str] = "pseudo"
     model: TextEncoder
 
     def __init__(
@@ -195,6 +196,15 @@ class MaskedLM(Task):
         rows = [self._framed(ids) for ids in encoded]
         answers = self.decoding(self.log_probabilities, rows, tokenizer)
         return [Prediction(outputs, len(ids) > self.text_limit) for outputs, ids in zip(answers, encoded, strict=True)]
+
+    @torch.no_grad()
+    def log_likelihoods(self, rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int) -> list[float]:
+        """Return the pseudo-log-likelihood of each text, one mask at a time (see `ScoresTexts`, `PseudoLogLikelihood`).
+
+        The copies of a text are read together and without other texts, whatever the size is.
+        """
+        answers = PseudoLogLikelihood()(self.log_probabilities, [self._framed(ids) for ids in rows], tokenizer)
+        return [float(output.score or 0.0) for (output,) in answers]
 
     def log_probabilities(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Bool[Tensor, "B L"]

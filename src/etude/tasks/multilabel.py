@@ -64,7 +64,7 @@ class Multilabel(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: PoolingName = "mean",
+        pooling: PoolingName = "first",
         head_dropout: float = 0.1,
         threshold: float = 0.5,
         gradient_clip: float | None = 1.0,

@@ -75,7 +75,7 @@ class Pooled(Task):
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
         outputs: int,
-        pooling: PoolingName = "mean",
+        pooling: PoolingName = "first",
         head_dropout: float = 0.1,
         gradient_clip: float | None = 1.0,
     ) -> None:

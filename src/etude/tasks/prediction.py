@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
@@ -74,6 +74,32 @@ class AnswersRecords(Protocol):
 
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
         """Return the answer to each record, whatever its neighbours are."""
+        ...
+
+
+@runtime_checkable
+class ScoresTexts(Protocol):
+    """A task that gives texts a log-likelihood.
+
+    Attributes:
+        LIKELIHOOD: What it is, in a word for signatures.
+    """
+
+    LIKELIHOOD: ClassVar[str]
+
+    @property
+    def text_limit(self) -> int:
+        """Largest number of tokens of a text that is read whole."""
+        ...
+
+    def log_likelihoods(self, rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int) -> list[float]:
+        """Return the log-likelihood of each text, in nats.
+
+        Args:
+            rows: Ids of each text, without special ones, at most `text_limit` of them.
+            tokenizer: Tokenizer of the ids.
+            size: Number of texts that are read at once, which changes no score.
+        """
         ...
 
 

@@ -61,7 +61,7 @@ class Regression(Pooled):
         model: TextEncoder,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule,
-        pooling: PoolingName = "mean",
+        pooling: PoolingName = "first",
         head_dropout: float = 0.1,
         gradient_clip: float | None = 1.0,
         metrics: Mapping[str, NumberMetric] | None = None,

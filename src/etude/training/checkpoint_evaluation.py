@@ -85,7 +85,7 @@ def evaluate_checkpoint(
         "files": files.paths() if files else {},
         "settings": dict(settings or {}),
         "left_out_or_changed": dropped_or_changed,
-        **_score_values(task.results, name),
+        **score_values(task.results, name),
         "details": {} if files else task.details(task.rows, split),
         "ensemble": [str(member) for member in members or ()],
     }
@@ -93,7 +93,7 @@ def evaluate_checkpoint(
     if trainer.is_global_zero:
         stem = f"{name}-ensemble" if members else name
         stem = stem if files and files.is_named else evaluation_name(stem, settings or {})
-        _write(run.path / EVALUATIONS, stem, evaluation, _with_scores(task.rows, task.results))
+        write_evaluation(run.path / EVALUATIONS, stem, evaluation, _with_scores(task.rows, task.results))
         _warn_of_changed_lines(name, dropped_or_changed if files else {}, task.rows)
     return evaluation
 
@@ -124,7 +124,7 @@ def score(run: Path, experiment: Experiment, split: str, callbacks: Sequence[Cal
     return trainer
 
 
-def _score_values(results: Mapping[str, Score], name: str) -> dict[str, dict[str, Any]]:
+def score_values(results: Mapping[str, Score], name: str) -> dict[str, dict[str, Any]]:
     """Return scores, confidence intervals and signatures as plain values by `<name>/<metric>`."""
     return {
         "scores": {f"{name}/{metric}": score.value for metric, score in results.items()},
@@ -173,7 +173,8 @@ def _warn_of_changed_lines(name: str, changed: Mapping[str, int], rows: Sequence
         _log.warning("%d of %d outputs were stopped at their length limit; %s", stopped, len(rows), advice)
 
 
-def _write(folder: Path, name: str, evaluation: dict[str, Any], rows: Sequence[Row]) -> None:
+def write_evaluation(folder: Path, name: str, evaluation: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Write an evaluation and its rows into the folder of a run's evaluations, and their texts where they are texts."""
     with storage_errors(folder):
         make_folder(folder)
     write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -12,16 +12,17 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
-from etude.commands.export.huggingface_heads import encode_rows, whole_rows
+from etude.commands.export.huggingface_heads import encode_rows, encoder_of, whole_rows
 from etude.commands.export.huggingface_wrapped import HuggingFaceWrapped
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.errors import ConfigurationError
 from etude.hub import open_pretrained
 from etude.models.base import TextEncoder
 from etude.models.encoder import Encoder
-from etude.models.layers.positions import Learned, Sinusoidal
+from etude.models.layers.positions import Learned, Rotary, Sinusoidal
 from etude.models.layers.residual import PostNorm, PreNorm
 from etude.models.pretrained.bert import PretrainedBert
+from etude.models.pretrained.esm import check_for_esm
 from etude.models.wrapped.huggingface import HuggingFace
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.schedules import Constant
@@ -60,7 +61,8 @@ def given(
         transformers.ElectraModel(config).save_pretrained(residual)
         encoder = WrappedEncoder(facts, open_pretrained(str(residual)))
     else:
-        encoder = Encoder(facts, 22, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
+        width = 22 if positions in (Learned, Sinusoidal) else 24  # rotary positions need an even head width
+        encoder = Encoder(facts, width, 2, 3, 31, 0.1, 64, positions=positions, residual=residual)
     if kind is QuestionAnswering:
         rest["windows"] = Windows(max_length=64, stride=8, max_question=16)
     task = kind(facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **rest)
@@ -71,7 +73,7 @@ def given(
 
 CASES: list[tuple[Any, dict[str, Any], str]] = [
     (Classification, {"pooling": "mean"}, "ForTokenClassification"),
-    (Classification, {"pooling": "first"}, "ForTokenClassification"),
+    (Classification, {"pooling": "first"}, "ForSequenceClassification"),
     (Classification, {"pooling": "pooler"}, "ForSequenceClassification"),
     (Classification, {"pooling": "pooler", "pairs": True}, "ForSequenceClassification"),
     (Multilabel, {"pooling": "pooler"}, "ForSequenceClassification"),
@@ -84,12 +86,29 @@ CASES: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("residual", "name"), [(PreNorm, "RobertaPreLayerNorm"), (PostNorm, "Bert")])
-@pytest.mark.parametrize(("kind", "rest", "ending"), CASES)
+SINGLE = [case for case in CASES if "pairs" not in case[1]]
+
+
+@pytest.mark.parametrize(
+    ("residual", "name", "positions", "kind", "rest", "ending"),
+    [
+        *[(PreNorm, "RobertaPreLayerNorm", Learned, *case) for case in CASES],
+        *[(PostNorm, "Bert", Learned, *case) for case in CASES],
+        *[(PreNorm, "Esm", partial(Rotary, base=500), *case) for case in SINGLE],
+    ],
+)
 def test_transformers_computes_the_same(
-    tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any, name: str, kind: Any, rest: Any, ending: str
+    tokenizer: Tokenizer,
+    texts: list[str],
+    tmp_path: Path,
+    residual: Any,
+    name: str,
+    positions: Any,
+    kind: Any,
+    rest: Any,
+    ending: str,
 ) -> None:
-    examples = given(kind, tokenizer, texts, residual, **rest)
+    examples = given(kind, tokenizer, texts, residual, positions, **rest)
     KIND.write(examples, tmp_path)
     proof = KIND.prove(examples, tmp_path)
     assert proof["class"] == name + ending
@@ -99,7 +118,11 @@ def test_transformers_computes_the_same(
 
 @pytest.mark.parametrize(
     ("kind", "rest", "ending"),
-    [case for case in CASES if case[1].get("pooling") != "pooler" and case[0] is not MaskedLM],
+    [
+        (kind, rest, "ForTokenClassification" if kind is Classification else ending)
+        for kind, rest, ending in CASES
+        if rest.get("pooling") != "pooler" and kind is not MaskedLM
+    ],
 )
 def test_a_wrapped_encoder_computes_the_same(
     tokenizer: Tokenizer, texts: list[str], tmp_path: Path, kind: Any, rest: Any, ending: str
@@ -125,7 +148,10 @@ WRAPPED_HEADS = [(kind, rest) for kind, rest in HEADS if rest.get("pooling") != 
 def test_what_is_written_is_read_again(
     tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any, kind: Any, rest: Any
 ) -> None:
-    """Encoder, pooler and head: a task that begins with the folder has the outputs of the one that was written."""
+    """Encoder, pooler and head: a task that begins with the folder has the outputs of the one that was written.
+
+    What was written of a first state has a pooler that passes it on.
+    """
     wrapped, folder = residual == "electra", tmp_path / "exported"
     examples = given(kind, tokenizer, texts, tmp_path / "model" if wrapped else residual, **rest)
     folder.mkdir()
@@ -136,6 +162,8 @@ def test_what_is_written_is_read_again(
     more = (
         {"windows": task.windows} if kind is QuestionAnswering else {key: rest[key] for key in rest if key != "pairs"}
     )
+    if rest.get("pooling") == "first" and not wrapped:
+        more["pooling"] = "pooler"
     again = kind(task.facts, encoder, partial(torch.optim.Adam, lr=1e-3), Constant(), **more).eval()
     batch = encode_rows(task, whole_rows(examples)[:5])
     last = batch.starts if kind is QuestionAnswering else batch.segments
@@ -171,7 +199,7 @@ def test_a_changed_weight_is_found(tokenizer: Tokenizer, texts: list[str], tmp_p
     examples = given(Classification, tokenizer, texts, PreNorm)
     KIND.write(examples, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    weights["classifier.bias"][1] += 0.01
+    weights["classifier.out_proj.bias"][1] += 0.01
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MismatchError, match=r"logits differ by 1.00e-02"):
         KIND.prove(examples, tmp_path)
@@ -184,3 +212,16 @@ def test_positions_that_no_class_has_are_refused(
     examples = given(MaskedLM, tokenizer, texts, residual, Sinusoidal)
     with pytest.raises(ConfigurationError, match=r"Sinusoidal.*train with model/positions=learned"):
         KIND.write(examples, tmp_path)
+
+
+def test_what_esm_has_not_is_refused(tokenizer: Tokenizer, texts: list[str], tmp_path: Path) -> None:
+    pairs = given(Classification, tokenizer, texts, PreNorm, Rotary, pairs=True)
+    with pytest.raises(
+        ConfigurationError, match=r"^Esm, .* does not tell the texts of a pair apart; .*positions=learned"
+    ):
+        KIND.write(pairs, tmp_path)
+    single = encoder_of(given(Classification, tokenizer, texts, PreNorm, Rotary).task)
+    assert isinstance(single, Encoder)
+    check_for_esm(single, "gelu")
+    with pytest.raises(ConfigurationError, match=r"has no activation but gelu, and this one relu; train with"):
+        check_for_esm(single, "relu")

@@ -228,9 +228,7 @@ def test_torchs_own_chunks_give_the_same() -> None:
         hidden, weight, labels, linear_bias=bias, reduction="sum", ignore_index=IGNORED, options=options
     )
     torch.testing.assert_close(ours, theirs)
-    for mine, other in zip(
-        gradients(ours, hidden, weight, bias), gradients(theirs, hidden, weight, bias), strict=True
-    ):
+    for mine, other in zip(gradients(ours, hidden, weight, bias), gradients(theirs, hidden, weight, bias), strict=True):
         torch.testing.assert_close(mine, other)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -11,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etude.atomic import make_folder, storage_errors, sync, write_json
+from etude.atomic import make_folder, storage_errors, sync, write_json, write_text
 from etude.checkpoints.saver import read_weights
+from etude.commands.export.card import CARD, card
 from etude.commands.export.ctranslate import CTranslate2
+from etude.commands.export.documented_use import prove_use
 from etude.commands.export.huggingface_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.huggingface_heads import WITH_ENCODER
@@ -26,6 +29,7 @@ from etude.errors import ConfigurationError
 from etude.models.wrapped.base import WrappedModel
 from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.optim.finetune.lora import merge
+from etude.packages import file_sha256
 from etude.runs.folder import EXPORT
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
@@ -36,6 +40,8 @@ from etude.tasks.translation import Translation
 from etude.training.build import build
 
 _log = logging.getLogger(__name__)
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 CHANGEABLE = ("decoding", "paths", "trainer", "limit")
 """Configuration keys, with all below them, that an export may change."""
@@ -56,6 +62,7 @@ def export(
     quantization: Any = None,
     path: Any = None,
     sentences: Any = 1000,
+    license: Any = "unknown",  # noqa: A002 - the word of the hub
     changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a run's model, prove it on validation texts, and return the folder.
@@ -67,6 +74,7 @@ def export(
         quantization: Quantization of ctranslate2, such as `int8`.
         path: Folder to write; None: `exports/<to>` in the run's folder.
         sentences: Largest number of texts for the proof.
+        license: The hub's name of the model's license, such as `apache-2.0`, for its card.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Raises:
@@ -78,7 +86,7 @@ def export(
         raise ConfigurationError(f"to={to or '?'} is not a format; write to={', to='.join(FORMATS)}")
     if quantization is not None and to != "ctranslate2":
         raise ConfigurationError(f"quantization={quantization} is for to=ctranslate2, not to={to}; leave it out")
-    most = _sentences(sentences)
+    most, license_name = _sentences(sentences), _license(license)
     config = run.changed(changes or {}, CHANGEABLE)
     weights = run.checkpoint(str(checkpoint))
     name = to if quantization is None else f"{to}-{quantization}"
@@ -90,7 +98,10 @@ def export(
     with _atomic_folder(target) as folder:
         export_format.write(examples, folder)
         proof = export_format.prove(examples, folder)
-        write_json(folder / EXPORT, {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof})
+        proof["as_documented"] = prove_use(examples, folder, to, quantized=quantization is not None)
+        write_text(folder / CARD, card(run, examples, weights, to, license_name, proof))
+        record = {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof}
+        write_json(folder / EXPORT, {**record, "files": _hashes(folder)})
     _log.info("proved on %d validation texts: %s", len(examples.texts), json.dumps(proof))
     return target
 
@@ -99,6 +110,18 @@ def _sentences(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"sentences={value} is not a number of sentences; write 1 or more")
     return value
+
+
+def _license(value: Any) -> str:
+    if not isinstance(value, str) or not _LICENSE.fullmatch(value):
+        raise ConfigurationError(f"license={value} is not the name of a license; write one such as license=apache-2.0")
+    return value
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file in a folder, by its name there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _export_format(to: str, task: Task, quantization: Any) -> ExportFormat:

@@ -143,8 +143,7 @@ class CTranslate2:
         }
 
         def translate_batch(batch: Padded, beams: int) -> Outputs:
-            # The exported model adds eos itself.
-            lengths = (batch.mask.sum(dim=1) - 1).tolist()
+            lengths = batch.mask.sum(dim=1).tolist()
             rows = [row[:end] for row, end in zip(batch.tokens.tolist(), lengths, strict=True)]
             pieces = [[vocabulary[token] for token in row] for row in rows]
             results = translator.translate_batch(pieces, beam_size=beams, **search)
@@ -185,7 +184,8 @@ def _describe(specification: Any, tokenizer: Tokenizer) -> None:
     specification.config.eos_token = special.eos
     specification.config.unk_token = special.unknown
     specification.config.decoder_start_token = special.bos
-    specification.config.add_source_eos = True
+    # The tokenizer writes eos itself, as those of transformers' models do.
+    specification.config.add_source_eos = False
 
 
 def _fill_stack(

@@ -19,16 +19,20 @@ from etude.commands.export.huggingface_heads import (
     encoder_of,
     head_config,
     head_weights,
+    is_text_classifier,
     whole_rows,
 )
 from etude.commands.export.proof import BATCH, ProofTexts, largest_difference
 from etude.models.encoder import Encoder
 from etude.models.layers.encoder_layer import EncoderLayer
 from etude.models.layers.feed_forward import FeedForward
+from etude.models.layers.positions import Rotary
 from etude.models.layers.residual import PreNorm
 from etude.models.pretrained.bert import PretrainedEncoder, to_bert
-from etude.models.pretrained.encoder_families import BERT, PRE_NORM, EncoderFamily
+from etude.models.pretrained.encoder_families import BERT, ESM, PRE_NORM, EncoderFamily
+from etude.models.pretrained.esm import check_for_esm, esm_buffers, esm_config
 from etude.tasks.base import Task
+from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.pooled import Pooled
 from etude.tokenization.truncation import joined
 
@@ -40,9 +44,12 @@ class HuggingFaceEncoder:
         """Write the model into an empty folder."""
         task, encoder = examples.task, cast(Encoder, encoder_of(examples.task))
         family = family_of(encoder)
-        body = to_bert(encoder, family, task.facts.pad)
+        body, config = to_bert(encoder, family, task.facts.pad), _config(task, encoder, family)
+        if family is ESM:
+            check_for_esm(encoder, config[family.sizes["activation"]])
+            body, config = body | esm_buffers(encoder), config | esm_config(encoder, task.facts)
         weights = {f"{family.prefix}{name}": tensor for name, tensor in body.items()} | head_weights(task, family)
-        config = _config(task, encoder, family) | {"architectures": [family.title + class_ending(task)]}
+        config["architectures"] = [family.title + class_ending(task)]
         write_model(folder, family.model_type, config, weights)
         write_encoder_tokenizer(folder, examples)
 
@@ -61,7 +68,7 @@ class HuggingFaceEncoder:
             "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, expected, examples.references),
             "logits": {"texts": len(rows), "largest_difference": largest},
         }
-        if isinstance(task, Pooled) and task.pooler is None:
+        if isinstance(task, Pooled) and not is_text_classifier(task):
             proof["use"] = f"class logits = {task.pooling.DESCRIPTION} of the token logits"
         return proof
 
@@ -76,6 +83,7 @@ def write_encoder_tokenizer(folder: Path, examples: ProofTexts) -> None:
         starts=True,
         pairs=pairs,
         types=pairs and encoder.has_token_types,
+        masks=isinstance(examples.task, MaskedLM),
     )
 
 
@@ -83,7 +91,9 @@ def family_of(encoder: Encoder) -> EncoderFamily:
     """Return the family of an encoder: that of its pretrained weights, else the one that its norms allow."""
     if isinstance(encoder, PretrainedEncoder):
         return encoder.family
-    return PRE_NORM if all(isinstance(layer.attention_residual, PreNorm) for layer in encoder.layers) else BERT
+    if not all(isinstance(layer.attention_residual, PreNorm) for layer in encoder.layers):
+        return BERT
+    return ESM if isinstance(encoder.positions, Rotary) else PRE_NORM
 
 
 def _config(task: Task, encoder: Encoder, family: EncoderFamily) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Axes: B texts, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,10 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from etude.commands.export.huggingface_files import logits_of
+from etude.commands.export.passing_pooler import last_norm, passed_on
 from etude.commands.export.proof import Padded, ProofTexts
 from etude.models.base import BertHead, TextEncoder
+from etude.models.encoder import Encoder
+from etude.models.pooling import First
 from etude.models.pretrained.encoder_families import EncoderFamily
 from etude.models.pretrained.heads import ARCHITECTURES
+from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
@@ -47,15 +51,27 @@ def encoder_of(task: Task) -> TextEncoder:
 def class_ending(task: Task) -> str:
     """Return the ending of the name of the class in transformers.
 
-    No sequence classifier of transformers is a linear layer on the mean of the states, or on the first state. A task without
-    a pooler is therefore exported as a token classifier: the mean of its logits over real tokens, or the logits of the
-    first token, are those of the run.
+    No sequence classifier of transformers is a linear layer on the mean of the states. A task that takes it is exported as a
+    token classifier: the mean of its logits over real tokens are those of the run.
     """
     if isinstance(task, QuestionAnswering):
         return ARCHITECTURES["span"]
     if isinstance(task, TokenClassification):
         return ARCHITECTURES["token"]
-    return ARCHITECTURES[task.output_kind] if isinstance(task, Pooled) else "ForMaskedLM"
+    if isinstance(task, Pooled):
+        return ARCHITECTURES["text" if is_text_classifier(task) else "token"]
+    return "ForMaskedLM"
+
+
+def is_text_classifier(task: Pooled) -> bool:
+    """Whether a task is exported as a sequence classifier.
+
+    It is if it has a pooler, or if a pooler can be written that passes the first state on. What stands before the outputs of
+    a wrapped model differs from one architecture to the next.
+    """
+    if task.pooler is not None:
+        return True
+    return isinstance(task.pooling, First) and not isinstance(encoder_of(task), WrappedEncoder)
 
 
 def head_config(task: Task) -> dict[str, Any]:
@@ -66,7 +82,7 @@ def head_config(task: Task) -> dict[str, Any]:
         return {}
     names = task.facts.classes or ["value"]
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    if isinstance(task, TokenClassification) or task.pooler is None:
+    if isinstance(task, TokenClassification) or not is_text_classifier(task):
         return labels
     problem = next(name for task_class, name in PROBLEMS.items() if isinstance(task, task_class))
     return labels | {"problem_type": problem}
@@ -88,15 +104,24 @@ def head_weights(task: Task, family: EncoderFamily) -> dict[str, Tensor]:
     if isinstance(task, TokenClassification):
         return _named({"classifier": task.head})
     if isinstance(task, Pooled):
-        names = family.pooler
-        output = "classifier" if task.pooler is None else names.output
-        weights = {f"{output}.{kind}": tensor for kind, tensor in output_layer(task).items()}
-        if task.pooler is None:
-            return weights
-        return weights | _named({f"{family.prefix if names.inside else ''}{names.dense}": task.pooler.dense})
+        return text_head_weights(task, family) if is_text_classifier(task) else _of("classifier", output_layer(task))
     head, head_names = cast(BertHead, cast(MaskedLM, task).head), family.head
     modules: dict[str, nn.Module] = {head_names.transform: head.transform, head_names.norm: head.norm}
     return _named(modules) | {head_names.bias[0]: head.bias}
+
+
+def text_head_weights(task: Pooled, family: EncoderFamily) -> dict[str, Tensor]:
+    """Return the weights of a sequence classifier behind the first state: those of its pooler and of its outputs."""
+    names = family.pooler
+    if task.pooler is None:
+        dense, output = passed_on(output_layer(task), names.activation, last_norm(cast(Encoder, encoder_of(task))))
+    else:
+        dense, output = dict(task.pooler.dense.named_parameters()), output_layer(task)
+    return _of(f"{family.prefix if names.inside else ''}{names.dense}", dense) | _of(names.output, output)
+
+
+def _of(module: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{module}.{kind}": tensor for kind, tensor in weights.items()}
 
 
 def _named(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -154,7 +179,7 @@ def both_logits(
             logits, peer_logits = task.logits(batch.tokens, batch.mask, batch.segments), logits_of(output)
             if isinstance(task, Regression):
                 logits = logits * task.facts.scale + task.facts.center
-            return logits, peer_logits if task.pooler is not None else task.pooling.of(peer_logits, batch.mask)
+            return logits, peer_logits if is_text_classifier(task) else task.pooling.of(peer_logits, batch.mask)
         task = cast(MaskedLM, task)
         logits = task.logits(task.head(task.model(batch.tokens, batch.mask)[batch.mask]))
         return logits, logits_of(output)[batch.mask]

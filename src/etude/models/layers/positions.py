@@ -136,7 +136,7 @@ class Rotary(Positions):
         self, width: int, max_length: int, heads: int = 1, deviation: float | None = None, base: float = 10_000
     ) -> None:
         super().__init__(Rotation(width // heads, max_length, base))
-        self.max_length = max_length
+        self.max_length, self.base = max_length, base
 
     def embed(self, x: Float[Tensor, "N D"], positions: Int[Tensor, " #N"]) -> Float[Tensor, "N D"]:
         """Return the embeddings as they are.

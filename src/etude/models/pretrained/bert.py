@@ -199,13 +199,14 @@ def to_bert(encoder: Encoder, family: EncoderFamily = BERT, pad: int = 0) -> dic
         )
     layers = [part for layer in encoder.layers for part in (layer.attention_residual, layer.feed_forward)]
     kinds = {type(part) for part in (encoder.positions, encoder.embedding_norm, *layers)}
-    foreign = kinds - {Learned, family.residual, nn.LayerNorm, FeedForward}
+    foreign = kinds - {family.positions, family.residual, nn.LayerNorm, FeedForward}
     if foreign:
         residual = "pre_norm" if family.residual is PreNorm else "post_norm"
+        positions = family.positions.__name__
         raise ConfigurationError(
-            f"{family.title} has Learned positions, {family.residual.__name__}, LayerNorm and FeedForward; this encoder "
-            f"has {', '.join(sorted(part.__name__ for part in foreign))}; train with model/positions=learned "
-            f"model/residual={residual} model/norm=layer model/feed_forward=gelu"
+            f"{family.title} has {positions} positions, {family.residual.__name__}, LayerNorm and FeedForward; this encoder "
+            f"has {', '.join(sorted(part.__name__ for part in foreign))}; train with "
+            f"model/positions={positions.lower()} model/residual={residual} model/norm=layer model/feed_forward=gelu"
         )
     state, weights = encoder.state_dict(), dict[str, Tensor]()
     for native, parts in family.tensor_names(len(encoder.layers)).items():

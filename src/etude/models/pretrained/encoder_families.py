@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from etude.models.layers.feed_forward import Activation
+from etude.models.layers.positions import Learned, Positions, Rotary
 from etude.models.layers.residual import PostNorm, PreNorm, Residual
 
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -26,6 +27,13 @@ EMBEDDINGS = {
     "embedding_norm.bias": ("embeddings.LayerNorm.bias",),
 }
 """Native tensors, and the tensors of BERT that they consist of."""
+
+ESM_EMBEDDINGS = {
+    "embedding.weight": ("embeddings.word_embeddings.weight",),
+    "embedding_norm.weight": ("embeddings.layer_norm.weight",),
+    "embedding_norm.bias": ("embeddings.layer_norm.bias",),
+}
+"""The same of ESM, whose rotary positions have no tensors."""
 
 LAYER = {
     "attention.query_key_value": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -49,6 +57,11 @@ DISTILBERT_LAYER = {
 PRE_NORM_LAYER = LAYER | {
     "attention_residual.norm": ("attention.LayerNorm",),
     "feed_forward_residual.norm": ("intermediate.LayerNorm",),
+}
+
+ESM_LAYER = LAYER | {
+    "attention_residual.norm": ("attention.LayerNorm",),
+    "feed_forward_residual.norm": ("LayerNorm",),
 }
 
 SIZES = {
@@ -140,6 +153,9 @@ class EncoderFamily:
         pooler: Tensors of a sequence classifier's pooler.
         residual: Kind of residual connection; with `PreNorm` there is another norm at the end of the stack.
         stack: Name of the list of layers.
+        embeddings: Tensors of the embeddings, as in `EMBEDDINGS`.
+        last_norm: Name of the norm at the end of the stack, where there is one.
+        positions: Kind of positions.
         layer: Modules of a layer, as in `LAYER`.
         sizes: Keys of sizes, as in `SIZES`.
         token_types: Whether there are embeddings of token types.
@@ -155,6 +171,9 @@ class EncoderFamily:
     pooler: PoolerNames
     residual: type[Residual] = PostNorm
     stack: str = "encoder.layer"
+    embeddings: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EMBEDDINGS)
+    last_norm: str = "LayerNorm"
+    positions: type[Positions] = Learned
     layer: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: LAYER)
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
     token_types: bool = True
@@ -170,8 +189,8 @@ class EncoderFamily:
             for native, parts in self.layer.items()
             for kind in ("weight", "bias")
         }
-        last = {f"norm.{kind}": (f"LayerNorm.{kind}",) for kind in ("weight", "bias")}
-        return EMBEDDINGS | names | (last if self.residual is PreNorm else {})
+        last = {f"norm.{kind}": (f"{self.last_norm}.{kind}",) for kind in ("weight", "bias")}
+        return {**self.embeddings} | names | (last if self.residual is PreNorm else {})
 
     def plain_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors by names without the prefix, and without TensorFlow's old names of norms."""
@@ -195,6 +214,21 @@ PRE_NORM = EncoderFamily(
     offset=True,
     gelu_head=True,
 )
+ESM = EncoderFamily(
+    "esm",
+    "Esm",
+    "esm.",
+    ROBERTA_HEAD,
+    ROBERTA_POOLER,
+    residual=PreNorm,
+    embeddings=ESM_EMBEDDINGS,
+    last_norm="encoder.emb_layer_norm_after",
+    positions=Rotary,
+    layer=ESM_LAYER,
+    token_types=False,
+    gelu_head=True,
+)
+"""A family that is written, and not read: its configuration has many choices that a native encoder has not."""
 
 ENCODER_FAMILIES = {
     family.model_type: family
@@ -219,4 +253,4 @@ ENCODER_FAMILIES = {
         PRE_NORM,
     )
 }
-"""Families by model_type."""
+"""Families that are read, by model_type."""
