@@ -201,6 +201,12 @@ def check_batch(case: Case) -> None:
         case.fail("batch", "has no size; write batch.tokens=4096 or batch.examples=32")
 
 
+def check_shuffle(case: Case) -> None:
+    """Require a pool where the order is computed a pool at a time."""
+    if case.get("batch.shuffle") == "keyed" and case.get("batch.pool") is None:
+        case.fail("batch.shuffle", "= keyed sorts one pool at a time, and batch.pool is null; write batch.pool=50")
+
+
 def check_budget(case: Case) -> None:
     """Refuse an empty budget, empty intervals, and a warmup whose unit is not comparable with the budget's."""
     for key in ("budget", "validate.every", "checkpoint.every", "checkpoint.keep_every", "log.every"):
@@ -335,6 +341,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_rotation,
     check_zero_residual,
     check_batch,
+    check_shuffle,
     check_budget,
     check_average,
     check_unfreezing,

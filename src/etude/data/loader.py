@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int, Real
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from etude.data.plan import Plan
+from etude.data.plan import EpochPlan
 from etude.types import Batch
 
 
@@ -88,7 +88,7 @@ class PlanSampler(Sampler[Slice]):
         micro_batches: Slices of each step on each process.
     """
 
-    def __init__(self, plan: Callable[[int], Plan], *, rank: int, world: int, micro_batches: int) -> None:
+    def __init__(self, plan: Callable[[int], EpochPlan], *, rank: int, world: int, micro_batches: int) -> None:
         self._plan = plan
         self.rank = rank
         self.world = world
@@ -108,7 +108,7 @@ class PlanSampler(Sampler[Slice]):
             for micro_batch in range(self.micro_batches):
                 examples = plan.examples(step, self.rank, self.world, micro_batch, self.micro_batches)
                 filler = not len(examples)
-                stand_in = plan.order[plan.starts[step]][None]
+                stand_in = plan.examples(step)[:1]
                 yield Slice(stand_in if filler else examples, epoch, denominator, filler)
 
 
