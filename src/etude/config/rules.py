@@ -256,8 +256,8 @@ def check_average(case: Case) -> None:
 
 
 def check_task_and_data(case: Case) -> None:
-    """Compare the batches of the data with those of the task, by their `BATCH`."""
-    task, data = case.get(f"task.{TARGET}"), case.get(f"data.{TARGET}")
+    """Compare the batches of the data, or of the parts of a mixture, with those of the task, by their `BATCH`."""
+    task, data = case.get(f"task.{TARGET}"), case.get(f"data.of.{TARGET}") or case.get(f"data.{TARGET}")
     expected, actual = constant(task, "BATCH"), constant(data, "BATCH")
     if expected and actual and expected != actual:
         names = f"{task.rpartition('.')[2]} takes {expected}, but data ({data.rpartition('.')[2]}) gives {actual}"
@@ -307,6 +307,9 @@ def check_metric(case: Case) -> None:
     """Check `validate.metric` against the task's metrics: its `METRICS`, or those under `task.metrics`."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
     metrics = validation_metrics(case.get("task"))
+    parts = case.get("data.parts")
+    if metrics is not None and isinstance(parts, Mapping):
+        metrics = (*metrics, *(f"val/{part}/{name.removeprefix('val/')}" for part in parts for name in metrics))
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"

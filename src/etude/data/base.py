@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,9 +141,26 @@ class PlannedData(lightning.LightningDataModule):
         return np.arange(limit) * rows // limit
 
     def _split(self, name: str) -> Split:
-        if name not in self.selected:
-            raise DataError(f"the data has no split {name!r}, only {sorted(self.selected)}")
+        self._need(name)
         return self.selected[name]
+
+    def _need(self, name: str) -> None:
+        """Refuse a split that does not exist."""
+        if name not in self.names:
+            raise DataError(f"the data has no split {name!r}, only {sorted(self.names)}")
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the splits."""
+        return self.prepared.splits
+
+    def fields(self, split: str) -> list[str]:
+        """Return the names of the fields that `text` knows."""
+        return list(self.prepared.splits[split].texts)
+
+    def parts_of(self, split: str) -> dict[str, range]:
+        """Return the examples of each part of a split that is evaluated, by its name; empty where there are no parts."""
+        return {}
 
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
         """Return a field of an example as it was read; the epoch matters where examples differ from epoch to epoch."""
@@ -163,7 +180,7 @@ class PlannedData(lightning.LightningDataModule):
         return self._plans[epoch]
 
     def _make_plan(self, epoch: int) -> EpochPlan:
-        self._split("train")
+        self._need("train")
         settings = self.settings
         return settings.shuffle.plan(
             self.splits["train"].lengths,
@@ -226,7 +243,7 @@ class PlannedData(lightning.LightningDataModule):
         Raises:
             DataError: If the corpus has no split for the stage.
         """
-        self._split({"fit": "train", "validate": "val"}.get(stage, self.evaluated))
+        self._need({"fit": "train", "validate": "val"}.get(stage, self.evaluated))
 
     def teardown(self, stage: str) -> None:
         """End the worker processes of training."""
@@ -252,13 +269,14 @@ class PlannedData(lightning.LightningDataModule):
         return BatchStream(self._evaluation_loader(self.evaluated))
 
     def _evaluation_loader(self, name: str) -> PlanLoader:
-        self._split(name)
-        examples = self.splits[name]
-        plan = Plan.make(
-            examples.lengths, seed=0, epoch=0, batch=self.settings.batch, counts=examples.counts, shuffle=False
-        )
-        part = self._part(name, plan)
+        self._need(name)
+        part = self._part(name, self.evaluation_plan(name))
         return self._loader(name, lambda _: part, micro_batches=1)
+
+    def evaluation_plan(self, name: str) -> Plan:
+        """Return the plan of a split that is evaluated: its examples in order of length."""
+        examples, batch = self.splits[name], self.settings.batch
+        return Plan.make(examples.lengths, seed=0, epoch=0, batch=batch, counts=examples.counts, shuffle=False)
 
     def _loader(self, name: str, plan: Callable[[int], EpochPlan], micro_batches: int, workers: int = 0) -> PlanLoader:
         trainer = self.trainer

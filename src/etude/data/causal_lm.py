@@ -9,7 +9,7 @@ Axes: N examples, M documents, L positions.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.loader import Slice, framed, pad, token_mask
+from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
 from etude.data.order.document_rows import DocumentRow
 from etude.data.order.shuffles import Shuffle
 from etude.data.prepare import Corpus, Prepared, Split, prepare
@@ -49,7 +49,23 @@ class Piece(NamedTuple):
     stop: int
 
 
-class Documents(ABC):
+class ReadPieces(NamedTuple):
+    """The pieces of an example, one after the other.
+
+    Attributes:
+        inputs: [n] ids that the model reads.
+        labels: [n] ids that it has to predict.
+        numbers: [n] number of the piece that each belongs to.
+        text_bytes: Bytes of the documents that begin here.
+    """
+
+    inputs: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    numbers: Int[np.ndarray, " n"]
+    text_bytes: int
+
+
+class Documents(MixableExamples):
     """The documents of a split as batches.
 
     Attributes:
@@ -75,19 +91,26 @@ class Documents(ABC):
     def pieces(self, example: int, epoch: int) -> list[Piece]:
         """Return the pieces of an example in an epoch, at least one."""
 
-    def batch(self, part: Slice) -> CausalLMBatch:
-        """Return the padded batch of a slice."""
-        rows = [self.pieces(int(example), part.epoch) for example in part.examples]
-        inputs, labels = zip(*(self._row(pieces) for pieces in rows), strict=True)
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[ReadPieces]:
+        """Return the pieces of each example, and their ids and labels."""
+        return [self._read(int(example), epoch) for example in examples]
+
+    def _read(self, example: int, epoch: int) -> ReadPieces:
+        pieces = self.pieces(example, epoch)
+        begun = [piece.document for piece in pieces if piece.start == 0]
+        return ReadPieces(*self._row(pieces), _numbered(pieces), sum(int(self._bytes[document]) for document in begun))
+
+    def collate(self, rows: Sequence[ReadPieces], part: Slice) -> CausalLMBatch:
+        """Return the padded batch of some examples."""
+        inputs = [row.inputs for row in rows]
         ids = torch.from_numpy(part.examples.astype(np.int64))
-        begun = [[piece.document for piece in row if piece.start == 0] for row in rows]
-        text_bytes = torch.tensor([sum(int(self._bytes[document]) for document in row) for row in begun])
-        targets = pad(labels, IGNORED)
+        text_bytes = torch.tensor([row.text_bytes for row in rows])
+        targets = pad([row.labels for row in rows], IGNORED)
         if part.filler:
             targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
             text_bytes = torch.zeros_like(text_bytes)
-        several = any(len(row) > 1 for row in rows)
-        documents = pad([_numbered(row) for row in rows], -1) if several else None
+        several = any(row.numbers[-1] for row in rows)
+        documents = pad([row.numbers for row in rows], -1) if several else None
         tokens, mask = pad(inputs, self._facts.pad), token_mask(inputs)
         return CausalLMBatch(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
 

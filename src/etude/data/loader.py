@@ -8,6 +8,7 @@ Axes: B examples of a batch, L positions, N examples of a split.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -72,6 +73,30 @@ class Examples(Protocol):
     def batch(self, part: Slice) -> Any:
         """Return the padded batch of a slice: a named tuple with `step_count` and `ids` (-1 in a filler)."""
         ...
+
+
+class MixableExamples(ABC):
+    """Examples whose batches are made of rows, so that those of several corpora can stand in one batch.
+
+    Attributes:
+        lengths: As in `Examples`.
+        counts: As in `Examples`.
+    """
+
+    lengths: Int[np.ndarray, N] | Int[np.ndarray, "N sides"]
+    counts: Real[np.ndarray, " N"]
+
+    @abstractmethod
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[Any]:
+        """Return what a batch needs of each example in an epoch."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Any], part: Slice) -> Any:
+        """Return the padded batch of the rows of a slice, which may be those of other examples of the same kind."""
+
+    def batch(self, part: Slice) -> Any:
+        """Return the padded batch of a slice."""
+        return self.collate(self.rows(part.examples, part.epoch), part)
 
 
 class PlanSampler(Sampler[Slice]):

@@ -89,7 +89,9 @@ def test_slices_of_ranks_and_micro_batches_are_disjoint_and_together_the_step(
 
 
 @given(tables, batches, st.randoms(use_true_random=False))
-def test_a_step_is_the_same_whichever_was_asked_for_before(lengths: np.ndarray, batch: BatchSize, random: object) -> None:
+def test_a_step_is_the_same_whichever_was_asked_for_before(
+    lengths: np.ndarray, batch: BatchSize, random: object
+) -> None:
     plan, jumping = planned(lengths, batch), planned(lengths, batch)
     steps = list(range(plan.steps))
     in_order = [plan.examples(step).tolist() for step in steps]
@@ -113,9 +115,7 @@ def test_it_changes_with_seed_and_epoch() -> None:
 
 def test_a_pool_is_a_random_sample_and_its_steps_have_like_lengths() -> None:
     lengths = np.random.default_rng(0).integers(5, 100, (6400, 1))
-    plan = KeyedPlan.make(
-        lengths, seed=1, epoch=0, batch=BatchSize(examples=32, pool=20), counts=lambda rows: rows
-    )
+    plan = KeyedPlan.make(lengths, seed=1, epoch=0, batch=BatchSize(examples=32, pool=20), counts=lambda rows: rows)
     means = np.array([lengths[plan.examples(step)].mean() for step in range(plan.steps)]).reshape(10, 20)
     assert means.std(axis=1).min() > 15 > 3 > means.mean(axis=1).std()
     for part in plan.parts():
@@ -143,10 +143,10 @@ def test_a_batch_without_a_pool_and_no_examples_are_refused() -> None:
             KeyedShuffle().plan(lengths, seed=1, epoch=0, batch=BatchSize(tokens=9, pool=pool), counts=lengths)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=700), st.integers(0, 99), st.sampled_from([StoredRow, KeyedRow]))
-def test_documents_stand_in_a_row_without_a_gap(
-    sizes: list[int], key: int, kind: type[StoredRow | KeyedRow]
-) -> None:
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=700), st.integers(0, 99), st.sampled_from([StoredRow, KeyedRow])
+)
+def test_documents_stand_in_a_row_without_a_gap(sizes: list[int], key: int, kind: type[StoredRow | KeyedRow]) -> None:
     row, position, seen = kind(np.array(sizes), key), 0, list[int]()
     while position < sum(sizes):
         document, end = row.at(position)
