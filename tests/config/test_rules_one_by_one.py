@@ -16,6 +16,7 @@ BROKEN = {
     "check_heads": ("model.heads=3", "does not divide model.width = 128; try model.heads=2"),
     "check_lengths": ("decoding.n_best=6", "decoding.n_best = 6 is more than decoding.beams = 5"),
     "check_batch": ("batch.examples=32", "batch.examples = 32 is given besides batch.tokens = 2048"),
+    "check_shuffle": ("batch.shuffle=keyed", "batch.shuffle = keyed sorts one pool at a time, and batch.pool is null"),
     "check_budget": ("scheduler.warmup=60s", "scheduler.warmup = 60s cannot be compared with budget = 20epoch"),
     "check_average": ("average.last=[1]", "average.last has 1, but an average is of 2 or more"),
     "check_task_and_data": ("data=reviews", "does not fit the data"),

@@ -113,6 +113,14 @@ def test_every_masking_and_every_answer_passes(data: str, masking: str, decoding
     composed("experiment=masked_lm/demo", *choices)
 
 
+@pytest.mark.parametrize("of", COMPOSER.options("data/of"))
+def test_every_kind_of_data_can_be_mixed(of: str) -> None:
+    parts = "+data.parts={a: {_target_: etude.data.corpora.Reviews}}"
+    choices = ("data=mixture", f"data/of={of}", parts, "+data.weights={a: 1}", "batch.shuffle=keyed", "batch.pool=9")
+    tree = composed(f"experiment={of}/demo", *choices, *(["data.max_length=96"] if of == "classification" else [])).tree
+    assert plain(tree)["data"]["of"]["max_length"] == tree.data.max_length
+
+
 def test_the_parts_of_a_model_are_groups_and_no_models() -> None:
     assert COMPOSER.parts("model") == ["embeddings", "feed_forward", "norm", "positions", "residual"]
     assert COMPOSER.parts("experiment") == []

@@ -242,6 +242,7 @@ COMMANDS: dict[str, Command] = {
         changes={
             "paths…": "where folders are now",
             "data.corpus…": "where the data's files are now",
+            "data.parts…": "the same of a mixture",
         },
     ),
     "inspect": Command(

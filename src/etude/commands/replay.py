@@ -214,7 +214,7 @@ def _examples(experiment: Experiment, trainer: lightning.Trainer, step: int) -> 
     """Return id, loss and text of each example of the step, by descending loss, non-finite ones first."""
     task, data = experiment.task.eval(), experiment.data
     epoch = (step - 1) // data.clock.steps_per_epoch
-    fields = list(data.prepared.splits["train"].texts)
+    fields = data.fields("train")
     examples = []
     for example in data.examples_of(step):
         part = Slice(np.array([example]), epoch, 1, filler=False)

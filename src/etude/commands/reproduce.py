@@ -30,7 +30,7 @@ from etude.training.continuation import BUDGET, is_complete
 from etude.training.preflight.trial import micro_batches_of
 from etude.training.provenance import refuse_changed_data
 
-_RELOCATABLE = ("paths.", "data.corpus.")
+_RELOCATABLE = ("paths.", "data.corpus.", "data.parts.")
 _LONGEST_CHANGE = 120
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b")
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def reproduce(run: SavedRun, *, name: Any = None, changes: Mapping[str, Any] | N
     Args:
         run: The run.
         name: Name of the new folder, in which an unfinished reproduction is continued; None: a new name.
-        changes: Values of keys below `paths` and `data.corpus`, for files that have moved.
+        changes: Values of keys below `paths`, `data.corpus` and `data.parts`, for files that have moved.
 
     Returns:
         The two folders; for each section of the manifests whether it is the `same`, what it `is` now, and what `differs`;

@@ -201,6 +201,12 @@ def check_batch(case: Case) -> None:
         case.fail("batch", "has no size; write batch.tokens=4096 or batch.examples=32")
 
 
+def check_shuffle(case: Case) -> None:
+    """Require a pool where the order is computed a pool at a time."""
+    if case.get("batch.shuffle") == "keyed" and case.get("batch.pool") is None:
+        case.fail("batch.shuffle", "= keyed sorts one pool at a time, and batch.pool is null; write batch.pool=50")
+
+
 def check_budget(case: Case) -> None:
     """Refuse an empty budget, empty intervals, and a warmup whose unit is not comparable with the budget's."""
     for key in ("budget", "validate.every", "checkpoint.every", "checkpoint.keep_every", "log.every"):
@@ -250,8 +256,8 @@ def check_average(case: Case) -> None:
 
 
 def check_task_and_data(case: Case) -> None:
-    """Compare the batches of the data with those of the task, by their `BATCH`."""
-    task, data = case.get(f"task.{TARGET}"), case.get(f"data.{TARGET}")
+    """Compare the batches of the data, or of the parts of a mixture, with those of the task, by their `BATCH`."""
+    task, data = case.get(f"task.{TARGET}"), case.get(f"data.of.{TARGET}") or case.get(f"data.{TARGET}")
     expected, actual = constant(task, "BATCH"), constant(data, "BATCH")
     if expected and actual and expected != actual:
         names = f"{task.rpartition('.')[2]} takes {expected}, but data ({data.rpartition('.')[2]}) gives {actual}"
@@ -301,6 +307,9 @@ def check_metric(case: Case) -> None:
     """Check `validate.metric` against the task's metrics: its `METRICS`, or those under `task.metrics`."""
     metric, task = case.get("validate.metric"), case.get(f"task.{TARGET}")
     metrics = validation_metrics(case.get("task"))
+    parts = case.get("data.parts")
+    if metrics is not None and isinstance(parts, Mapping):
+        metrics = (*metrics, *(f"val/{part}/{name.removeprefix('val/')}" for part in parts for name in metrics))
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"
@@ -335,6 +344,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_rotation,
     check_zero_residual,
     check_batch,
+    check_shuffle,
     check_budget,
     check_average,
     check_unfreezing,

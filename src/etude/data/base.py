@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from etude.data.loader import BatchStream, Examples, PlanLoader, PlanSampler
-from etude.data.plan import Counts, Plan, random_keys
+from etude.data.order.shuffles import Shuffle, StoredShuffle
+from etude.data.plan import Counts, EpochPlan, Plan, random_keys
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.data.sizes import BatchSize, Limit
 from etude.duration import Clock
@@ -26,6 +27,9 @@ from etude.packages import cache_folder
 from etude.seeding import mix
 from etude.tokenization.base import Tokenizer, TokenizerRecipe
 from etude.types import Batch, Facts
+
+AT_ONCE = 1 << 20
+"""Examples that are looked at together, where all are."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class DataSettings:
         cache: Folder of prepared data.
         micro_batches: Slices of each step on each process.
         workers: Processes that make training batches, for each process that trains; 0: that process itself.
+        shuffle: Makes the orders of the training data.
     """
 
     tokenizer: TokenizerRecipe | Tokenizer
@@ -49,6 +54,7 @@ class DataSettings:
     cache: Path = field(default_factory=cache_folder)
     micro_batches: int = 1
     workers: int = 0
+    shuffle: Shuffle = field(default_factory=StoredShuffle)
 
 
 class PlannedData(lightning.LightningDataModule):
@@ -76,8 +82,8 @@ class PlannedData(lightning.LightningDataModule):
         self.max_length = max_length
         self.settings = settings
         self.evaluated = "test"
-        self._plans: dict[int, Plan] = {}
-        self._part: Callable[[str, Plan], Plan] = lambda split, plan: plan
+        self._plans: dict[int, EpochPlan] = {}
+        self._part: Callable[[str, EpochPlan], EpochPlan] = lambda split, plan: plan
         self._training_loader: PlanLoader | None = None
 
     @abstractmethod
@@ -135,9 +141,26 @@ class PlannedData(lightning.LightningDataModule):
         return np.arange(limit) * rows // limit
 
     def _split(self, name: str) -> Split:
-        if name not in self.selected:
-            raise DataError(f"the data has no split {name!r}, only {sorted(self.selected)}")
+        self._need(name)
         return self.selected[name]
+
+    def _need(self, name: str) -> None:
+        """Refuse a split that does not exist."""
+        if name not in self.names:
+            raise DataError(f"the data has no split {name!r}, only {sorted(self.names)}")
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the splits."""
+        return self.prepared.splits
+
+    def fields(self, split: str) -> list[str]:
+        """Return the names of the fields that `text` knows."""
+        return list(self.prepared.splits[split].texts)
+
+    def parts_of(self, split: str) -> dict[str, range]:
+        """Return the examples of each part of a split that is evaluated, by its name; empty where there are no parts."""
+        return {}
 
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
         """Return a field of an example as it was read; the epoch matters where examples differ from epoch to epoch."""
@@ -149,26 +172,25 @@ class PlannedData(lightning.LightningDataModule):
 
     # The plan of training
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Return the plan of an epoch. The last two that were made are remembered."""
         if epoch not in self._plans:
             self._plans = dict([*self._plans.items()][-1:])
             self._plans[epoch] = self._part("train", self._make_plan(epoch))
         return self._plans[epoch]
 
-    def _make_plan(self, epoch: int) -> Plan:
-        self._split("train")
+    def _make_plan(self, epoch: int) -> EpochPlan:
+        self._need("train")
         settings = self.settings
-        return Plan.make(
+        return settings.shuffle.plan(
             self.splits["train"].lengths,
             seed=settings.seed,
             epoch=epoch,
             batch=settings.batch,
             counts=self.counts(epoch),
-            shuffle=True,
         )
 
-    def shorten(self, part: Callable[[str, Plan], Plan]) -> None:
+    def shorten(self, part: Callable[[str, EpochPlan], EpochPlan]) -> None:
         """Train and evaluate from now on by a part of each plan, as a rehearsal does; the clock stays that of the whole.
 
         Args:
@@ -181,13 +203,23 @@ class PlannedData(lightning.LightningDataModule):
     def clock(self) -> Clock:
         """Converts durations to steps of this plan."""
         plan = self.plan(0)
-        return Clock(plan.steps, int(plan.cost.sum()) / plan.steps)
+        return Clock(plan.steps, plan.tokens / plan.steps)
 
     def tokens_at(self, step: int) -> int:
         """Return the real tokens of the first `step` optimizer updates of a run, each text in its plain segmentation."""
         epoch, step = divmod(step, self.clock.steps_per_epoch)
         plan = self.plan(epoch)
-        return epoch * int(plan.cost.sum()) + plan.tokens_before(step)
+        return self.tokens_before(epoch) + plan.tokens_before(step)
+
+    def tokens_before(self, epoch: int) -> int:
+        """Return the real tokens of all epochs before one."""
+        return epoch * self.plan(epoch).tokens
+
+    def read_before(self, epoch: int) -> Iterator[tuple[Int[np.ndarray, " n"], int]]:
+        """Yield training examples, some at a time, and how often the epochs before one have read each of them."""
+        size = len(self.splits["train"].counts)
+        for start in range(0, size if epoch else 0, AT_ONCE):
+            yield np.arange(start, min(start + AT_ONCE, size)), epoch
 
     def examples_of(self, step: int) -> list[int]:
         """Return the training examples of a step, counted from 1."""
@@ -211,7 +243,7 @@ class PlannedData(lightning.LightningDataModule):
         Raises:
             DataError: If the corpus has no split for the stage.
         """
-        self._split({"fit": "train", "validate": "val"}.get(stage, self.evaluated))
+        self._need({"fit": "train", "validate": "val"}.get(stage, self.evaluated))
 
     def teardown(self, stage: str) -> None:
         """End the worker processes of training."""
@@ -237,15 +269,16 @@ class PlannedData(lightning.LightningDataModule):
         return BatchStream(self._evaluation_loader(self.evaluated))
 
     def _evaluation_loader(self, name: str) -> PlanLoader:
-        self._split(name)
-        examples = self.splits[name]
-        plan = Plan.make(
-            examples.lengths, seed=0, epoch=0, batch=self.settings.batch, counts=examples.counts, shuffle=False
-        )
-        part = self._part(name, plan)
+        self._need(name)
+        part = self._part(name, self.evaluation_plan(name))
         return self._loader(name, lambda _: part, micro_batches=1)
 
-    def _loader(self, name: str, plan: Callable[[int], Plan], micro_batches: int, workers: int = 0) -> PlanLoader:
+    def evaluation_plan(self, name: str) -> Plan:
+        """Return the plan of a split that is evaluated: its examples in order of length."""
+        examples, batch = self.splits[name], self.settings.batch
+        return Plan.make(examples.lengths, seed=0, epoch=0, batch=batch, counts=examples.counts, shuffle=False)
+
+    def _loader(self, name: str, plan: Callable[[int], EpochPlan], micro_batches: int, workers: int = 0) -> PlanLoader:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if trainer and world > 1 and trainer._accelerator_connector.use_distributed_sampler:

@@ -9,7 +9,7 @@ Axes: N examples, M documents, L positions.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.loader import Slice, framed, pad, token_mask
+from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
+from etude.data.order.document_rows import DocumentRow
+from etude.data.order.shuffles import Shuffle
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.errors import ConfigurationError
 from etude.seeding import mix
@@ -26,6 +28,9 @@ from etude.types import IGNORED, CausalLMBatch, Facts
 
 WHOLE = 1 << 62
 """More tokens than any document has: documents are stored whole."""
+
+REMEMBERED = 4
+"""Epochs whose order of the documents is kept."""
 
 
 class Piece(NamedTuple):
@@ -44,7 +49,23 @@ class Piece(NamedTuple):
     stop: int
 
 
-class Documents(ABC):
+class ReadPieces(NamedTuple):
+    """The pieces of an example, one after the other.
+
+    Attributes:
+        inputs: [n] ids that the model reads.
+        labels: [n] ids that it has to predict.
+        numbers: [n] number of the piece that each belongs to.
+        text_bytes: Bytes of the documents that begin here.
+    """
+
+    inputs: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    numbers: Int[np.ndarray, " n"]
+    text_bytes: int
+
+
+class Documents(MixableExamples):
     """The documents of a split as batches.
 
     Attributes:
@@ -70,19 +91,26 @@ class Documents(ABC):
     def pieces(self, example: int, epoch: int) -> list[Piece]:
         """Return the pieces of an example in an epoch, at least one."""
 
-    def batch(self, part: Slice) -> CausalLMBatch:
-        """Return the padded batch of a slice."""
-        rows = [self.pieces(int(example), part.epoch) for example in part.examples]
-        inputs, labels = zip(*(self._row(pieces) for pieces in rows), strict=True)
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[ReadPieces]:
+        """Return the pieces of each example, and their ids and labels."""
+        return [self._read(int(example), epoch) for example in examples]
+
+    def _read(self, example: int, epoch: int) -> ReadPieces:
+        pieces = self.pieces(example, epoch)
+        begun = [piece.document for piece in pieces if piece.start == 0]
+        return ReadPieces(*self._row(pieces), _numbered(pieces), sum(int(self._bytes[document]) for document in begun))
+
+    def collate(self, rows: Sequence[ReadPieces], part: Slice) -> CausalLMBatch:
+        """Return the padded batch of some examples."""
+        inputs = [row.inputs for row in rows]
         ids = torch.from_numpy(part.examples.astype(np.int64))
-        begun = [[piece.document for piece in row if piece.start == 0] for row in rows]
-        text_bytes = torch.tensor([sum(int(self._bytes[document]) for document in row) for row in begun])
-        targets = pad(labels, IGNORED)
+        text_bytes = torch.tensor([row.text_bytes for row in rows])
+        targets = pad([row.labels for row in rows], IGNORED)
         if part.filler:
             targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
             text_bytes = torch.zeros_like(text_bytes)
-        several = any(len(row) > 1 for row in rows)
-        documents = pad([_numbered(row) for row in rows], -1) if several else None
+        several = any(row.numbers[-1] for row in rows)
+        documents = pad([row.numbers for row in rows], -1) if several else None
         tokens, mask = pad(inputs, self._facts.pad), token_mask(inputs)
         return CausalLMBatch(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
 
@@ -116,15 +144,11 @@ class _Order(NamedTuple):
     """The order of the documents in an epoch.
 
     Attributes:
-        epoch: The epoch.
-        documents: [M] indices of the documents, in their order.
-        ends: [M] predictions up to the end of each.
+        row: The documents, one after the other.
         first: Prediction that the first block begins with; those before it come last.
     """
 
-    epoch: int
-    documents: Int[np.ndarray, " M"]
-    ends: Int[np.ndarray, " M"]
+    row: DocumentRow
     first: int
 
 
@@ -140,17 +164,19 @@ class Blocks(Documents):
         facts: The special ids.
         max_length: L, tokens of a block.
         seed: Seed of the run.
+        shuffle: Puts the documents into a row.
     """
 
-    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int) -> None:
+    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int, shuffle: Shuffle) -> None:
         super().__init__(split, facts)
         self._max_length = max_length
         self._seed = seed
+        self._shuffle = shuffle
         self._total = int(self.sizes.sum())
         starts = np.arange(0, self._total, max_length)
         self.lengths = np.minimum(max_length, self._total - starts)
         self.counts = self.lengths
-        self._last_order: _Order | None = None
+        self._orders: dict[int, _Order] = {}
 
     def pieces(self, example: int, epoch: int) -> list[Piece]:
         """Return the pieces of a block."""
@@ -158,9 +184,8 @@ class Blocks(Documents):
         place = (order.first + example * self._max_length) % self._total
         left = int(self.lengths[example])
         while left:
-            index = int(np.searchsorted(order.ends, place, side="right"))
-            document = int(order.documents[index])
-            start = place - int(order.ends[index]) + int(self.sizes[document])
+            document, end = order.row.at(place)
+            start = place - end + int(self.sizes[document])
             stop = min(start + left, int(self.sizes[document]))
             pieces.append(Piece(document, start, start, stop))
             left -= stop - start
@@ -168,13 +193,13 @@ class Blocks(Documents):
         return pieces
 
     def _order(self, epoch: int) -> _Order:
-        """Return the order of an epoch, remembered until another epoch's is asked for."""
-        if self._last_order is None or self._last_order.epoch != epoch:
-            keys = np.random.Philox(key=mix("documents", self._seed, epoch)).random_raw(len(self.sizes))
-            documents = np.argsort(keys, kind="stable")
+        """Return the order of an epoch; the last ones are remembered."""
+        if epoch not in self._orders:
+            self._orders = dict([*self._orders.items()][1 - REMEMBERED :])
+            row = self._shuffle.documents(self.sizes, mix("documents", self._seed, epoch))
             first = mix("first cut", self._seed, epoch) % min(self._max_length, self._total)
-            self._last_order = _Order(epoch, documents, np.cumsum(self.sizes[documents]), first)
-        return self._last_order
+            self._orders[epoch] = _Order(row, first)
+        return self._orders[epoch]
 
 
 class DocumentWindows(Documents):
@@ -248,7 +273,7 @@ class CausalLMData(PlannedData):
     def examples(self, split: Split, *, training: bool) -> Documents:
         """Return the documents of a split, in blocks for training, else in windows."""
         if training:
-            return Blocks(split, self.facts, self.max_length, self.settings.seed)
+            return Blocks(split, self.facts, self.max_length, self.settings.seed, self.settings.shuffle)
         return DocumentWindows(split, self.facts, self.max_length, self.stride)
 
     @property

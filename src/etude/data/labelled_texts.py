@@ -6,7 +6,8 @@ Axes: N examples, C classes.
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.loader import Slice, framed, pad, token_mask
+from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.data.readers.labels import Labels
 from etude.errors import DataError
@@ -23,7 +24,21 @@ from etude.types import IGNORED, ClassificationBatch, Facts
 logger = logging.getLogger(__name__)
 
 
-class LabelledTexts:
+class LabelledText(NamedTuple):
+    """A text or a pair as a batch needs it.
+
+    Attributes:
+        texts: Ids of each text, special tokens included.
+        label: Its target, a number or [C].
+        weight: Factor of its loss; None: one.
+    """
+
+    texts: list[Int[np.ndarray, " n"]]
+    label: Shaped[np.ndarray, ...]
+    weight: np.float32 | None
+
+
+class LabelledTexts(MixableExamples):
     """The texts or pairs of a split as batches.
 
     A text is read as `bos text eos`, a pair as `bos text eos pair eos` (Devlin et al. 2019, section 3).
@@ -57,21 +72,30 @@ class LabelledTexts:
         # The single-precision weights of the batches, to be summed in double precision.
         self.counts = np.ones(len(labels), np.int64) if self._weights is None else self._weights.astype(np.float64)
 
-    def batch(self, part: Slice) -> ClassificationBatch:
-        """Return the padded batch of a slice."""
-        pairs = [self._texts(int(example)) for example in part.examples]
-        rows = [np.concatenate(texts) for texts in pairs]
-        labels = torch.from_numpy(self._labels[part.examples])
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[LabelledText]:
+        """Return the ids of each text or pair, its label and its weight."""
+        weights = [None] * len(examples) if self._weights is None else self._weights[examples]
+        return [
+            LabelledText(self._texts(int(example)), self._labels[example], weight)
+            for example, weight in zip(examples, weights, strict=True)
+        ]
+
+    def collate(self, rows: Sequence[LabelledText], part: Slice) -> ClassificationBatch:
+        """Return the padded batch of some texts or pairs."""
+        joined = [np.concatenate(row.texts) for row in rows]
+        labels = torch.from_numpy(np.stack([row.label for row in rows]))
         ids = torch.from_numpy(part.examples.astype(np.int64))
-        weights = None if self._weights is None else torch.from_numpy(self._weights[part.examples])
+        weights = (
+            None if self._weights is None else torch.from_numpy(np.array([row.weight for row in rows], np.float32))
+        )
         if part.filler:
             labels, ids = torch.full_like(labels, IGNORED), torch.full_like(ids, -1)
             weights = None if weights is None else torch.zeros_like(weights)
         segments = None
         if len(self._fields) > 1:
-            segments = pad([np.repeat(np.arange(len(texts)), list(map(len, texts))) for texts in pairs], 0)
+            segments = pad([np.repeat(np.arange(len(row.texts)), list(map(len, row.texts))) for row in rows], 0)
         return self._kind(
-            pad(rows, self._facts.pad), token_mask(rows), labels, part.denominator, ids, segments, weights
+            pad(joined, self._facts.pad), token_mask(joined), labels, part.denominator, ids, segments, weights
         )
 
     def _texts(self, example: int) -> list[Int[np.ndarray, " n"]]:

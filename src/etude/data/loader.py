@@ -8,6 +8,7 @@ Axes: B examples of a batch, L positions, N examples of a split.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Int, Real
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from etude.data.plan import Plan
+from etude.data.plan import EpochPlan
 from etude.types import Batch
 
 
@@ -74,6 +75,30 @@ class Examples(Protocol):
         ...
 
 
+class MixableExamples(ABC):
+    """Examples whose batches are made of rows, so that those of several corpora can stand in one batch.
+
+    Attributes:
+        lengths: As in `Examples`.
+        counts: As in `Examples`.
+    """
+
+    lengths: Int[np.ndarray, N] | Int[np.ndarray, "N sides"]
+    counts: Real[np.ndarray, " N"]
+
+    @abstractmethod
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[Any]:
+        """Return what a batch needs of each example in an epoch."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Any], part: Slice) -> Any:
+        """Return the padded batch of the rows of a slice, which may be those of other examples of the same kind."""
+
+    def batch(self, part: Slice) -> Any:
+        """Return the padded batch of a slice."""
+        return self.collate(self.rows(part.examples, part.epoch), part)
+
+
 class PlanSampler(Sampler[Slice]):
     """The slices of one rank in an epoch, from the current step on.
 
@@ -88,7 +113,7 @@ class PlanSampler(Sampler[Slice]):
         micro_batches: Slices of each step on each process.
     """
 
-    def __init__(self, plan: Callable[[int], Plan], *, rank: int, world: int, micro_batches: int) -> None:
+    def __init__(self, plan: Callable[[int], EpochPlan], *, rank: int, world: int, micro_batches: int) -> None:
         self._plan = plan
         self.rank = rank
         self.world = world
@@ -108,7 +133,7 @@ class PlanSampler(Sampler[Slice]):
             for micro_batch in range(self.micro_batches):
                 examples = plan.examples(step, self.rank, self.world, micro_batch, self.micro_batches)
                 filler = not len(examples)
-                stand_in = plan.order[plan.starts[step]][None]
+                stand_in = plan.examples(step)[:1]
                 yield Slice(stand_in if filler else examples, epoch, denominator, filler)
 
 

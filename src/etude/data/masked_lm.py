@@ -9,14 +9,15 @@ Axes: N examples, V vocabulary.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.loader import Slice, framed, pad, token_mask
+from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
 from etude.data.masking import Masker, Masking
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.errors import ConfigurationError
@@ -26,7 +27,7 @@ COUNTED_AT_ONCE = 10_000_000
 """Ids whose frequencies are counted in one piece: together they may be more than fit into memory."""
 
 
-class MaskedTexts:
+class MaskedTexts(MixableExamples):
     """The windows of a split as batches with masked tokens.
 
     Attributes:
@@ -50,10 +51,13 @@ class MaskedTexts:
         self.lengths = self._tokens.lengths + 2
         self.counts = masker.masking.counts(self._tokens.lengths)
 
-    def batch(self, part: Slice) -> MaskedLMBatch:
-        """Return the padded batch of a slice."""
-        epoch = part.epoch if self._training else 0
-        inputs, labels = zip(*(self._masked(int(example), epoch) for example in part.examples), strict=True)
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the ids that the model reads of each window, and those that it has to predict."""
+        return [self._masked(int(example), epoch if self._training else 0) for example in examples]
+
+    def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray]], part: Slice) -> MaskedLMBatch:
+        """Return the padded batch of some windows."""
+        inputs, labels = zip(*rows, strict=True)
         ids = torch.from_numpy(part.examples.astype(np.int64))
         targets = pad(labels, IGNORED)
         if part.filler:

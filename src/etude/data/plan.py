@@ -10,7 +10,8 @@ Axes: N examples, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +29,65 @@ Counts = Callable[[Int[Array, " n"]], Real[Array, " n"]]
 """Function from examples to their shares of the denominator of the loss."""
 
 
+class EpochPlan(ABC):
+    """The order of an epoch, and what of it is known before it starts: steps, tokens, the denominator of every loss."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Number of steps of the epoch."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """Real tokens of the epoch."""
+
+    @abstractmethod
+    def parts(self) -> Iterator[Plan]:
+        """Yield the plan in stored pieces of consecutive steps."""
+
+    @abstractmethod
+    def located(self, step: int) -> tuple[Plan, int]:
+        """Return the stored piece that has a step, and its number in it."""
+
+    @abstractmethod
+    def tokens_before(self, step: int) -> int:
+        """Return the real tokens of the steps before this one."""
+
+    def examples(
+        self, step: int, rank: int = 0, world: int = 1, micro_batch: int = 0, micro_batches: int = 1
+    ) -> Int[Array, " n"]:
+        """Return one slice of a step. Slices are disjoint, of equal cost, and together the batch.
+
+        If a step has fewer examples than slices, some slices are empty.
+        """
+        part, inner = self.located(step)
+        start, end = part.starts[inner : inner + 2]
+        cuts = equal_cuts(part.cost[start:end], world * micro_batches, by_cost=True)
+        slot = micro_batch * world + rank
+        return part.order[start + cuts[slot] : start + cuts[slot + 1]]
+
+    def count(self, step: int) -> float:
+        """Return the denominator of the step's loss, over all ranks and micro-batches: an int if counts are."""
+        part, inner = self.located(step)
+        start, end = part.starts[inner : inner + 2]
+        return part.counts_of(part.order[start:end]).sum().item()
+
+    def only(self, steps: Sequence[int]) -> Plan:
+        """Return a plan of some of these steps, in the given order; a step may be in it several times."""
+        orders, costs, counts_of = list[Array](), list[Array](), self.located(0)[0].counts_of
+        for step in steps:
+            part, inner = self.located(step)
+            start, end = part.starts[inner : inner + 2]
+            orders.append(part.order[start:end])
+            costs.append(part.cost[start:end])
+        starts = np.concatenate(([0], np.cumsum([len(order) for order in orders])))
+        return Plan(np.concatenate(orders), np.concatenate(costs), starts, counts_of)
+
+
 @dataclass(frozen=True)
-class Plan:
-    """The order of an epoch, with the denominator of every step's loss.
+class Plan(EpochPlan):
+    """A plan whose order is stored.
 
     Attributes:
         order: Examples in the order of training; within a step sorted by length.
@@ -75,11 +132,11 @@ class Plan:
         cost = sides.sum(axis=1)
         keys, steps = random_keys(len(sides), mix("order", seed, epoch)), batch.steps(cost)
         pool = batch.pool if shuffle else None
-        order = _by_length(sides, keys, None if pool is None else _pools(keys, pool, steps))
-        starts = _equal_cuts(cost[order], steps, by_cost=batch.examples is None)
+        order = by_length(sides, keys, None if pool is None else _pools(keys, pool, steps))
+        starts = equal_cuts(cost[order], steps, by_cost=batch.examples is None)
         if pool is not None:  # a step may have examples of two pools
             order = order[
-                _by_length(sides[order], keys[order], np.repeat(np.arange(steps, dtype=np.int32), np.diff(starts)))
+                by_length(sides[order], keys[order], np.repeat(np.arange(steps, dtype=np.int32), np.diff(starts)))
             ]
         if shuffle:
             order, starts = shuffle_steps(order, starts, random_keys(len(starts) - 1, mix("steps", seed, epoch)))
@@ -91,36 +148,25 @@ class Plan:
         """Number of steps of the epoch."""
         return len(self.starts) - 1
 
-    def examples(
-        self, step: int, rank: int = 0, world: int = 1, micro_batch: int = 0, micro_batches: int = 1
-    ) -> Int[Array, " n"]:
-        """Return one slice of a step. Slices are disjoint, of equal cost, and together the batch.
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the epoch."""
+        return int(self.cost.sum())
 
-        If a step has fewer examples than slices, some slices are empty.
-        """
-        start, end = self.starts[step : step + 2]
-        cuts = _equal_cuts(self.cost[start:end], world * micro_batches, by_cost=True)
-        slot = micro_batch * world + rank
-        return self.order[start + cuts[slot] : start + cuts[slot + 1]]
+    def parts(self) -> Iterator[Plan]:
+        """Yield the plan itself."""
+        yield self
 
-    def only(self, steps: Sequence[int]) -> Plan:
-        """Return a plan of some of these steps, in the given order; a step may be in it several times."""
-        sizes = np.diff(self.starts)[list(steps)]
-        places = np.concatenate([np.arange(*self.starts[step : step + 2]) for step in steps])
-        starts = np.concatenate(([0], np.cumsum(sizes)))
-        return Plan(self.order[places], self.cost[places], starts, self.counts_of)
-
-    def count(self, step: int) -> float:
-        """Return the denominator of the step's loss, over all ranks and micro-batches: an int if counts are."""
-        start, end = self.starts[step : step + 2]
-        return self.counts_of(self.order[start:end]).sum().item()
+    def located(self, step: int) -> tuple[Plan, int]:
+        """Return the plan itself, and the step."""
+        return self, step
 
     def tokens_before(self, step: int) -> int:
         """Return the real tokens of the steps before this one."""
         return int(self.cost[: self.starts[step]].sum())
 
 
-def positions(plan: Plan, lengths: Int[Array, "N ..."], steps: Iterable[int], slices: int) -> tuple[int, int]:
+def positions(plan: EpochPlan, lengths: Int[Array, "N ..."], steps: Iterable[int], slices: int) -> tuple[int, int]:
     """Return the real and the padded positions of some steps; of pairs, those of both sides.
 
     Args:
@@ -151,7 +197,7 @@ def _pools(keys: UInt64[Array, " N"], pool: int, steps: int) -> Int[Array, " N"]
     return places * steps // (len(keys) * pool)
 
 
-def _by_length(
+def by_length(
     sides: Int[Array, "N sides"], keys: UInt64[Array, " N"], groups: Int[Array, " N"] | None = None
 ) -> Int[Array, " N"]:
     """Return the order of the examples of each group, or of all, by the first side, then the second, then at random.
@@ -179,7 +225,7 @@ def in_order(*columns: Real[Array, " N"]) -> Int[Array, " N"]:
     return order.astype(np.int64)
 
 
-def _equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Array, " parts+1"]:
+def equal_cuts(cost: Int[Array, " N"], parts: int, *, by_cost: bool) -> Int[Array, " parts+1"]:
     """Return the cuts of a row of examples at equal shares of their cost, or of their number."""
     shares = np.arange(parts + 1)
     if not by_cost:

@@ -173,12 +173,12 @@ def prepare(
 def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encoding, cache: Path) -> Tokenizer:
     """Return the tokenizer of a recipe, from the cache if it is there."""
     key = _digest(FORMAT, content, recipe.key, encoding.text_fields)
-    texts = _TrainingTexts(corpus, encoding.text_fields)
+    texts = CorpusTexts(corpus, encoding.text_fields)
     return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts).save(folder)))
 
 
 @dataclass(frozen=True)
-class _TrainingTexts:
+class CorpusTexts:
     """The texts of a corpus' training split, read anew for each iteration."""
 
     corpus: Corpus
@@ -190,6 +190,11 @@ class _TrainingTexts:
                 yield row.fields[field]
 
     def of(self, field: str) -> Iterator[str]:
+        """Yield the texts of one field.
+
+        Raises:
+            ConfigurationError: If there is no such field.
+        """
         if field not in self.fields:
             raise ConfigurationError(
                 f"a vocabulary of its own for {field}: the data has only {', '.join(self.fields)}; choose another tokenizer"

@@ -6,7 +6,7 @@ Nothing heavy is imported, so that a configuration is checked before NumPy and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,14 +24,20 @@ class BatchSize:
     """Steps whose examples are drawn at random and sorted by length together. 1: a batch is a random sample. None: all
     examples are sorted, so that the texts of a batch have the same length: if length correlates with label or genre, a
     batch is less diverse than the data."""
+    shuffle: Literal["stored", "keyed"] = "stored"
+    """How an epoch is ordered. `stored`: by an array of all examples. `keyed`: by a permutation that is computed, and sorted
+    a pool at a time, so that an epoch of any size takes the memory of a pool. The two are different orders."""
 
     def steps(self, cost: npt.NDArray) -> int:  # type: ignore[type-arg]
         """Return the number of steps in an epoch over examples that cost [N] tokens each."""
+        return self.steps_of(len(cost), int(cost.sum()), int(cost.max()))
+
+    def steps_of(self, rows: int, tokens: int, longest: int) -> int:
+        """Return the number of steps in an epoch of so many examples and tokens, the longest example of so many."""
         if self.examples is not None:
-            return -(-len(cost) // self.examples)
-        total = int(cost.sum())
+            return -(-rows // self.examples)
         # If a step were smaller than the longest example, some step would be empty.
-        return max(1, min(-(-total // (self.tokens or 1)), total // int(cost.max())))
+        return max(1, min(-(-tokens // (self.tokens or 1)), tokens // longest))
 
 
 @dataclass(frozen=True)

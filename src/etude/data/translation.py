@@ -6,7 +6,7 @@ Axes: N examples.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
-from etude.data.loader import Slice, framed, pad, token_mask
+from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
 from etude.data.plan import Counts
 from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
@@ -22,7 +22,7 @@ from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
 
-class SentencePairs:
+class SentencePairs(MixableExamples):
     """The pairs of a split as batches.
 
     Attributes:
@@ -54,11 +54,15 @@ class SentencePairs:
             return self.counts
         return lambda examples: np.array([len(sampled(int(i), epoch)) + 1 for i in examples])
 
-    def batch(self, part: Slice) -> TranslationBatch:
-        """Return the padded batch of a slice."""
+    def rows(self, examples: Int[np.ndarray, " n"], epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the ids of the source and the target of each pair."""
+        return [(self._tokens("source", i, epoch), self._tokens("target", i, epoch)) for i in examples]
+
+    def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray]], part: Slice) -> TranslationBatch:
+        """Return the padded batch of some pairs."""
         facts = self._facts
-        source = [framed(self._tokens("source", i, part.epoch), None, facts.eos) for i in part.examples]
-        target = [self._tokens("target", i, part.epoch) for i in part.examples]
+        source = [framed(ids, None, facts.eos) for ids, _ in rows]
+        target = [ids for _, ids in rows]
         inputs = [framed(ids, facts.bos, None) for ids in target]
         labels = pad([framed(ids, None, facts.eos) for ids in target], IGNORED)
         ids = torch.from_numpy(part.examples.astype(np.int64))

@@ -11,7 +11,7 @@ and an export's `proof`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -151,6 +151,7 @@ class Batch(Document, frozen=True):
     tokens: int | None
     examples: int | None
     pool: int | None
+    shuffle: Literal["stored", "keyed"] = "stored"
 
 
 class Data(Document, frozen=True, forbid_unknown_fields=False):

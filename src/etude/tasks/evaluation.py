@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import lightning
@@ -67,6 +68,7 @@ class EvaluatedTask(lightning.LightningModule):
         self.results: dict[str, Score] = {}
         self._evaluated: list[Row] = []
         self._evaluation = Sums()
+        self._part_sums: dict[str, Sums] = {}
 
     # What a task must define
 
@@ -188,14 +190,35 @@ class EvaluatedTask(lightning.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         loss_sum, count, rows = self.judge(batch, split)
         self._evaluation.add(loss_sum, count)
-        self._evaluated += [row for row in rows if row["id"] >= 0]
+        real = [row for row in rows if row["id"] >= 0]
+        self._evaluated += real
+        for part, examples in self._examples_of_parts(split).items():
+            if real and real[0]["id"] in examples:  # a batch is of one part
+                self._part_sums.setdefault(part, Sums()).add(loss_sum, count)
+
+    def _examples_of_parts(self, split: str) -> dict[str, range]:
+        """Return the examples of each part of a split; none where the data is no mixture."""
+        return {} if self._data is None else self._data.parts_of(split)
+
+    def _scores_of_parts(self, split: str) -> dict[str, Score]:
+        """Return loss and scores of each part of a mixture: `reviews/loss` and so on."""
+        scores = dict[str, Score]()
+        for part, examples in self._examples_of_parts(split).items():
+            loss_sum, count = self._part_sums.get(part, Sums()).total(self)
+            found = {
+                "loss": Score(loss_sum / count),
+                **self.scores([row for row in self.rows if row["id"] in examples]),
+            }
+            # The scores of single rows are in those of the whole split.
+            scores |= {f"{part}/{name}": replace(score, statistics=None) for name, score in found.items()}
+        return scores
 
     def _conclude(self, split: str) -> None:
         """Gather the rows of all ranks, in the order of the data, and score them identically on every rank."""
         self.rows = self.concluded(sorted(gathered(self._evaluated), key=lambda row: row["id"]), split)
         loss_sum, count = self._evaluation.total(self)
-        self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows)}
-        self._evaluated, self._evaluation = [], Sums()
+        self.results = {"loss": Score(loss_sum / count), **self.scores(self.rows), **self._scores_of_parts(split)}
+        self._evaluated, self._evaluation, self._part_sums = [], Sums(), {}
         self.samples = [self.sample(row, split) for row in self.rows[: self.sample_count]]
         values = {f"{split}/{name}": score.value for name, score in self.results.items()}
         if self.run_context is None:

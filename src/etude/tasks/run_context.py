@@ -78,6 +78,10 @@ class TaskData(Protocol):
         """Return the mean bytes of text per token of a split; of language modelling data."""
         ...
 
+    def parts_of(self, split: str) -> dict[str, range]:
+        """Return the examples of each part of a split that is evaluated, by its name; of a mixture."""
+        ...
+
     def tokens_at(self, step: int) -> int:
         """Return the number of real tokens in the first steps of a run."""
         ...

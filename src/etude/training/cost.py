@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning
 import numpy as np
+from jaxtyping import Int
 from lightning.pytorch.callbacks import Callback
 
 from etude.atomic import write_json
 from etude.data.base import PlannedData
+from etude.data.plan import EpochPlan
 from etude.runs.folder import COST
 from etude.runs.manifest import parameters
 from etude.runs.record import WALL_CLOCK
@@ -97,15 +100,24 @@ def training_flops(task: Task, data: PlannedData, step: int) -> int | None:
         None if the task does not know the cost of an example.
     """
     examples = data.splits["train"]
-    example_flops = task.training_flops(examples.lengths, examples.counts)
-    if example_flops is None:
-        return None
     epochs, steps = divmod(step, data.clock.steps_per_epoch)
-    flops = epochs * _exact_sum(example_flops)
-    if steps:
-        plan = data.plan(epochs)
-        flops += _exact_sum(example_flops[plan.order[: plan.starts[steps]]])
+    last = ((rows, 1) for rows in _first_examples(data.plan(epochs), steps))
+    flops = 0
+    for rows, times in itertools.chain([(np.arange(1), 0)], data.read_before(epochs), last):
+        example_flops = task.training_flops(examples.lengths[rows], examples.counts[rows])
+        if example_flops is None:
+            return None
+        flops += times * _exact_sum(example_flops)
     return flops
+
+
+def _first_examples(plan: EpochPlan, steps: int) -> Iterator[Int[np.ndarray, " n"]]:
+    """Yield the examples of the first steps of a plan, one piece of it at a time."""
+    for part in plan.parts():
+        if steps <= 0:
+            return
+        yield part.order[: part.starts[min(steps, part.steps)]]
+        steps -= part.steps
 
 
 def _exact_sum(values: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.config.annotations import TARGET
+from etude.config.annotations import PARTIAL, TARGET
 from etude.config.schema import Config
 from etude.config.signatures import constant
 from etude.config.values import changes, within
@@ -85,10 +85,11 @@ class RequestedFiles:
         if constant(task, "BATCH") != "TranslationBatch":
             raise ConfigurationError(f"source= is for runs that turn texts into texts, not for {task} (command line)")
         corpus = {TARGET: "etude.data.corpora.EvaluationFiles", **self.paths()}
+        of_a_part = data.get("of")  # of a mixture
+        kind = {**config.data.values} if of_a_part is None else {**of_a_part, PARTIAL: False}
         return config.updated(
             {
-                "data.corpus": corpus,
-                "data.max_length": model.get("max_length", data["max_length"]),
+                "data": {**kind, "corpus": corpus, "max_length": model.get("max_length", kind["max_length"])},
                 "limit": {"train": None, "val": None, "test": requested.get("limit.test"), "overfit": False},
             }
         )

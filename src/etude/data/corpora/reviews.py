@@ -70,16 +70,21 @@ class ReviewsText:
 
     Sentences that `Reviews` holds out are left out of every split, so that a model pretrained here can be evaluated there.
 
+    Args:
+        sentences: Whether the sentences are documents, too; otherwise, reviews alone.
+
     Attributes:
         dropped: Rows left out, by reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sentences: bool = True) -> None:
+        self.sentences = sentences
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash of the pinned package and the held-out shares."""
-        return digest("ReviewsText 1", PACKAGES[PACKAGE].sha256, SENTENCES_HELD_OUT, DOCUMENTS_HELD_OUT)
+        """Return a hash of the pinned package, the held-out shares, and whether sentences are left out."""
+        selected = () if self.sentences else ("without sentences",)
+        return digest("ReviewsText 1", PACKAGES[PACKAGE].sha256, SENTENCES_HELD_OUT, DOCUMENTS_HELD_OUT, *selected)
 
     def splits(self) -> tuple[str, ...]:
         """Return all three splits."""
@@ -92,11 +97,11 @@ class ReviewsText:
             DataError: If the package cannot be fetched.
         """
         for row in package_rows(Dropped()):
-            written = row.fields["text"]
-            if split_of(written, DOCUMENTS_HELD_OUT) != split:
+            written, is_sentence = row.fields["text"], row.fields["source"] == SENTENCES
+            if split_of(written, DOCUMENTS_HELD_OUT) != split or (is_sentence and not self.sentences):
                 continue
             text = BREAK.sub(" ", written).strip()
-            if row.fields["source"] == SENTENCES and split_of(written, SENTENCES_HELD_OUT) != "train":
+            if is_sentence and split_of(written, SENTENCES_HELD_OUT) != "train":
                 self.dropped.drop("held out for sentiment", row.origin)
             elif not text:
                 self.dropped.drop("empty", row.origin)

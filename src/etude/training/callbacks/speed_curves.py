@@ -39,7 +39,6 @@ class SpeedCurves(Callback):
         self._device = torch.device("cpu")
         self._peak: float | None = None
         self._example_flops: Float[np.ndarray, " N"] | None = None
-        self._epoch_flops: dict[int, Float[np.ndarray, " S+1"]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the peak of all devices together, and the operations of each example, before the stopwatch starts."""
@@ -81,13 +80,9 @@ class SpeedCurves(Callback):
         return 1 - real / padded
 
     def _flops(self, of_examples: Float[np.ndarray, " N"], epoch: int, begin: int, end: int) -> float:
-        """Return the operations of some steps of an epoch; sums of the last two epochs are remembered."""
-        if epoch not in self._epoch_flops:
-            plan = self._data.plan(epoch)
-            before = np.concatenate(([0.0], np.cumsum(of_examples[plan.order])))[plan.starts]
-            self._epoch_flops = {**dict([*self._epoch_flops.items()][-1:]), epoch: before}
-        before = self._epoch_flops[epoch]
-        return float(before[end] - before[begin])
+        """Return the operations of some steps of an epoch."""
+        plan = self._data.plan(epoch)
+        return sum(float(of_examples[plan.examples(step)].sum()) for step in range(begin, end))
 
     def _parts(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Yield epoch, first step and end of the steps' part in each epoch."""

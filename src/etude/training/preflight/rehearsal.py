@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.overrides import TorchFunctionMode
 
 from etude.config.schema import Config
-from etude.data.plan import Plan
+from etude.data.plan import EpochPlan
 from etude.errors import EtudeError, MemoryExhaustedError, defects, memory_errors
 from etude.hardware import peak_resident_bytes
 from etude.runs.manifest import parameters
@@ -111,8 +111,9 @@ def plan_rehearsal(experiment: Experiment, ranks: int) -> Planned:
     """
     data, counts = experiment.data, parameters(experiment.task)
     plan = data.plan(0)
-    most = int(np.diff(plan.starts).max())
-    first = np.unique(np.add.reduceat(plan.cost, plan.starts[:-1]), return_index=True)[1]
+    most = int(_rows(plan).max())
+    tokens = np.concatenate([np.add.reduceat(part.cost, part.starts[:-1]) for part in plan.parts()])
+    first = np.unique(tokens, return_index=True)[1]
     clock = data.clock
     return Planned(
         clock.steps_per_epoch,
@@ -133,7 +134,7 @@ def _shorten(experiment: Experiment) -> Length:
     # The first step makes the optimizer's state, and the largest is repeated with it in place.
     steps = [*largest, largest[0], *spread_steps(plan, sides, TIMED)]
 
-    def part(split: str, whole: Plan) -> Plan:
+    def part(split: str, whole: EpochPlan) -> EpochPlan:
         if split == "train":
             return whole.only(steps)
         batches = largest_steps(whole, _sides(data.splits[split].lengths))
@@ -147,7 +148,7 @@ def _sides(lengths: Int[np.ndarray, "N ..."]) -> Int[np.ndarray, "N sides"]:
     return lengths.reshape(len(lengths), -1)
 
 
-def largest_steps(plan: Plan, sides: Int[np.ndarray, "N sides"]) -> list[int]:
+def largest_steps(plan: EpochPlan, sides: Int[np.ndarray, "N sides"]) -> list[int]:
     """Return the steps of a plan that may need the most memory, each once.
 
     These are the step with the most positions, padding included, the one with the longest texts, and the one with the most
@@ -158,20 +159,26 @@ def largest_steps(plan: Plan, sides: Int[np.ndarray, "N sides"]) -> list[int]:
         sides: [N, sides] real tokens of each side of each example of the split.
     """
     longest = _longest(plan, sides)
-    rows = np.diff(plan.starts)
+    rows = _rows(plan)
     return list(dict.fromkeys(int(np.argmax(size)) for size in (rows * longest, longest, rows)))
 
 
-def spread_steps(plan: Plan, sides: Int[np.ndarray, "N sides"], count: int) -> list[int]:
+def spread_steps(plan: EpochPlan, sides: Int[np.ndarray, "N sides"], count: int) -> list[int]:
     """Return steps whose mean time is that of the plan: the middle ones of equal parts of the plan, sorted by size."""
-    by_size = np.argsort(np.diff(plan.starts) * _longest(plan, sides), kind="stable")
+    by_size = np.argsort(_rows(plan) * _longest(plan, sides), kind="stable")
     places = (np.arange(count) + 0.5) * plan.steps / count
     return [int(step) for step in by_size[places.astype(np.int64)]]
 
 
-def _longest(plan: Plan, sides: Int[np.ndarray, "N sides"]) -> Int[np.ndarray, " S"]:
+def _longest(plan: EpochPlan, sides: Int[np.ndarray, "N sides"]) -> Int[np.ndarray, " S"]:
     """Return the width of each step: its longest text of each side, summed."""
-    return np.maximum.reduceat(sides[plan.order], plan.starts[:-1], axis=0).sum(axis=1)
+    widths = [np.maximum.reduceat(sides[part.order], part.starts[:-1], axis=0).sum(axis=1) for part in plan.parts()]
+    return np.concatenate(widths)
+
+
+def _rows(plan: EpochPlan) -> Int[np.ndarray, " S"]:
+    """Return the number of examples of each step."""
+    return np.concatenate([np.diff(part.starts) for part in plan.parts()])
 
 
 class StepTimer(Callback):

@@ -1,0 +1,1 @@
+"""Mixtures: several corpora as the training data of one run, by weights."""
