@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as draw
 
-from etude.metrics.pair_accuracy import pair_statistics
+from etude.metrics.language_modeling import pair_statistics
 
 NUMBERS = draw.lists(draw.tuples(draw.floats(-50, 0), draw.floats(-50, 0), draw.sampled_from("abc")), min_size=1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from etude.config.schema import Config
 from etude.data.readers.minimal_pairs import MinimalPair, read_minimal_pairs
 from etude.errors import ConfigurationError, DataError
-from etude.metrics.pair_accuracy import pair_statistics
+from etude.metrics.language_modeling import pair_statistics
 from etude.metrics.resampling import all_scored
 from etude.metrics.score import Score
 from etude.runs.folder import EVALUATIONS
