@@ -47,7 +47,8 @@ def pair_statistics(
 ) -> dict[str, Summed]:
     """Return the statistics of `accuracy`, and of `accuracy/PHENOMENON` of each phenomenon that is named, over its pairs alone.
 
-    The better sentence of a minimal pair must be the likelier one (Warstadt et al. 2020). Equal likelihoods are wrong: a model that does not tell two sentences apart does not know which is better.
+    The better sentence of a minimal pair must be the likelier one (Warstadt et al. 2020). Equal likelihoods are wrong: a model
+    that does not tell two sentences apart does not know which is better.
 
     Args:
         good: Likelihood of the better sentence of each pair.
