@@ -84,7 +84,9 @@ def causal_lm(vocabulary: int, rows: int, *, width: int, heads: int, layers: int
 
     def batch() -> CausalLMBatch:
         ids = torch.randint(4, vocabulary, (rows, length + 1))
-        return CausalLMBatch(ids[:, :-1].contiguous(), every, ids[:, 1:].contiguous(), None, rows * length, texts, texts)
+        return CausalLMBatch(
+            ids[:, :-1].contiguous(), every, ids[:, 1:].contiguous(), None, rows * length, texts, texts
+        )
 
     return Work(CausalLM(facts, model, decoding=Greedy(max_length=4), **_training()), batch, rows * length)
 
@@ -107,11 +109,13 @@ def masked_lm(vocabulary: int, rows: int, *, width: int, heads: int, layers: int
     return Work(MaskedLM(facts, model, **_training()), batch, rows * length)
 
 
-def translation(vocabulary: int, rows: int, *, width: int, heads: int, layers: int, length: int, dropout: float) -> Work:
+def translation(
+    vocabulary: int, rows: int, *, width: int, heads: int, layers: int, length: int, dropout: float
+) -> Work:
     """The base Transformer's shape."""
     facts = _facts(vocabulary)
-    sides = {"encoder_layers": layers, "decoder_layers": layers}
-    model = Seq2Seq(facts, heads=heads, dropout=dropout, **sides, **_shape(width, length))
+    shape = _shape(width, length, encoder_layers=layers, decoder_layers=layers)
+    model = Seq2Seq(facts, heads=heads, dropout=dropout, **shape)
     every, texts = torch.ones(rows, length, dtype=torch.bool), torch.arange(rows)
 
     def batch() -> TranslationBatch:
