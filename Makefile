@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: demo test test-slow verify bench lint docs coverage wheel lock clean
+.PHONY: demo test test-slow test-gpu verify bench bench-gpu lint docs coverage wheel lock clean
 
 demo: .venv/installed
 	@run=$$($(BIN)/etude train experiment=translation/demo) && \
@@ -19,6 +19,10 @@ test: lint
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 5400 $(TESTS)
 
+# On a GPU; without one they are skipped, and their twins on a CPU are among the slow tests.
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -n 0 -rs -m "not slow" tests/gpu
+
 # Types the commands whose results the documentation claims, and writes its tables: the quick ones, CARDS=all, or CARDS=NAMES.
 verify: .venv/installed
 	$(BIN)/python -m tests.cards $(CARDS)
@@ -29,6 +33,12 @@ bench: .venv/installed
 	@for bench in translation masked_lm fine_tuning decoding; do \
 		$(BIN)/python -m tests.bench.$$bench --rounds 5 --seconds 6 || exit 1; done > build/bench.jsonl
 	@echo "build/bench.jsonl"
+
+# On a GPU, beside loops by hand with torch.compile: build/bench-gpu.jsonl.
+bench-gpu: .venv/installed
+	@mkdir -p build
+	@$(BIN)/python -m tests.bench.gpu > build/bench-gpu.jsonl
+	@echo "build/bench-gpu.jsonl"
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -6,11 +6,11 @@ is no mask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-Batch = tuple[Tensor, ...]
 
 
 class Attention(nn.Module):
@@ -23,8 +23,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         query, (key, value) = self.query(x), self.key_value(memory).chunk(2, dim=-1)
-        heads = [side.unflatten(2, (self.heads, -1)).transpose(1, 2) for side in (query, key, value)]
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=self.causal)
+        query, key, value = (side.unflatten(2, (self.heads, -1)).transpose(1, 2) for side in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
 
@@ -43,11 +43,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         x = self.add(x, 0, lambda states: self.attention(states, states))
-        if self.cross_attention is not None:
-            x = self.add(x, 1, lambda states: self.cross_attention(states, memory))
+        cross = self.cross_attention
+        if cross is not None and memory is not None:
+            x = self.add(x, 1, lambda states: cross(states, memory))
         return self.add(x, -1, lambda states: self.outer(F.gelu(self.inner(states))))
 
-    def add(self, x: Tensor, norm: int, sublayer: nn.Module) -> Tensor:
+    def add(self, x: Tensor, norm: int, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """The residual connection."""
         if self.post_norm:
             return self.norms[norm](x + F.dropout(sublayer(x), self.dropout, self.training))

@@ -114,8 +114,8 @@ def translation(
 ) -> Work:
     """The base Transformer's shape."""
     facts = _facts(vocabulary)
-    sides = {"encoder_layers": layers, "decoder_layers": layers}
-    model = Seq2Seq(facts, heads=heads, dropout=dropout, **sides, **_shape(width, length))
+    shape = _shape(width, length, encoder_layers=layers, decoder_layers=layers)
+    model = Seq2Seq(facts, heads=heads, dropout=dropout, **shape)
     every, texts = torch.ones(rows, length, dtype=torch.bool), torch.arange(rows)
 
     def batch() -> TranslationBatch:

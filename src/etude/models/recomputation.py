@@ -24,7 +24,7 @@ def recompute_activations(module: nn.Module) -> None:
         module: A model or a task; its blocks are those that would be sharded by themselves (see `blocks`).
     """
     for block in blocks(module):
-        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, block, block.forward)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -265,6 +265,10 @@ class Task(EvaluatedTask):
         """Return the seconds of training so far, summed over interruptions."""
         return self._progress.seconds()
 
+    def leave_out_of_speed(self, seconds: float) -> None:
+        """Leave some seconds since the last line of the record out of the speed that the next one tells."""
+        self._progress.leave_out(seconds)
+
     def on_fit_start(self) -> None:
         """Start the stopwatch, and the watch for losses that are not finite."""
         self._progress.start()

@@ -50,6 +50,10 @@ class TrainingProgress:
         """Return the seconds of training so far, summed over interruptions."""
         return self._seconds_before + time.monotonic() - self._started
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave some seconds since the last line of the record out of the speed that the next one tells."""
+        self.losses.seconds += seconds
+
     def line(
         self,
         module: lightning.LightningModule,

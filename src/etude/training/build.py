@@ -29,6 +29,7 @@ from etude.runs.saved_run import SavedRun
 from etude.seeding import mix, seed_all
 from etude.tasks.base import Task
 from etude.tokenization.base import Tokenizer
+from etude.training.callbacks.compilation import Compilation
 from etude.training.loggers.base import Tracker
 from etude.training.machine import Machine
 from etude.types import Facts
@@ -51,6 +52,7 @@ class Experiment:
         machine: The machine that trains it.
         callbacks: The experiment's own callbacks.
         warm_start: The run whose weights the task begins with; None: new or pretrained weights, or those of a restored run.
+        compilation: What compiles the layers of the task, a callback of its training; None: they are not compiled.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Experiment:
     machine: Machine
     callbacks: list[Callback]
     warm_start: SavedRun | None = None
+    compilation: Compilation | None = None
 
     def trainer(self, folder: Path, **arguments: Any) -> lightning.Trainer:
         """Return a Trainer for this machine, in the experiment's precision, with the arguments of `Machine.trainer`."""
@@ -85,7 +88,7 @@ def build(config: Config, tokenizer: Tokenizer | None = None, restored_run: Save
     if config.non_finite is not None:
         task.non_finite = factory(config.non_finite)()
     callbacks = [factory(node)() for node in config.callbacks.values()]
-    return Experiment(config, data, task, machine, callbacks, warm_start)
+    return Experiment(config, data, task, machine, callbacks, warm_start, machine.adapt(task))
 
 
 def warm_start_run(config: Config) -> SavedRun | None:

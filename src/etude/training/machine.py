@@ -16,11 +16,14 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
 
 from etude.config.schema import Precision
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.hardware import usable_cores
+from etude.models.recomputation import recompute_activations
+from etude.training.callbacks.compilation import Compilation, CompilerName
 from etude.training.fully_sharded import FullyShardedStrategy
 from etude.training.rank_watch import MARGIN
 
@@ -60,6 +63,10 @@ class Machine:
         threads: Number of threads that compute in each process; None: `OMP_NUM_THREADS`, else torch's default. Another
             number adds floating-point numbers in another order.
         deterministic: Whether operations whose result differs from run to run are refused.
+        checkpoint_activations: Whether layers forget their activations and compute them anew for the gradient: the memory of
+            one layer in place of all, a third more computation, the same bits.
+        compile: Backend of torch.compile for the layers, in training alone; null: they are not compiled. It draws other
+            numbers for dropout, and adds in another order.
         profiler: Name of Lightning's profiler, or null.
         progress_bar: Whether progress is shown on stderr.
         watts_per_core: Power of a busy core with its share of the processor, in watts: energy is estimated from it where it
@@ -80,6 +87,8 @@ class Machine:
     workers: int = 0
     threads: int | None = None
     deterministic: bool = True
+    checkpoint_activations: bool = False
+    compile: CompilerName | None = None
     profiler: ProfilerName | None = None
     progress_bar: bool = True
     watts_per_core: float = 12.0
@@ -124,6 +133,19 @@ class Machine:
         torch.use_deterministic_algorithms(self.deterministic)
         # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def adapt(self, task: nn.Module) -> Compilation | None:
+        """Have the layers of a task compiled and recomputed, as configured.
+
+        Returns:
+            What compiles them, a callback of the training; None: they are not compiled.
+        """
+        compilation = None if self.compile is None else Compilation(self.compile)
+        if compilation is not None:
+            compilation.apply(task)
+        if self.checkpoint_activations:
+            recompute_activations(task)
+        return compilation
 
     def check(self) -> None:
         """Check that this computer has the devices and cores of the configuration.

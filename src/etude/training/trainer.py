@@ -59,7 +59,13 @@ def build_trainer(
     config, data, task, machine = experiment.config, experiment.data, experiment.task, experiment.machine
     curves = SpeedCurves(task, data, config.precision, machine.slices * machine.world_size)
     context = run_context(config, data.clock, machine.slices, run.path)
-    task.run_context = replace(context, measured=curves.values)
+    compilation = [] if experiment.compilation is None else [experiment.compilation]
+
+    def measured(first: int, last: int, seconds: float) -> dict[str, float]:
+        compiled = {name: value for each in compilation for name, value in each.values().items()}
+        return {**curves.values(first, last, seconds), **compiled}
+
+    task.run_context = replace(context, measured=measured)
     milestones = Milestones(
         length or Length.of(config.budget, data.clock),
         length or Length.of(config.validate.every, data.clock),
@@ -68,7 +74,7 @@ def build_trainer(
     )
     trainer = experiment.trainer(
         run.path,
-        callbacks=[curves, *_callbacks(run, experiment, record, milestones)],
+        callbacks=[curves, *compilation, *_callbacks(run, experiment, record, milestones)],
         loggers=_loggers(run, experiment, record),
         plugins=[FolderCheckpointIO(checkpoint_companions(run))],
         max_steps=milestones.budget.steps or -1,

@@ -23,7 +23,8 @@ class Dropout(nn.Module):
     On a CPU, one random byte decides about each element: eight per draw of torch's default generator, which are as
     independent as that generator's bits. The probability is therefore rounded to a multiple of 1/256 (0.1 becomes
     26/256), and the scale follows the rounded probability, so that the mean stays unbiased. Forward and backward take a
-    tenth of the time of `F.dropout`, which draws a whole word for each element. Other devices use `F.dropout`.
+    tenth of the time of `F.dropout`, which draws a whole word for each element. Other devices use `F.dropout`, and so does a
+    compiled layer.
 
     Args:
         probability: Dropout rate, from 0 to 255/256; below 1/512 it is 0 on a CPU.
@@ -45,6 +46,8 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
+        if torch.compiler.is_compiling():  # a compiler draws in the loop that uses the numbers
+            return F.dropout(x, self.dropped_levels / LEVELS)
         return _byte_dropout(x, self.dropped_levels) if self.dropped_levels else x
 
     def extra_repr(self) -> str:

@@ -67,6 +67,10 @@ class Unpadding:
         """True at the keys that every query of a row may attend to; None: all."""
         return None if self.full else self.mask[:, None, None, :]
 
+    def complete(self) -> None:
+        """Compute all of the above that layers ask for, since a compiler cannot trace what depends on the mask's values."""
+        _ = self.tokens, self.padding, self.positions, self.starts, self.key_mask
+
     def unpad(self, grid: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "N ..."]:
         """Return the values at real tokens."""
         return grid.flatten(0, 1) if self.full else _unpad(grid.flatten(0, 1), self)
