@@ -29,6 +29,7 @@ from etude.commands.evaluate import evaluate as evaluate_runs
 from etude.commands.export.command import export as export_run
 from etude.commands.inspect import CHANGEABLE, inspect
 from etude.commands.predict import Predictor
+from etude.commands.push import push as push_run
 from etude.commands.reproduce import reproduce as reproduce_run
 from etude.commands.sweep import run_sweep
 from etude.commands.train import resume as resume_run
@@ -145,7 +146,7 @@ class Run(SavedRun):
         Args:
             split: `train`, `val` or `test`; None: `test` where there is one, else `val`.
             overrides: Changes of the configuration.
-            options: `checkpoint`, `source`, `reference`, `name`, `ensemble`.
+            options: `checkpoint`, `source`, `reference`, `pairs`, `name`, `ensemble`.
 
         Returns:
             What `evaluations/<split>.json` says.
@@ -182,10 +183,20 @@ class Run(SavedRun):
         Args:
             to: `huggingface`, `ctranslate2` or `onnx`.
             overrides: Changes of the configuration.
-            options: `checkpoint`, `quantization`, `path`, `sentences`.
+            options: `checkpoint`, `quantization`, `path`, `sentences`, `license`.
         """
         with undisturbed():
             return export_run(self, to=to, changes=read_overrides(overrides), **options)
+
+    def push(self, repository: str, **options: Any) -> Mapping[str, Any]:
+        """Send an export to the Hugging Face hub; see `etude.commands.push.push`.
+
+        Args:
+            repository: Its name there, `owner/name`.
+            options: `export`, `private`, `dry_run`.
+        """
+        with undisturbed():
+            return push_run(self, repository=repository, **options)
 
     def report(self) -> Path:
         """Write the page of the run, and return its path."""

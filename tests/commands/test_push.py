@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from etude.api import Run
 from etude.cli.command_table import find
 from etude.cli.run_commands import call, take_texts
 from etude.commands.push import push
@@ -123,6 +124,11 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
         "sent": False,
     }
     assert not hub.files and not hub.created
+
+
+def test_the_python_door_does_the_same(run: SavedRun) -> None:
+    plan = Run.open(run.path).push("ann/model", dry_run=True)
+    assert plan["files"].keys() == FILES.keys() and plan["sent"] is False
 
 
 def test_what_no_export_wrote_is_left_out(

@@ -213,7 +213,7 @@ COMMANDS: dict[str, Command] = {
             "quantization": "of ctranslate2: int8, int8_float32, …",
             "path": "the folder that is written; exports/ in the run's without",
             "sentences": "the most validation texts that the proof takes: 1000",
-            "license": "the model's, in its card: license=apache-2.0; unknown without",
+            "license": "the model's, for its model card: license=apache-2.0; unknown without",
         },
         changes={
             **_SEARCH,

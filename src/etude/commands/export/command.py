@@ -14,7 +14,6 @@ from typing import Any
 
 from etude.atomic import make_folder, storage_errors, sync, write_json, write_text
 from etude.checkpoints.saver import read_weights
-from etude.commands.export.card import CARD, card
 from etude.commands.export.ctranslate import CTranslate2
 from etude.commands.export.documented_use import prove_use
 from etude.commands.export.huggingface_decoder import HuggingFaceDecoder, HuggingFaceWrappedDecoder
@@ -22,6 +21,7 @@ from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.huggingface_heads import WITH_ENCODER
 from etude.commands.export.huggingface_translation import HuggingFaceTranslation, HuggingFaceWrappedTranslation
 from etude.commands.export.huggingface_wrapped import HuggingFaceWrapped
+from etude.commands.export.model_card import MODEL_CARD, model_card
 from etude.commands.export.onnx_graphs import OnnxTranslation
 from etude.commands.export.proof import ExportFormat, ProofTexts
 from etude.config.schema import Config
@@ -74,7 +74,7 @@ def export(
         quantization: Quantization of ctranslate2, such as `int8`.
         path: Folder to write; None: `exports/<to>` in the run's folder.
         sentences: Largest number of texts for the proof.
-        license: The hub's name of the model's license, such as `apache-2.0`, for its card.
+        license: The hub's name of the model's license, such as `apache-2.0`, for its model card.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Raises:
@@ -99,7 +99,7 @@ def export(
         export_format.write(examples, folder)
         proof = export_format.prove(examples, folder)
         proof["as_documented"] = prove_use(examples, folder, to, quantized=quantization is not None)
-        write_text(folder / CARD, card(run, examples, weights, to, license_name, proof))
+        write_text(folder / MODEL_CARD, model_card(run, examples, weights, to, license_name, proof))
         record = {"run": str(run.path), "checkpoint": weights.name, "to": name, "proof": proof}
         write_json(folder / EXPORT, {**record, "files": _hashes(folder)})
     _log.info("proved on %d validation texts: %s", len(examples.texts), json.dumps(proof))

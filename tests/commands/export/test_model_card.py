@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from etude.commands.export.card import command_line
-from etude.commands.export.card_use import pipeline_tag, program
 from etude.commands.export.ctranslate import CTranslate2
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.huggingface_translation import HuggingFaceTranslation
+from etude.commands.export.model_card import command_line
+from etude.commands.export.model_card_use import pipeline_tag, program
 from etude.commands.export.proof import ProofTexts
 from etude.config.compose import compose
 from etude.models.layers.residual import PreNorm

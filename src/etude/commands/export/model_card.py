@@ -1,4 +1,4 @@
-"""The card of an exported model, README.md: what the hub shows of it, and what a stranger needs to believe and use it."""
+"""The model card of an export, README.md: what the hub shows of it, and what a stranger needs to believe and use it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.commands.export.card_use import pipeline_tag, program
+from etude.commands.export.model_card_use import pipeline_tag, program
 from etude.commands.export.proof import ProofTexts
 from etude.runs.documents import Evaluation
 from etude.runs.folder import EVALUATIONS
 from etude.runs.reading import read_evaluation, read_overrides
 from etude.runs.saved_run import SavedRun
 
-CARD = "README.md"
+MODEL_CARD = "README.md"
 
 LIBRARIES = {"huggingface": "transformers", "ctranslate2": "ctranslate2", "onnx": "onnxruntime"}
 """The hub's name of the library that reads a format."""
@@ -24,7 +24,7 @@ OF_THE_MACHINE = ("trainer", "paths", "logger", "run.", "log.")
 """Begins of words of a command line that change no result."""
 
 
-def card(
+def model_card(
     run: SavedRun, examples: ProofTexts, checkpoint: Path, to: str, license_name: str, proof: Mapping[str, Any]
 ) -> str:
     """Return the text of the card.
