@@ -38,6 +38,19 @@ def test_recomputed_activations_change_no_bit(composed: Callable[..., Any], tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_neither_do_they_with_several_ranks(overrides: Callable[..., list[str]], tmp_path: Path, strategy: str) -> None:
+    ranks = ("trainer.devices=2", f"trainer.strategy={strategy}", "trainer.oversubscribe=true", "trainer.threads=1")
+    found = []
+    for flag in ("false", "true"):
+        words = overrides("translation", "model.dropout=0.2", *ranks, f"trainer.checkpoint_activations={flag}")
+        left = run(tmp_path, ["train", *words, f"run.name=recomputed-{flag}"])
+        assert left.code == 0, left.log[-3000:]
+        found.append(losses(Path(left.out.strip())))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_run_learns_what_a_plain_one_does(
@@ -45,7 +58,7 @@ def test_a_compiled_run_learns_what_a_plain_one_does(
 ) -> None:
     folders = []
     for compiler in ("null", backend):
-        words = overrides(task, "model.dropout=0.0", SAVED, f"trainer.compile={compiler}", f"run.name={compiler}")
+        words = overrides(task, "model.dropout=0.0", SAVED, f"trainer.compile={compiler}", f"run.name=by-{compiler}")
         left = run(tmp_path, ["train", *words])
         assert left.code == 0, left.log[-3000:]
         folders.append((Path(left.out.strip()), left.log))
