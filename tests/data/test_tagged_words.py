@@ -58,7 +58,7 @@ def test_conll_u(write: Write) -> None:
 
 
 def test_json_lines(write: Write) -> None:
-    lines = '{"tokens": ["From", "New York"], "ner": ["O", "B-x"]}\n{"tokens": [], "ner": []}\n'
+    lines = '{"tokens": ["From", "New \\nYork"], "ner": ["O", "B-x"]}\n{"tokens": [], "ner": []}\n'
     corpus = write(lines, "train.jsonl", words_key="tokens", tags_key="ner")
     assert read(corpus) == [("From New\u00a0York", ["O", "B-x"], "train.jsonl:1")]
 

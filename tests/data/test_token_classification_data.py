@@ -104,6 +104,16 @@ def test_words_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
     assert data.describe()["sentences"]["val"] == 1
 
 
+def test_a_span_goes_on_without_a_word_that_has_no_token(tmp_path: Path) -> None:
+    rows: list[Sentence] = [
+        (["\x85", "sun", "moon"], ["B-x", "I-x", "O"]),
+        (["sun", "\x85", "moon"], ["B-x", "I-x", "I-x"]),
+    ]
+    for scheme, first in (("iob2", "B-x"), (None, "I-x")):
+        data = made(tmp_path, rows, recipe=WordPiece(40), scheme=scheme)
+        assert [[tag for _, tag in part] for part in labelled(data)] == [[first, "O"], ["B-x", "I-x"]]
+
+
 def test_a_batch_is_padded_and_a_filler_counts_for_nothing(tmp_path: Path) -> None:
     examples = made(tmp_path, [(["abc"], ["A"]), (["d", "ef"], ["B", "A"])]).splits["train"]
     batch = examples.batch(Slice(np.array([0, 1]), 0, 3.0, False))

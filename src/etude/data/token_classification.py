@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
@@ -23,7 +23,7 @@ from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.data.readers.labels import WordLabels
 from etude.errors import ConfigurationError
 from etude.growing import RaggedWriter
-from etude.metrics.tagging import SCHEMES, SchemeName
+from etude.metrics.tagging import SCHEMES, SchemeName, TagScheme
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.word_tokens import BETWEEN, divided, encode_words
 from etude.types import IGNORED, Facts, TokenClassificationBatch
@@ -45,22 +45,25 @@ class WordTags:
     Attributes:
         firsts: For each sentence, the first token of each word; -1 if it has none.
         tags: For each sentence, the class of each word.
+        numbers: [S] words that have a token.
     """
 
     firsts: Ragged
     tags: Ragged
+    numbers: Int[np.ndarray, " S"]
 
     def only(self, rows: Int[np.ndarray, " n"]) -> WordTags:
         """Return those of some of the sentences, in the given order."""
-        return WordTags(self.firsts.only(rows), self.tags.only(rows))
+        return WordTags(self.firsts.only(rows), self.tags.only(rows), self.numbers[rows])
 
 
-def align_words(prepared: Prepared, cache: Path) -> dict[str, WordTags]:
+def align_words(prepared: Prepared, cache: Path, scheme: TagScheme | None = None) -> dict[str, WordTags]:
     """Return the words' tokens and classes in each split, from the cache if they are there.
 
     Args:
         prepared: A corpus with the fields `text` and `tags` as texts.
         cache: Folder of prepared data.
+        scheme: Scheme of the tags: a span goes on where one of its words has no token.
 
     Raises:
         StorageError: If the cache cannot be written.
@@ -69,26 +72,49 @@ def align_words(prepared: Prepared, cache: Path) -> dict[str, WordTags]:
     def build(folder: Path) -> None:
         for name, split in prepared.splits.items():
             (folder / name).mkdir()
-            _write_words(split, prepared.tokenizer, prepared.classes, folder / name)
+            _write_words(split, prepared.tokenizer, prepared.classes, scheme, folder / name)
 
-    folder = cached(Path(cache).expanduser() / "words", f"{FORMAT}-{prepared.fingerprint}", build)
+    folder = cached(
+        Path(cache).expanduser() / "words", f"{FORMAT}-{scheme.name if scheme else 'any'}-{prepared.fingerprint}", build
+    )
     return {
-        name: WordTags(Ragged(folder / name / "firsts", np.int32), Ragged(folder / name / "tags", np.int32))
+        name: WordTags(
+            Ragged(folder / name / "firsts", np.int32),
+            Ragged(folder / name / "tags", np.int32),
+            np.load(folder / name / "numbers.npy"),
+        )
         for name in prepared.splits
     }
 
 
-def _write_words(split: Split, tokenizer: Tokenizer, classes: Sequence[str], folder: Path) -> None:
+def _write_words(
+    split: Split, tokenizer: Tokenizer, classes: Sequence[str], scheme: TagScheme | None, folder: Path
+) -> None:
     """Write the words of a split into its folder."""
     ids = {name: number for number, name in enumerate(classes)}
     texts, tags = split.texts["text"], split.texts["tags"]
+    numbers = list[int]()
     with RaggedWriter(folder / "firsts", np.int32) as firsts, RaggedWriter(folder / "tags", np.int32) as labels:
         for start in range(0, len(texts), ENCODED_AT_ONCE):
-            end = min(start + ENCODED_AT_ONCE, len(texts))
-            for words in encode_words(tokenizer, [texts[row].split(BETWEEN) for row in range(start, end)]):
+            rows = range(start, min(start + ENCODED_AT_ONCE, len(texts)))
+            encoded = encode_words(tokenizer, [texts[row].split(BETWEEN) for row in rows])
+            for row, words in zip(rows, encoded, strict=True):
+                has_token = words.firsts >= 0
                 firsts.append(words.firsts.tolist())
-            for row in range(start, end):
-                labels.append([ids[name] for name in json.loads(tags[row])])
+                numbers.append(int(has_token.sum()))
+                labels.append([ids[name] for name in _tags_left(json.loads(tags[row]), has_token, scheme, ids)])
+    np.save(folder / "numbers.npy", np.array(numbers, np.int64))
+
+
+def _tags_left(
+    tags: list[str], has_token: Bool[np.ndarray, " W"], scheme: TagScheme | None, known: Container[str]
+) -> list[str]:
+    """Return the tags of a sentence, in which a span goes on without the words that have no token."""
+    if scheme is None or has_token.all():
+        return tags
+    repaired = iter(scheme.repaired([tag for tag, kept in zip(tags, has_token, strict=True) if kept]))
+    left = [next(repaired) if kept else tag for tag, kept in zip(tags, has_token, strict=True)]
+    return [new if new in known else old for new, old in zip(left, tags, strict=True)]
 
 
 class _Parts(NamedTuple):
@@ -108,12 +134,18 @@ class _Parts(NamedTuple):
 
 
 def _divide(split: Split, words: WordTags, room: int) -> _Parts:
+    """Return the parts of all sentences; most are whole, and those are not looked at one by one."""
+    sizes = split.tokens["text"].lengths
+    whole = np.flatnonzero((sizes <= room) & (words.numbers > 0))
+    nothing = np.zeros_like(whole)
     found = [
         (row, *part)
-        for row, size in enumerate(split.tokens["text"].lengths.tolist())
-        for part in divided(_with_tokens(words.firsts[row]), size, room)
+        for row in np.flatnonzero((sizes > room) & (words.numbers > 0)).tolist()
+        for part in divided(_with_tokens(words.firsts[row]), int(sizes[row]), room)
     ]
-    table = np.array(found, np.int64).reshape(-1, 6)
+    columns = np.stack([whole, nothing, sizes[whole], nothing, words.numbers[whole], nothing], axis=1)
+    table = np.concatenate([columns, np.array(found, np.int64).reshape(-1, 6)])
+    table = table[np.argsort(table[:, 0], kind="stable")]
     return _Parts(table[:, 0], table[:, 1:3], table[:, 3:5], table[:, 5].astype(bool))
 
 
@@ -172,7 +204,7 @@ class TokenClassificationData(PlannedData):
     Args:
         corpus: Source of the sentences.
         max_length: Most tokens of a part, special tokens included.
-        scheme: Scheme of the tags, if they write spans: it says how tags go on where a word is left out.
+        scheme: Scheme of the tags, if they write spans: a span goes on where a word of it is left out.
         settings: As in `PlannedData`.
 
     Raises:
@@ -208,7 +240,7 @@ class TokenClassificationData(PlannedData):
             cache=self.settings.cache,
             fields_as_text=("tags",),
         )
-        self._all_words = align_words(prepared, self.settings.cache)
+        self._all_words = align_words(prepared, self.settings.cache, self.scheme)
         dropped = {name: {**prepared.dropped[name], **self._lost(prepared, name)} for name in prepared.splits}
         return replace(prepared, dropped=dropped)
 
@@ -217,7 +249,7 @@ class TokenClassificationData(PlannedData):
         split, words = prepared.splits[name], self._all_words[name]
         parts = _divide(split, words, self.room)
         _, numbers = np.unique(parts.sentences, return_counts=True)
-        without = sum(bool((words.firsts[row] < 0).any()) for row in range(len(split)))
+        without = int((words.numbers < words.firsts.lengths).sum())
         counts = {
             "with words that have no token, which are left out": without,
             "of words that have no token, left out": len(split) - len(numbers),

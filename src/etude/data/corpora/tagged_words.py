@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from etude.tokenization.word_tokens import BETWEEN
 DOCUMENT_MARK = "-DOCSTART-"
 """Word that stands alone between the documents of CoNLL's files (Tjong Kim Sang and De Meulder 2003)."""
 
-NO_BREAK_SPACE = "\u00a0"
-"""What a space inside a word becomes."""
+SPACES, NO_BREAK_SPACE = re.compile(r"[ \t\n\r\f\v]+"), "\u00a0"
+"""What spaces inside a word are, and what they become."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class TaggedWords(SplitFiles):
             if not all(map(is_text, (*sentence.words, *sentence.tags))):
                 dropped.drop("not UTF-8 text", origin)
                 continue
-            words = [NO_BREAK_SPACE.join(word.split(BETWEEN)) for word in sentence.words]
+            words = [SPACES.sub(NO_BREAK_SPACE, word) for word in sentence.words]
             if words != sentence.words:
                 dropped.drop("with words that have spaces, now no-break spaces", origin)
             tags = self._checked(sentence, path, dropped)
