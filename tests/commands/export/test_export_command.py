@@ -422,7 +422,7 @@ def test_an_export_is_a_folder_with_a_record_of_its_proof(
     assert json.loads((folder / "export.json").read_text()) == record
     assert folder.stat().st_mode & 0o777 == 0o755
     assert list(folder.parent.iterdir()) == [folder]
-    assert caplog.messages[-1] == 'proved on 2 validation texts: {"texts": 2}'
+    assert caplog.messages[-1] == f"proved on 2 validation texts: {json.dumps(proof)}"
     ((written, _),) = copied
     assert written.folder.parent == folder.parent and written.folder.name.startswith(f".{name}-")
     assert written.arguments == (() if words["to"] == "onnx" else (words.get("quantization"),))
