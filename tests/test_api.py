@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from torch import nn
 
 import etude
 from etude import api
+from etude.commands.export import documented_use
 from etude.errors import ConfigurationError
 from tests.runs.conftest import SMALL, sentence
+from tests.runs.doors import ask_here
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,8 @@ def test_a_run_answers_as_the_command_line_does(run: etude.Run) -> None:
     assert seen.target == "nus noom" and all(len(one.weights) == 2 for one in seen.maps)
     assert run.inspect("sun moon").suffix == ".html"
     assert run.report() == run.path / "report.html"
-    assert (run.export("huggingface", sentences=5) / "model.safetensors").exists()
+    with mock.patch.object(documented_use, "ask", ask_here):
+        assert (run.export("huggingface", sentences=5) / "model.safetensors").exists()
 
 
 def test_a_finished_run_is_left_and_a_longer_one_goes_on(run: etude.Run, words: list[str]) -> None:

@@ -405,7 +405,7 @@ class Reproduction(Document, frozen=True):
     scores: dict[str, Both]
 
 
-class Export(Document, frozen=True):
+class Export(Document, frozen=True, omit_defaults=True):
     """What an export was made from, how it was proved, and the sha256 of each of its files."""
 
     run: str

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 
 from etude.atomic import replace_link
-from etude.commands.export import command
+from etude.commands.export import command, documented_use
 from etude.commands.export.command import CHANGEABLE, FORMATS, export
 from etude.commands.export.proof import MismatchError, ProofTexts
 from etude.config.compose import compose
@@ -34,6 +34,7 @@ from etude.models.wrapped.wrapped_encoder import WrappedEncoder
 from etude.models.wrapped.wrapped_seq2seq import WrappedEncoderDecoder
 from etude.optim.finetune.lora import LoRA, LoRALinear
 from etude.optim.schedules import Constant
+from etude.packages import file_sha256
 from etude.runs.folder import EXPORT
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
@@ -47,6 +48,7 @@ from etude.tasks.translation import Translation
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.windows import Windows
 from etude.types import Facts
+from tests.runs.doors import ask_here
 
 ROWS = 7
 """Validation texts of a run."""
@@ -88,6 +90,7 @@ def given(
         state = dict(task.state_dict())
         monkeypatch.setattr(command, "build", lambda *_: SimpleNamespace(task=task, data=Data()))
         monkeypatch.setattr(command, "read_weights", weights or (lambda _: state))
+        monkeypatch.setattr(command, "model_card", lambda *_: "what a stranger needs")
         return run
 
     return make
@@ -119,6 +122,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Copied, ProofTexts]]:
     seen: list[tuple[Copied, ProofTexts]] = []
     for name in NAMES:
         monkeypatch.setattr(command, name, partial(Copied, seen, name))
+    monkeypatch.setattr(command, "prove_use", lambda *_, **__: {"by": "nobody"})
     return seen
 
 
@@ -413,12 +417,14 @@ def test_an_export_is_a_folder_with_a_record_of_its_proof(
     with caplog.at_level(logging.INFO):
         folder = export(run, **words, sentences=2)
     assert folder == run.path / "exports" / name
-    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "texts.json"]
-    record = {"run": str(run.path), "checkpoint": "step-00000003", "to": name, "proof": {"texts": 2}}
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "export.json", "texts.json"]
+    proof = {"texts": 2, "as_documented": {"by": "nobody"}}
+    files = {file: file_sha256(folder / file) for file in ("README.md", "texts.json")}
+    record = {"run": str(run.path), "checkpoint": "step-00000003", "to": name, "proof": proof, "files": files}
     assert json.loads((folder / "export.json").read_text()) == record
     assert folder.stat().st_mode & 0o777 == 0o755
     assert list(folder.parent.iterdir()) == [folder]
-    assert caplog.messages[-1] == 'proved on 2 validation texts: {"texts": 2}'
+    assert caplog.messages[-1] == f"proved on 2 validation texts: {json.dumps(proof)}"
     ((written, _),) = copied
     assert written.folder.parent == folder.parent and written.folder.name.startswith(f".{name}-")
     assert written.arguments == (() if words["to"] == "onnx" else (words.get("quantization"),))
@@ -439,8 +445,8 @@ def test_an_earlier_export_is_replaced_whole(given: Any, make: Make, copied: Any
     folder = export(run, to="onnx", sentences=2)
     (folder / "of-before").write_text("")
     assert export(run, to="onnx", sentences=3) == folder
-    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "texts.json"]
-    assert json.loads((folder / EXPORT).read_text())["proof"] == {"texts": 3}
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "export.json", "texts.json"]
+    assert json.loads((folder / EXPORT).read_text())["proof"]["texts"] == 3
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -485,10 +491,11 @@ def test_a_failure_leaves_what_was_there_before(
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_real_export_is_read_by_transformers(given: Any, make: Make) -> None:
+def test_a_real_export_is_read_by_transformers(given: Any, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documented_use, "ask", ask_here)
     task = make(Classification, **CLASSES)
     folder = export(given(task), to="huggingface", sentences=3)
     record = json.loads((folder / EXPORT).read_text())
     assert record["to"] == "huggingface" and record["proof"]["logits"]["texts"] == 3
-    model, report = transformers.AutoModelForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    model, report = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and model.config.id2label == {0: "cold", 1: "warm"}
