@@ -17,7 +17,7 @@ from etude.runs.saved_run import SavedRun
 
 MODEL_CARD = "README.md"
 
-LIBRARIES = {"huggingface": "transformers", "ctranslate2": "ctranslate2", "onnx": "onnxruntime"}
+LIBRARIES = {"huggingface": "transformers", "ctranslate2": "ctranslate2", "onnx": "onnx"}
 """The hub's name of the library that reads a format."""
 
 OF_THE_MACHINE = ("trainer", "paths", "logger", "run.", "log.")
