@@ -101,8 +101,8 @@ def test_a_mixture_is_evaluated_on_files_of_ones_own(
 ) -> None:
     run = begin(tmp_path / "run", mixed("translation", "budget=2step"))
     fit(run)
-    files = {"source": str(small_data / "val.en"), "reference": str(small_data / "val.de")}
-    scores = evaluate([SavedRun.open(run)], **files)
+    source, reference = (str(small_data / f"val.{language}") for language in ("en", "de"))
+    scores = evaluate([SavedRun.open(run)], source=source, reference=reference)
     assert scores["examples"] == 23 and not [name for name in scores["scores"] if "small" in name]
 
 
