@@ -10,7 +10,7 @@
 
 Rates are megabytes of text per second; all have the same threads. A first JSON object has the ratios. A second one has, for
 texts of 1, 10 and 100 times `--base` megabytes, the seconds of `prepare` in a process of its own, the exponent by which they
-grow, and the peak memory of a whole `etude prepare` that also trains the tokenizer.
+grow, and the peak memory of a whole `etude prepare` that also trains the tokenizer, with its exponent.
 """
 
 from __future__ import annotations
@@ -121,25 +121,34 @@ def seconds_alone(path: Path, folder: Path) -> float:
     return seconds
 
 
-def peak_memory(path: Path, folder: Path) -> float:
+def peak_memory(path: Path, folder: Path, tokenizer: str) -> float:
     """Return the megabytes that `etude prepare` has at its peak, the training of the tokenizer and all imports included."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         words = (f"data.train={path}", f"data.val={path.with_name('val.txt')}", f"paths.cache={cache}")
-        command = [sys.executable, "-m", "etude", "prepare", "experiment=masked_lm/text", "tokenizer=bpe", *words]
+        chosen = (f"tokenizer={tokenizer}", *(["~tokenizer.vocabulary"] if tokenizer == "bytes" else []))
+        command = [sys.executable, "-m", "etude", "prepare", "experiment=masked_lm/text", *chosen, *words]
         # Between them stands a small process: what a child had before it became another program counts as its own.
         told = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, capture_output=True, text=True).stdout
     return int(told) * 1024 / MEGABYTE
 
 
-def growth(paths: Sequence[Path], folder: Path) -> dict[str, object]:
+def growth(paths: Sequence[Path], folder: Path, tokenizer: str) -> dict[str, object]:
     """Return times, their exponent and peak memory for files of growing size."""
     sizes = [path.stat().st_size / MEGABYTE for path in paths]
     seconds = [seconds_alone(path, folder) for path in paths]
-    exponents = [
-        math.log(seconds[n + 1] / seconds[n]) / math.log(sizes[n + 1] / sizes[n]) for n in range(len(paths) - 1)
-    ]
-    memory = [peak_memory(path, folder) for path in paths]
-    found = {"megabytes": sizes, "seconds": seconds, "exponents": exponents, "peak_megabytes": memory}
+    memory = [peak_memory(path, folder, tokenizer) for path in paths]
+
+    def exponents(values: Sequence[float]) -> list[float]:
+        return [math.log(values[n + 1] / values[n]) / math.log(sizes[n + 1] / sizes[n]) for n in range(len(values) - 1)]
+
+    found = {
+        "megabytes": sizes,
+        "seconds": seconds,
+        "exponents": exponents(seconds),
+        "megabytes_a_second": [size / each for size, each in zip(sizes, seconds, strict=True)],
+        "peak_megabytes": memory,
+        "exponents_of_memory": exponents(memory),
+    }
     return {name: [round(value, 3) for value in values] for name, values in found.items()}
 
 
@@ -164,7 +173,7 @@ def main() -> None:
         tokenizer.save(folder / "tokenizer")
         side_by_side(paths[TIMES.index(options.times)], tokenizer, options)
         if not options.no_growth:
-            print(json.dumps(growth(paths, folder)))
+            print(json.dumps(growth(paths, folder, options.tokenizer)))
 
 
 if __name__ == "__main__":

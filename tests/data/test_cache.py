@@ -39,6 +39,16 @@ def test_ragged_round_trip(tmp_path_factory: pytest.TempPathFactory, arrays: lis
         ragged[len(arrays)]
 
 
+@pytest.mark.parametrize("size", [1, 3, 9, 100])
+def test_the_values_are_read_a_piece_at_a_time(tmp_path: Path, size: int) -> None:
+    with RaggedWriter(tmp_path / "x", "uint16") as writer:
+        for row in ([1, 2, 3], [], [40_000], [4, 5, 6, 7, 8]):
+            writer.append(row)
+    pieces = list(Ragged(tmp_path / "x", "uint16").pieces(size))
+    assert all(len(piece) == size for piece in pieces[:-1])
+    assert np.concatenate(pieces).tolist() == [1, 2, 3, 40_000, 4, 5, 6, 7, 8]
+
+
 def test_ragged_is_pickled_by_place(tmp_path: Path) -> None:
     with RaggedWriter(tmp_path / "x", "int32") as writer:
         for _ in range(1000):

@@ -20,7 +20,6 @@ from tests.runs.test_continued import (
     continue_from_every_step,
     elastic,
     only_until,
-    resume,
 )
 
 KEYED = ("batch.shuffle=keyed", "batch.pool=3")
@@ -35,23 +34,30 @@ def mixed(small_data: Path, overrides: Callable[..., list[str]]) -> Callable[...
         text = {part: f"{small_data}/{part}.txt" for part in ("train", "val", "test")}
         table = {part: f"{small_data}/{part}.tsv" for part in ("train", "val", "test")}
         corpora = {
+            "translation": "{{_target_: etude.data.corpora.ParallelFiles, root: {4}, source: en, target: de, "
+            "splits: {{train: {5}, val: val, test: test}}}}",
             "causal_lm": "{{_target_: etude.data.corpora.TextFiles, train: {0}, val: {1}}}",
             "masked_lm": "{{_target_: etude.data.corpora.TextFiles, train: {0}, val: {1}}}",
             "classification": "{{_target_: etude.data.corpora.Tables, root: ., train: {2}, val: {3}, test: {3}, "
             "columns: {{text: text, label: label}}}}",
         }[task]
         parts = [
-            f"+data.parts.{name}={corpora.format(text[one], text['val'], table[one], table['val'])}"
+            f"+data.parts.{name}={corpora.format(text[one], text['val'], table[one], table['val'], small_data, one)}"
             for name, one in (("large", "train"), ("small", "test"))
         ]
-        data = ["data=mixture", f"data/of={task}", "data.max_length=16", "data.weights={large: 1, small: 2}"]
+        longest = 60 if task == "translation" else 16
+        data = ["data=mixture", f"data/of={task}", f"data.max_length={longest}", "data.weights={large: 1, small: 2}"]
         return compose(*kept, *data, *parts, *KEYED, *more)
 
     return made
 
 
 @pytest.mark.parametrize(
-    "task", ["classification", *(pytest.param(task, marks=pytest.mark.slow) for task in ("causal_lm", "masked_lm"))]
+    "task",
+    [
+        "classification",
+        *(pytest.param(task, marks=pytest.mark.slow) for task in ("causal_lm", "masked_lm", "translation")),
+    ],
 )
 def test_a_mixture_continued_from_any_step_ends_alike(mixed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")
@@ -88,6 +94,16 @@ def test_each_part_has_its_scores(mixed: Callable[..., Any], tmp_path: Path) -> 
     assert last["val/small/accuracy"] == last["val/accuracy"]
     scores = evaluate([SavedRun.open(run)], split="val")
     assert json.dumps(scores).count("small/accuracy") >= 1
+
+
+def test_a_mixture_is_evaluated_on_files_of_ones_own(
+    mixed: Callable[..., Any], small_data: Path, tmp_path: Path
+) -> None:
+    run = begin(tmp_path / "run", mixed("translation", "budget=2step"))
+    fit(run)
+    source, reference = (str(small_data / f"val.{language}") for language in ("en", "de"))
+    scores = evaluate([SavedRun.open(run)], source=source, reference=reference)
+    assert scores["examples"] == 23 and not [name for name in scores["scores"] if "small" in name]
 
 
 def test_a_mixture_without_a_keyed_order_is_one_line(mixed: Callable[..., Any]) -> None:

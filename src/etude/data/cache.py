@@ -71,6 +71,15 @@ class Ragged:
         """Return some of the arrays, in the given order."""
         return Ragged(self.stem, self.dtype, rows if self.rows is None else self.rows[rows])
 
+    def pieces(self, size: int) -> Iterator[npt.NDArray[Any]]:
+        """Yield the values of all arrays of the file, at most `size` at a time.
+
+        They are read and not mapped: a page that was mapped counts as this process's memory until another one needs it.
+        """
+        with Path(f"{self.stem}.values").open("rb") as file:
+            while len(piece := np.fromfile(file, self.dtype, size)):
+                yield piece
+
     def __len__(self) -> int:
         return len(self.lengths)
 

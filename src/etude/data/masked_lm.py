@@ -23,7 +23,7 @@ from etude.data.prepare import Corpus, Prepared, Split, prepare
 from etude.errors import ConfigurationError
 from etude.types import IGNORED, Facts, MaskedLMBatch
 
-COUNTED_AT_ONCE = 10_000_000
+COUNTED_AT_ONCE = 1_000_000
 """Ids whose frequencies are counted in one piece: together they may be more than fit into memory."""
 
 
@@ -132,9 +132,9 @@ class MaskedLMData(PlannedData):
 
     def _frequencies(self, split: str) -> Float[np.ndarray, " V"]:
         """Return the number of occurrences of each id in a split."""
-        values, counts = self.prepared.splits[split].tokens["text"].values, np.zeros(self.facts.vocabulary)
-        for start in range(0, len(values), COUNTED_AT_ONCE):
-            counts += np.bincount(values[start : start + COUNTED_AT_ONCE], minlength=len(counts))
+        tokens, counts = self.prepared.splits[split].tokens["text"], np.zeros(self.facts.vocabulary)
+        for piece in tokens.pieces(COUNTED_AT_ONCE):
+            counts += np.bincount(piece, minlength=len(counts))
         return counts
 
     def bytes_per_token(self, split: str) -> float:

@@ -102,6 +102,14 @@ def test_an_epoch_has_exact_shares_and_no_part_repeats_before_it_is_through(tmp_
         assert of_epochs == {**dict.fromkeys(range(last), size[name]), last: of_epochs[last]}
 
 
+@pytest.mark.parametrize("batch", [BatchSize(examples=8, pool=1), BatchSize(tokens=300, pool=2)])
+def test_a_pool_has_the_shares_of_the_weights_up_to_a_block(tmp_path: Path, batch: BatchSize) -> None:
+    data = mixture(tmp_path, batch=batch, epoch_examples=200)
+    for pool in data.plan(1).parts():
+        parts = data.splits["train"].numbering.read(pool.order, 1).parts
+        assert abs(int((parts == 0).sum()) - len(parts) / 4) < 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_of_a_mixed_batch_is_the_row_of_its_part(tmp_path: Path, kind: str) -> None:
     data = mixture(tmp_path, kind)
