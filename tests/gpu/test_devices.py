@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -26,12 +25,11 @@ Overrides = Callable[..., list[str]]
 LAST = "step-00000008"
 SAVED = ("checkpoint.every=1step", "checkpoint.keep_last=9", "trainer.deterministic=true")
 PATIENCE = 300.0
-VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # cuBLAS asks for it where algorithms are deterministic
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "etude", *words]
-    return subprocess.Popen(command, env={**os.environ, **VARIABLES}, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def train(words: Sequence[str]) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
@@ -126,3 +128,19 @@ def test_micro_batches_are_a_count_or_auto(word: str) -> None:
     assert compose("trainer.micro_batches=auto").trainer.arguments["micro_batches"] == "auto"
     with pytest.raises(ConfigurationError, match=r"trainer\.micro_batches"):
         compose(f"trainer.micro_batches={word}")
+
+
+@pytest.mark.parametrize("gpus", [0, 1], indirect=True)
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("before", [None, ":16:8"])
+def test_products_of_a_gpu_are_let_be_deterministic(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, deterministic: bool, before: str | None
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before or "")  # whatever it is then, the test gives it back
+    if before is None:
+        del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda _: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    Machine(deterministic=deterministic).configure_torch()
+    needed = deterministic and CUDAAccelerator.is_available()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (before or (":4096:8" if needed else None))

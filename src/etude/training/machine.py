@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -131,6 +132,9 @@ class Machine:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic and self._kind() is CUDAAccelerator:
+            # cuBLAS reads it before its first product, and torch refuses deterministic products without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Otherwise every torch.empty is filled with NaN first, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
