@@ -140,9 +140,12 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return found
 
     def commits_since(self) -> int | None:
-        """Return how many commits touched the code since the stamp; None where the history does not say."""
+        """Return how many commits touched the code since the stamp, without merges, which bring what is counted already.
+
+        None where the history does not say.
+        """
         assert self.stamp is not None
-        words = ["git", "rev-list", "--count", f"{self.stamp.commit}..HEAD", "--", *self.code]
+        words = ["git", "rev-list", "--count", "--no-merges", f"{self.stamp.commit}..HEAD", "--", *self.code]
         counted = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         return int(counted.stdout) if counted.returncode == 0 else None
 
