@@ -151,7 +151,7 @@ class Batch(Document, frozen=True):
     tokens: int | None
     examples: int | None
     pool: int | None
-    shuffle: Literal["stored", "keyed"] = "stored"
+    shuffle: Literal["stored", "keyed"] | UnsetType = UNSET
 
 
 class Data(Document, frozen=True, forbid_unknown_fields=False):

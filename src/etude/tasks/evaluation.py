@@ -158,7 +158,7 @@ class EvaluatedTask(lightning.LightningModule):
 
     @property
     def _data(self) -> TaskData | None:
-        module = getattr(self.trainer, "datamodule", None)
+        module = getattr(self._trainer, "datamodule", None)  # Lightning's `trainer` refuses where there is none
         return cast(TaskData, module) if hasattr(type(module), "clock") else None  # another's knows no texts
 
     @property
