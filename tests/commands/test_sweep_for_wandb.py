@@ -52,7 +52,7 @@ def test_the_command_of_an_agent_is_read(form: str, capfd: pytest.CaptureFixture
     assert shown["stop"]["patience"] is None
     assert shown["tokenizer"]["lowercase"] is True
     assert shown["optimizer"]["betas"] == [0.9, 0.98]
-    assert shown["batch"] == {"examples": 32, "tokens": None, "pool": None}
+    assert shown["batch"] == {"examples": 32, "tokens": None, "pool": None, "shuffle": "stored"}
     assert shown["model"]["positions"]["_target_"] == "etude.models.layers.positions.Rotary"
 
 

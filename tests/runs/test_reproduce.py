@@ -176,7 +176,8 @@ def test_the_first_tensor_that_differs_is_named(run: Path, reproduce: Reproduce,
     assert found["first_tensor"]["largest_difference"] == pytest.approx(0.25)
     assert ("exp_avg" in found["first_tensor"]["tensor"]) == (file == "training")
     assert "x-reproduced-1: not identical\n" in said
-    assert f"first {found['first_tensor']['tensor']} ({file}.safetensors), by 0.25" in " ".join(said.split())
+    difference = found["first_tensor"]["largest_difference"]
+    assert f"first {found['first_tensor']['tensor']} ({file}.safetensors), by {difference}" in " ".join(said.split())
 
 
 def test_the_first_line_and_the_scores_that_differ_are_named(run: Path, reproduce: Reproduce) -> None:
