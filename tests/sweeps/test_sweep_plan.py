@@ -168,7 +168,9 @@ def test_every_search_that_comes_with_etude_can_be_read_and_composes(path: Path)
     name = path.relative_to(CONF / "search").with_suffix("").as_posix()
     for searcher in ("grid", "random"):
         try:
-            plan = read(DEMO, f"search={name}", f"searcher={searcher}")
+            plan = read(
+                f"search={name}", f"searcher={searcher}"
+            )  # of the default experiment, or of those that it names
         except ConfigurationError:
             continue  # a range has no grid, stages have nothing else
         break

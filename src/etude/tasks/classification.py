@@ -176,11 +176,12 @@ class Classification(Pooled):
 
     def _calibration(self, rows: Sequence[Row]) -> dict[str, Any]:
         logits, labels = _logits_and_labels(rows)
-        before: dict[str, Any] = {"bins": BINS, "error": calibration_error(logits, labels)}
+        before: dict[str, Any] = {"bins": BINS, "error": round(calibration_error(logits, labels), DIGITS)}
         if self.temperature is None:
             return before
-        after = calibration_error(logits, labels, self.temperature)
-        return {**before, "temperature": self.temperature, "fitted_on": "val", "error_at_temperature": after}
+        after = round(calibration_error(logits, labels, self.temperature), DIGITS)
+        told = round(self.temperature, DIGITS)
+        return {**before, "temperature": told, "fitted_on": "val", "error_at_temperature": after}
 
     def describe_outputs(self, outputs: Float[Tensor, "B C"]) -> list[tuple[str, dict[str, Any]]]:
         """Return `label<tab>probability`, and the probabilities of all classes."""
