@@ -360,6 +360,7 @@ def test_a_server_that_does_not_answer_means_offline(
     monkeypatch.setattr("etude.training.loggers.tracking.INIT_TIMEOUT", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    wandb.teardown()  # W&B reads the environment once in a process
     logger = SafeLogger(dashboard(tmp_path, mode="online"))
     started = time.monotonic()
     logger.save()
