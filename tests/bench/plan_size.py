@@ -22,10 +22,9 @@ from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 
-from etude.data.order.shuffles import KeyedShuffle, Shuffle, StoredShuffle
-from etude.data.sizes import BatchSize
+from etude.data.base import PLANS
+from etude.data.sizes import BatchSize, ShuffleName
 
-SHUFFLES: dict[str, Shuffle] = {"stored": StoredShuffle(), "keyed": KeyedShuffle()}
 MEGABYTE, KIBIBYTE = 1e6, 1024
 BATCH = BatchSize(tokens=32_768, pool=50)
 
@@ -44,11 +43,11 @@ def lengths_of(size: int) -> np.ndarray:
     return lengths
 
 
-def _measure(size: int, shuffle: str, answers: SimpleQueue[tuple[float, float, float]]) -> None:
+def _measure(size: int, shuffle: ShuffleName, answers: SimpleQueue[tuple[float, float, float]]) -> None:
     before = peak()
     lengths = lengths_of(size)
     began = time.perf_counter()
-    plan = SHUFFLES[shuffle].plan(lengths, seed=1, epoch=0, batch=BATCH, counts=lengths)
+    plan = PLANS[shuffle](lengths, seed=1, epoch=0, batch=BATCH, counts=lengths)
     plan.examples(0)
     seconds = time.perf_counter() - began
     steps = min(plan.steps, 2 * (BATCH.pool or 1))
@@ -61,7 +60,7 @@ def _measure(size: int, shuffle: str, answers: SimpleQueue[tuple[float, float, f
     answers.put((seconds, milliseconds, peak() - before))
 
 
-def measured(size: int, shuffle: str) -> tuple[float, float, float]:
+def measured(size: int, shuffle: ShuffleName) -> tuple[float, float, float]:
     """Return seconds to the first step, milliseconds of a step, and megabytes, in a new process."""
     context = multiprocessing.get_context("spawn")
     answers: SimpleQueue[tuple[float, float, float]] = context.SimpleQueue()
@@ -75,7 +74,7 @@ def measured(size: int, shuffle: str) -> tuple[float, float, float]:
 def main() -> None:
     """Plan, and grow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shuffle", choices=list(SHUFFLES), default="keyed")
+    parser.add_argument("--shuffle", choices=list(PLANS), default="keyed")
     parser.add_argument("--base", type=int, default=1_000_000, help="examples of the smallest data")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 100])
     options = parser.parse_args()

@@ -17,10 +17,9 @@ from etude.data.base import DataSettings
 from etude.data.causal_lm import Blocks, CausalLMData, Documents, DocumentWindows
 from etude.data.corpora import OneText
 from etude.data.loader import Slice
-from etude.data.order.shuffles import KeyedShuffle, Shuffle, StoredShuffle
 from etude.data.prepare import Split, prepare
 from etude.data.readers.sources import Dropped, Row
-from etude.data.sizes import BatchSize, Limit
+from etude.data.sizes import BatchSize, Limit, ShuffleName
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import Bytes
 from etude.types import IGNORED, Facts
@@ -58,7 +57,7 @@ def split_of(sizes: Sequence[int]) -> Split:
     ).splits["train"]
 
 
-SHUFFLES = st.sampled_from([StoredShuffle(), KeyedShuffle()])
+SHUFFLES = st.sampled_from(["stored", "keyed"])
 SIZES = st.lists(st.integers(1, 23), min_size=1, max_size=6)
 
 
@@ -93,7 +92,7 @@ def each_once(sizes: Sequence[int]) -> Counter[tuple[int, int]]:
 @settings(max_examples=60, deadline=None)
 @given(SIZES, st.integers(1, 30), st.integers(0, 3), st.integers(0, 3), SHUFFLES)
 def test_blocks_predict_everything_once_in_every_epoch(
-    sizes: list[int], max_length: int, seed: int, epoch: int, shuffle: Shuffle
+    sizes: list[int], max_length: int, seed: int, epoch: int, shuffle: ShuffleName
 ) -> None:
     split = split_of(sizes)
     blocks = Blocks(split, FACTS, max_length, seed, shuffle)
@@ -120,15 +119,15 @@ def test_windows_predict_everything_once_for_any_stride(sizes: list[int], max_le
 def test_the_bytes_of_an_epoch_are_those_of_the_documents(sizes: list[int], max_length: int, epoch: int) -> None:
     split = split_of(sizes)
     for examples in (
-        Blocks(split, FACTS, max_length, 1, StoredShuffle()),
+        Blocks(split, FACTS, max_length, 1, "stored"),
         DocumentWindows(split, FACTS, max_length, max_length),
     ):
         everything = Slice(np.arange(len(examples.lengths)), epoch, 1, filler=False)
         assert int(examples.batch(everything).text_bytes.sum()) == sum(sizes)
 
 
-@pytest.mark.parametrize("shuffle", [StoredShuffle(), KeyedShuffle()])
-def test_blocks_are_a_function_of_seed_and_epoch_alone(shuffle: Shuffle) -> None:
+@pytest.mark.parametrize("shuffle", ["stored", "keyed"])
+def test_blocks_are_a_function_of_seed_and_epoch_alone(shuffle: ShuffleName) -> None:
     split = split_of([23, 5, 17, 9])
     blocks, others = (Blocks(split, FACTS, 10, seed, shuffle) for seed in (1, 2))
 
@@ -143,7 +142,7 @@ def test_blocks_are_a_function_of_seed_and_epoch_alone(shuffle: Shuffle) -> None
 
 
 def test_one_text_is_cut_elsewhere_in_each_epoch() -> None:
-    blocks = Blocks(split_of([200]), FACTS, 20, 1, StoredShuffle())
+    blocks = Blocks(split_of([200]), FACTS, 20, 1, "stored")
     cuts = {blocks.pieces(0, epoch)[0].start for epoch in range(12)}
     assert len(cuts) > 6
     assert cuts <= set(range(20))

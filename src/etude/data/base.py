@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from etude.data.loader import BatchStream, Examples, PlanLoader, PlanSampler
-from etude.data.order.shuffles import Shuffle, StoredShuffle
+from etude.data.order.keyed_plan import KeyedPlan
 from etude.data.plan import Counts, EpochPlan, Plan, random_keys
 from etude.data.prepare import Corpus, Prepared, Split
-from etude.data.sizes import BatchSize, Limit
+from etude.data.sizes import BatchSize, Limit, ShuffleName
 from etude.duration import Clock
 from etude.errors import ConfigurationError, DataError
 from etude.packages import cache_folder
@@ -30,6 +30,9 @@ from etude.types import Batch, Facts
 
 AT_ONCE = 1 << 20
 """Examples that are looked at together, where all are."""
+
+PLANS: Mapping[ShuffleName, Callable[..., EpochPlan]] = {"stored": Plan.make, "keyed": KeyedPlan.make}
+"""Makers of the plan of an epoch by `batch.shuffle`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class DataSettings:
         cache: Folder of prepared data.
         micro_batches: Slices of each step on each process.
         workers: Processes that make training batches, for each process that trains; 0: that process itself.
-        shuffle: Makes the orders of the training data.
     """
 
     tokenizer: TokenizerRecipe | Tokenizer
@@ -54,7 +56,6 @@ class DataSettings:
     cache: Path = field(default_factory=cache_folder)
     micro_batches: int = 1
     workers: int = 0
-    shuffle: Shuffle = field(default_factory=StoredShuffle)
 
 
 class PlannedData(lightning.LightningDataModule):
@@ -182,7 +183,7 @@ class PlannedData(lightning.LightningDataModule):
     def _make_plan(self, epoch: int) -> EpochPlan:
         self._need("train")
         settings = self.settings
-        return settings.shuffle.plan(
+        return PLANS[settings.batch.shuffle](
             self.splits["train"].lengths,
             seed=settings.seed,
             epoch=epoch,

@@ -19,9 +19,9 @@ from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
 from etude.data.loader import MixableExamples, Slice, framed, pad, token_mask
-from etude.data.order.document_rows import DocumentRow
-from etude.data.order.shuffles import Shuffle
+from etude.data.order.document_rows import ROWS, DocumentRow
 from etude.data.prepare import Corpus, Prepared, Split, prepare
+from etude.data.sizes import ShuffleName
 from etude.errors import ConfigurationError
 from etude.seeding import mix
 from etude.types import IGNORED, CausalLMBatch, Facts
@@ -164,10 +164,10 @@ class Blocks(Documents):
         facts: The special ids.
         max_length: L, tokens of a block.
         seed: Seed of the run.
-        shuffle: Puts the documents into a row.
+        shuffle: How the documents are put into a row: `batch.shuffle`.
     """
 
-    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int, shuffle: Shuffle) -> None:
+    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int, shuffle: ShuffleName) -> None:
         super().__init__(split, facts)
         self._max_length = max_length
         self._seed = seed
@@ -196,7 +196,7 @@ class Blocks(Documents):
         """Return the order of an epoch; the last ones are remembered."""
         if epoch not in self._orders:
             self._orders = dict([*self._orders.items()][1 - REMEMBERED :])
-            row = self._shuffle.documents(self.sizes, mix("documents", self._seed, epoch))
+            row = ROWS[self._shuffle](self.sizes, mix("documents", self._seed, epoch))
             first = mix("first cut", self._seed, epoch) % min(self._max_length, self._total)
             self._orders[epoch] = _Order(row, first)
         return self._orders[epoch]
@@ -273,7 +273,7 @@ class CausalLMData(PlannedData):
     def examples(self, split: Split, *, training: bool) -> Documents:
         """Return the documents of a split, in blocks for training, else in windows."""
         if training:
-            return Blocks(split, self.facts, self.max_length, self.settings.seed, self.settings.shuffle)
+            return Blocks(split, self.facts, self.max_length, self.settings.seed, self.settings.batch.shuffle)
         return DocumentWindows(split, self.facts, self.max_length, self.stride)
 
     @property

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+ShuffleName = Literal["stored", "keyed"]
+
+
 @dataclass(frozen=True)
 class BatchSize:
     """The global batch of one step: its size in tokens or in examples, and the pool it is drawn from."""
@@ -24,7 +27,7 @@ class BatchSize:
     """Steps whose examples are drawn at random and sorted by length together. 1: a batch is a random sample. None: all
     examples are sorted, so that the texts of a batch have the same length: if length correlates with label or genre, a
     batch is less diverse than the data."""
-    shuffle: Literal["stored", "keyed"] = "stored"
+    shuffle: ShuffleName = "stored"
     """How an epoch is ordered. `stored`: by an array of all examples. `keyed`: by a permutation that is computed, and sorted
     a pool at a time, so that an epoch of any size takes the memory of a pool. The two are different orders."""
 

@@ -5,7 +5,7 @@ Everything below takes plain arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import nn
 from etude.config.annotations import TARGET
 from etude.config.schema import Config, Node
 from etude.data.base import DataSettings, PlannedData
-from etude.data.order.shuffles import KeyedShuffle, Shuffle, StoredShuffle
 from etude.errors import ConfigurationError, EtudeError
 from etude.models.pretrained.base import PretrainedModel
 from etude.models.pretrained.skeleton import PretrainedSkeleton
@@ -33,9 +32,6 @@ from etude.training.callbacks.compilation import Compilation
 from etude.training.loggers.base import Tracker
 from etude.training.machine import Machine
 from etude.types import Facts
-
-SHUFFLES: Mapping[str, type[Shuffle]] = {"stored": StoredShuffle, "keyed": KeyedShuffle}
-"""The choices of `batch.shuffle`."""
 
 HEAD = (TARGET, "pooling")
 """Keys of a task that decide which pretrained weights its head has."""
@@ -112,7 +108,6 @@ def build_data(config: Config, machine: Machine, tokenizer: Tokenizer | None = N
         cache=config.paths.cache,
         micro_batches=machine.slices,
         workers=machine.workers,
-        shuffle=SHUFFLES[config.batch.shuffle](),
     )
     return factory(config.data)(settings=settings)
 

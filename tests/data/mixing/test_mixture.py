@@ -23,7 +23,6 @@ from etude.data.masking import TokenMasking
 from etude.data.mixing.mixed_examples import MixedExamples, Numbering
 from etude.data.mixing.mixture import MixtureData
 from etude.data.mixing.shared_tokenizer import JoinedCorpus
-from etude.data.order.shuffles import KeyedShuffle, StoredShuffle
 from etude.data.question_answering import QuestionData
 from etude.data.readers.sources import Dropped, Row
 from etude.data.sizes import BatchSize, Limit
@@ -65,10 +64,9 @@ def mixture(folder: Path, kind: str = "classification", **arguments: Any) -> Mix
     settings = DataSettings(
         arguments.pop("tokenizer", Bytes()),
         seed=arguments.pop("seed", 1),
-        batch=arguments.pop("batch", BatchSize(examples=8, pool=2)),
+        batch=arguments.pop("batch", BatchSize(examples=8, pool=2, shuffle="keyed")),
         limit=arguments.pop("limit", Limit()),
         cache=folder,
-        shuffle=arguments.pop("shuffle", KeyedShuffle()),
     )
     corpora = {word: Words(word, sizes) for word, sizes in SIZES.items()}
     arguments = {"parts": corpora, "weights": {"sun": 1, "rain": 3}, **arguments}
@@ -102,7 +100,9 @@ def test_an_epoch_has_exact_shares_and_no_part_repeats_before_it_is_through(tmp_
         assert of_epochs == {**dict.fromkeys(range(last), size[name]), last: of_epochs[last]}
 
 
-@pytest.mark.parametrize("batch", [BatchSize(examples=8, pool=1), BatchSize(tokens=300, pool=2)])
+@pytest.mark.parametrize(
+    "batch", [BatchSize(examples=8, pool=1, shuffle="keyed"), BatchSize(tokens=300, pool=2, shuffle="keyed")]
+)
 def test_a_pool_has_the_shares_of_the_weights_up_to_a_block(tmp_path: Path, batch: BatchSize) -> None:
     data = mixture(tmp_path, batch=batch, epoch_examples=200)
     for pool in data.plan(1).parts():
@@ -141,7 +141,9 @@ def test_the_loss_is_divided_by_what_the_parts_count(tmp_path: Path) -> None:
         assert int((batch.labels != -100).sum()) == plan.count(step)
 
 
-@pytest.mark.parametrize("batch", [BatchSize(examples=8, pool=2), BatchSize(tokens=90, pool=3)])
+@pytest.mark.parametrize(
+    "batch", [BatchSize(examples=8, pool=2, shuffle="keyed"), BatchSize(tokens=90, pool=3, shuffle="keyed")]
+)
 def test_what_came_before_is_known_without_reading_it(tmp_path: Path, batch: BatchSize) -> None:
     data = mixture(tmp_path, batch=batch)
     lengths, steps, tokens, read = (
@@ -231,8 +233,8 @@ def test_references_are_those_of_the_part(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "stored": ({"shuffle": StoredShuffle()}, r"write batch\.shuffle=keyed batch\.pool=50"),
-    "without a pool": ({"batch": BatchSize(examples=8)}, r"write batch\.shuffle=keyed batch\.pool=50"),
+    "stored": ({"batch": BatchSize(examples=8, pool=2)}, r"write batch\.shuffle=keyed batch\.pool=50"),
+    "without a pool": ({"batch": BatchSize(examples=8, shuffle="keyed")}, r"write batch\.shuffle=keyed batch\.pool=50"),
     "without parts": ({"parts": {}}, r"data\.parts is empty"),
     "a name": ({"parts": {"a/b": Words("a", SIZES["sun"])}, "weights": {"a/b": 1}}, "'a/b', which is no name"),
     "no weights": ({"weights": None}, r"neither is given; write 'data\.weights=\{sun: 1, rain: 1\}'"),

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from etude.data.order import keyed_plan
 from etude.data.order.document_rows import KeyedRow, StoredRow
 from etude.data.order.keyed_plan import KeyedPlan
-from etude.data.order.shuffles import KeyedShuffle, StoredShuffle
 from etude.data.plan import Plan
 from etude.data.sizes import BatchSize
 
@@ -140,7 +139,7 @@ def test_a_million_examples_are_planned_in_less_than_one_array_of_them() -> None
 def test_a_batch_without_a_pool_and_no_examples_are_refused() -> None:
     for lengths, pool in ((np.ones((3, 1), int), None), (np.ones((0, 1), int), 2)):
         with pytest.raises(ValueError, match="needs examples and a pool"):
-            KeyedShuffle().plan(lengths, seed=1, epoch=0, batch=BatchSize(tokens=9, pool=pool), counts=lengths)
+            KeyedPlan.make(lengths, seed=1, epoch=0, batch=BatchSize(tokens=9, pool=pool), counts=lengths)
 
 
 @given(
@@ -159,11 +158,11 @@ def test_documents_stand_in_a_row_without_a_gap(sizes: list[int], key: int, kind
 
 def test_the_shuffles_are_different_orders_of_the_same() -> None:
     sizes = np.arange(1, 400)
-    rows = [shuffle.documents(sizes, 5) for shuffle in (StoredShuffle(), KeyedShuffle())]
+    rows = [row(sizes, 5) for row in (StoredRow, KeyedRow)]
     assert rows[0].at(1000) != rows[1].at(1000)
     plans = [
-        shuffle.plan(sizes, seed=1, epoch=0, batch=BatchSize(examples=16, pool=4), counts=sizes)
-        for shuffle in (StoredShuffle(), KeyedShuffle())
+        plan.make(sizes, seed=1, epoch=0, batch=BatchSize(examples=16, pool=4), counts=sizes)
+        for plan in (Plan, KeyedPlan)
     ]
     assert [plan.tokens for plan in plans] == [sizes.sum()] * 2
     assert plans[0].examples(0).tolist() != plans[1].examples(0).tolist()

@@ -16,12 +16,11 @@ from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
 from etude.data.corpora.holdout import digest
-from etude.data.loader import MixableExamples
+from etude.data.loader import Examples, MixableExamples
 from etude.data.mixing.mixed_examples import MixedExamples
 from etude.data.mixing.shared_tokenizer import JoinedCorpus, SharedRecipe
 from etude.data.order.draws import OUT_OF, Draws, apportioned
 from etude.data.order.keyed_plan import KeyedPlan
-from etude.data.order.shuffles import KeyedShuffle
 from etude.data.plan import Counts, Plan
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.errors import ConfigurationError
@@ -115,9 +114,9 @@ class MixtureData(PlannedData):
             {split: dict(reasons) for split, reasons in dropped.items()},
         )
 
-    def examples(self, split: Split, *, training: bool) -> MixableExamples:
-        """Refuse: the examples are those of the parts, in `splits`."""
-        raise NotImplementedError
+    def examples(self, split: Split, *, training: bool) -> Examples:
+        """Return the examples of a tokenized split, made as each part makes its own."""
+        return self._leader.examples(split, training=training)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -333,7 +332,7 @@ def _check(
         raise ConfigurationError(
             "data.parts is empty: a mixture is of corpora by name; write data.parts.NAME={_target_: …}"
         )
-    if not isinstance(settings.shuffle, KeyedShuffle) or settings.batch.pool is None:
+    if settings.batch.shuffle != "keyed" or settings.batch.pool is None:
         raise ConfigurationError("a mixture is drawn a pool at a time; write batch.shuffle=keyed batch.pool=50")
     for name in parts:
         if not name.replace("-", "_").isidentifier():

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Int
 
 from etude.data.order.permutation import KeyedPermutation
 from etude.data.plan import random_keys
+from etude.data.sizes import ShuffleName
 
 BUCKET = 256
 """Documents after which a `KeyedRow` stores a position: it computes the order of so many to find one of them."""
@@ -79,3 +81,7 @@ class KeyedRow(DocumentRow):
         start = bucket * BUCKET
         documents = self._order(np.arange(start, min(start + BUCKET, len(self._sizes))))
         return documents, self._starts[bucket] + np.cumsum(self._sizes[documents])
+
+
+ROWS: Mapping[ShuffleName, type[StoredRow] | type[KeyedRow]] = {"stored": StoredRow, "keyed": KeyedRow}
+"""Rows by `batch.shuffle`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Real
 
 from etude.data.order.permutation import KeyedPermutation
 from etude.data.plan import Counts, EpochPlan, Plan, by_length, equal_cuts, random_keys, shuffle_steps
@@ -64,7 +64,7 @@ class KeyedPlan(EpochPlan):
         seed: int,
         epoch: int,
         batch: BatchSize,
-        counts: Counts,
+        counts: Real[np.ndarray, " all"] | Counts,
         row: Row | None = None,
         size: int | None = None,
         steps: int | None = None,
@@ -76,7 +76,7 @@ class KeyedPlan(EpochPlan):
             seed: Seed of the run.
             epoch: Number of the epoch, from 0.
             batch: Size of a global batch, and of a pool.
-            counts: Function from examples to their shares of the denominator of the loss.
+            counts: Share of each example in the denominator of the loss, or a function for it.
             row: Example at each position; None: a permutation of all examples that seed and epoch choose.
             size: N, if there is a row.
             steps: S, where it may not depend on what is in the row; None: as many as the batch size makes.
@@ -96,7 +96,8 @@ class KeyedPlan(EpochPlan):
         bounds = ends * size // steps
         if by_cost:
             bounds = _none_empty(_cuts(row, lengths, size, ends * total // steps), ends)
-        return cls(row, lengths, bounds, _spent(row, lengths, bounds), batch.pool, steps, by_cost, key, counts)
+        counts_of = counts.__getitem__ if isinstance(counts, np.ndarray) else counts
+        return cls(row, lengths, bounds, _spent(row, lengths, bounds), batch.pool, steps, by_cost, key, counts_of)
 
     @property
     def steps(self) -> int:
