@@ -31,6 +31,7 @@ from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.multilabel import Multilabel
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
+from etude.tasks.token_classification import TokenClassification
 from etude.tokenization.base import Tokenizer
 from etude.types import Facts
 from tests.commands.export.test_huggingface_encoder_export import given
@@ -94,6 +95,21 @@ def test_a_text_that_is_too_long_is_cut_as_the_run_cuts_it(tokenizer: Tokenizer,
     HuggingFaceEncoder().write(pairs, tmp_path / "pairs")
     with pytest.raises(MismatchError, match="no validation text"):
         prove_use(pairs, tmp_path / "pairs", "huggingface")
+
+
+@pytest.mark.parametrize("residual", [PreNorm, PostNorm])
+def test_the_pipeline_tags_words_as_the_run_does(
+    tokenizer: Tokenizer, texts: list[str], tmp_path: Path, residual: Any
+) -> None:
+    examples = given(TokenClassification, tokenizer, texts, residual)
+    HuggingFaceEncoder().write(examples, tmp_path)
+    proof = prove_use(examples, tmp_path, "huggingface")
+    assert proof["by"] == 'pipeline("token-classification")' and proof["words"] > proof["texts"] > 20
+    assert proof["largest_difference"] < 1e-4
+    weight = examples.task.head.weight  # another model
+    weight.data.neg_()
+    with pytest.raises(MismatchError, match="pipeline tags"):
+        prove_use(examples, tmp_path, "huggingface")
 
 
 def test_a_mean_has_no_pipeline(tokenizer: Tokenizer, texts: list[str], tmp_path: Path) -> None:

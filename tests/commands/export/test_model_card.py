@@ -10,17 +10,22 @@ from typing import Any
 import pytest
 
 from etude.commands.export.ctranslate import CTranslate2
+from etude.commands.export.documented_use import USES
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
+from etude.commands.export.huggingface_heads import WITH_ENCODER
 from etude.commands.export.huggingface_translation import HuggingFaceTranslation
 from etude.commands.export.model_card import command_line
-from etude.commands.export.model_card_use import pipeline_tag, program
+from etude.commands.export.model_card_use import PROGRAMS, TAGS, pipeline_tag, program
 from etude.commands.export.proof import ProofTexts
 from etude.config.compose import compose
 from etude.models.layers.residual import PreNorm
 from etude.runs.saved_run import SavedRun
+from etude.tasks.base import Task
 from etude.tasks.classification import Classification
 from etude.tasks.masked_lm import MaskedLM
+from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
+from etude.tasks.token_classification import TokenClassification
 from etude.tokenization.base import Tokenizer
 from tests.commands.export.test_huggingface_encoder_export import given
 
@@ -31,6 +36,7 @@ from tests.commands.export.test_huggingface_encoder_export import given
         (Classification, {"pooling": "first"}, "text-classification", r"'label': '(cold|mild|warm)'"),
         (Classification, {"pooling": "pooler", "pairs": True}, "text-classification", r"'label': '(cold|mild|warm)'"),
         (Classification, {"pooling": "mean"}, "text-classification", r"^tensor\(\[\[[^,]+,[^,]+,[^,]+\]\]\)$"),
+        (TokenClassification, {}, "token-classification", r"\('\S+', '(cold|mild|warm)'\)"),
         (MaskedLM, {}, "fill-mask", "'token_str'"),
         (QuestionAnswering, {"pairs": True}, "question-answering", ""),
     ],
@@ -42,6 +48,12 @@ def test_the_program_of_an_encoder_runs(
     HuggingFaceEncoder().write(examples, tmp_path)
     assert pipeline_tag(examples.task, "mine") == tag
     assert re.search(said, shown(program(examples.task, "huggingface", False), tmp_path))
+
+
+@pytest.mark.parametrize("kind", WITH_ENCODER)
+def test_each_task_that_is_exported_has_a_tag_a_program_and_a_proof_by_use(kind: type[Task]) -> None:
+    for known in (TAGS, USES, {**PROGRAMS, Pooled: "chosen by its pooling"}):
+        assert any(issubclass(kind, one) for one in known), kind
 
 
 def shown(text: str, folder: Path) -> str:

@@ -40,14 +40,20 @@ from etude.tasks.multilabel import Multilabel
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.regression import Regression
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.base import SOURCE
+from etude.tokenization.word_tokens import BETWEEN
 
 PROMPTS, PROMPT_WORDS, CONTINUED = 16, 8, 32
 """Number of texts that are continued, words of each beginning, and tokens of each continuation."""
 
 MASKED_WORDS, FILLERS = 32, 5
 """Words of a text in which one is masked, and number of tokens in its place whose probabilities are compared."""
+
+
+WORD_ANSWERS = ("words", "tags", "probabilities")
+"""What a tagged sentence is answered with for each of its words."""
 
 
 def ask(program: str, request: Mapping[str, Any]) -> Any:
@@ -195,6 +201,38 @@ def _scores(task: Pooled, rows: Sequence[Sequence[Sequence[int]]]) -> Float[Tens
     return logits.sigmoid() if isinstance(task, Multilabel) else logits.softmax(dim=1)
 
 
+def _token_classification(examples: ProofTexts, folder: Path) -> dict[str, Any]:
+    """Compare the tag of each word, at its first token, and the tag's probability, in sentences that are read whole."""
+    task = cast(TokenClassification, examples.task)
+    sentences = [BETWEEN.join(text.split()) for text in examples.texts if text.split()]
+    encoded = examples.tokenizer.encode(sentences)
+    read = [text for text, ids in zip(sentences, encoded, strict=True) if len(ids) + 2 <= task.model.max_length]
+    answers = ask("transformers_use", {"use": "token_classification", "folder": str(folder), "texts": read})
+    largest, words = 0.0, 0
+    for text, record, tokens in zip(
+        read, task.answer_records([{"text": text} for text in read], examples.tokenizer), answers, strict=True
+    ):
+        place = 0
+        for word, tag, probability in zip(*(record.values[name] for name in WORD_ANSWERS), strict=True):
+            begin, place = place, place + len(word) + len(BETWEEN)
+            if tag is None:  # the word has no token
+                continue
+            label, score = next(one[2:] for one in tokens if one[1] > begin)
+            if label != tag:
+                raise MismatchError(
+                    f"pipeline tags {word!r} in {text!r} as {label}, the run as {tag}; nothing was exported"
+                )
+            largest = max(largest, _largest(torch.tensor(probability), torch.tensor(score), "the scores of pipeline"))
+            words += 1
+    return {
+        "by": 'pipeline("token-classification")',
+        "texts": len(read),
+        "too_long": len(sentences) - len(read),
+        "words": words,
+        "largest_difference": largest,
+    }
+
+
 def _masked_lm(examples: ProofTexts, folder: Path) -> dict[str, Any]:
     """Compare the probabilities of the likeliest tokens in the place of a word in the middle of each text."""
     task, mask = cast(MaskedLM, examples.task), cast(str, examples.tokenizer.special.mask)
@@ -273,6 +311,7 @@ USES: dict[type[Any], Callable[[ProofTexts, Path], dict[str, Any]]] = {
     CausalLM: _causal_lm,
     MaskedLM: _masked_lm,
     QuestionAnswering: _question_answering,
+    TokenClassification: _token_classification,
     Pooled: _classification,
 }
 """How transformers' documentation says to use a model, by task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from etude.commands.export.huggingface_heads import is_text_classifier
 from etude.models.pooling import Mean
@@ -11,6 +12,7 @@ from etude.tasks.causal_lm import CausalLM
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
+from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 
 TEXT_CLASSIFICATION = """\
@@ -25,6 +27,13 @@ from transformers import pipeline
 
 classify = pipeline("text-classification", model=folder)
 print(classify({"text": "A film to remember.", "text_pair": "It is good."}, top_k=None, truncation=True))
+"""
+
+TAGGED_WORDS = """\
+from transformers import pipeline
+
+tag = pipeline("token-classification", model=folder)
+print([(one["word"], one["entity"]) for one in tag("Ann lives in Paris")])
 """
 
 FILL_MASK = """\
@@ -107,14 +116,29 @@ print(target.decode(answer))
 """
 
 
+TAGS: Mapping[type[Any], str] = {
+    Pooled: "text-classification",
+    TokenClassification: "token-classification",
+    QuestionAnswering: "question-answering",
+    MaskedLM: "fill-mask",
+    CausalLM: "text-generation",
+}
+"""The hub's names of what models do, by task; those of a translation depend on the experiment."""
+
+PROGRAMS: Mapping[type[Any], str] = {
+    TokenClassification: TAGGED_WORDS,
+    QuestionAnswering: QUESTION_ANSWERING,
+    MaskedLM: FILL_MASK,
+    CausalLM: TEXT_GENERATION,
+}
+"""Programs that fit every model of a task."""
+
+
 def pipeline_tag(task: Task, experiment: str) -> str:
     """Return the hub's name of what a model does."""
     if isinstance(task, Translation):
         return "summarization" if experiment.startswith("summarization") else "translation"
-    if isinstance(task, Pooled):
-        return "text-classification"
-    tags = {CausalLM: "text-generation", MaskedLM: "fill-mask", QuestionAnswering: "question-answering"}
-    return next(tag for kind, tag in tags.items() if isinstance(task, kind))
+    return next(tag for kind, tag in TAGS.items() if isinstance(task, kind))
 
 
 def program(task: Task, to: str, two_vocabularies: bool) -> str:
@@ -132,8 +156,7 @@ def program(task: Task, to: str, two_vocabularies: bool) -> str:
             pooled = "mean(dim=1)" if isinstance(task.pooling, Mean) else "select(1, 0)"
             return _filled(LABELS_OF_ALL, {"POOLED": pooled})
         return PAIR_CLASSIFICATION if task.facts.segments > 1 else TEXT_CLASSIFICATION
-    programs = {CausalLM: TEXT_GENERATION, MaskedLM: FILL_MASK, QuestionAnswering: QUESTION_ANSWERING}
-    return next(text for kind, text in programs.items() if isinstance(task, kind))
+    return next(text for kind, text in PROGRAMS.items() if isinstance(task, kind))
 
 
 def _filled(text: str, values: Mapping[str, object]) -> str:

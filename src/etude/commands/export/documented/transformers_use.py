@@ -28,6 +28,13 @@ def text_classification(folder: str, texts: list[str], pairs: list[str]) -> list
     return [{one["label"]: one["score"] for one in answer} for answer in answers]
 
 
+def token_classification(folder: str, texts: list[str]) -> list[list[tuple[int, int, str, float]]]:
+    """Return the tokens of each text: first and one past the last character, the likeliest label, and its score."""
+    tag = pipeline("token-classification", model=folder, ignore_labels=[])
+    answers = [tag(text) for text in texts]
+    return [[(one["start"], one["end"], one["entity"], float(one["score"])) for one in answer] for answer in answers]
+
+
 def fill_mask(folder: str, texts: list[str], top_k: int) -> list[list[tuple[int, float]]]:
     """Return the likeliest tokens at the one mask of each text, as ids, with their probabilities."""
     fill = pipeline("fill-mask", model=folder)
@@ -68,7 +75,14 @@ def question_answering(folder: str, texts: list[str], pairs: list[str]) -> list[
 
 USES = {
     function.__name__: function
-    for function in (text_classification, fill_mask, text_generation, translation, question_answering)
+    for function in (
+        text_classification,
+        token_classification,
+        fill_mask,
+        text_generation,
+        translation,
+        question_answering,
+    )
 }
 
 if __name__ == "__main__":
