@@ -77,10 +77,10 @@
       const run = data.runs[curve.run], color = colorOf(chart, curve, place, colors), label = labelOf(curve, chart);
       const dash = several && names.indexOf(curve.name) > 0 ? "dashed" : "solid";
       const marked = curve.values.length <= MARKED, smooth = chosen.smoothing > 0 && !chart.exact && !marked;
-      const key = [color, dash, smooth, marked].join();
+      const single = curve.values.length === 1, key = [color, dash, smooth, marked, single].join();
       if (!strokes.has(key)) {
         const columns = {x: [], y: [], raw: [], step: [], tokens: [], time: [], label: []};
-        strokes.set(key, {color, dash, smooth, marked, columns, rings: [], lost: []});
+        strokes.set(key, {color, dash, smooth, marked, single, columns, rings: [], lost: []});
       }
       const {columns, rings, lost} = strokes.get(key);
       if (columns.raw.length) for (const column of Object.values(columns)) column.push(column === columns.label ? "" : NaN);
@@ -127,7 +127,7 @@
     plot.add_tools(pan, wheel, box, reset);
     plot.toolbar.active_drag = box;
     const strokes = strokesOf(chart, chosen, colors), lines = [];
-    for (const {color, dash, smooth, marked, columns, rings, lost} of strokes) {
+    for (const {color, dash, smooth, marked, single, columns, rings, lost} of strokes) {
       const source = new Bokeh.ColumnDataSource({data: columns});
       const rough = !smooth ? null
         : plot.line({field: "x"}, {field: "raw"}, {source, line_color: color, line_width: 1, line_alpha: 0.25});
@@ -136,7 +136,7 @@
         : plot.scatter({field: "x"}, {field: "y"}, {source, size: 6, line_color: color, fill_color: colors.paper, line_width: 1.5});
       // Nothing is selected or muted here: the glyphs for it would be built for each stroke.
       for (const one of [rough, line, dots]) one?.setv({selection_glyph: null, nonselection_glyph: null, muted_glyph: null});
-      lines.push(columns.raw.length > 1 ? line : dots);  // a single value is no line
+      lines.push(single ? dots : line);  // a single value is no line
       if (rings.length) {
         plot.scatter(rings.map((index) => columns.x[index]), rings.map((index) => columns.raw[index]),
           {size: 11, line_color: colors.ink, fill_alpha: 0, line_width: 1.5});
