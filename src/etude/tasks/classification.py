@@ -34,7 +34,7 @@ from etude.types import IGNORED, ClassificationBatch, Facts
 STANDARD_METRICS: Mapping[str, ClassMetric] = {"accuracy": Accuracy(), "macro_f1": ClassF1()}
 
 DIGITS = 5
-"""Digits of logits in the rows of an evaluation: probabilities are then right to four."""
+"""Digits of logits in the rows of an evaluation: probabilities are then right to four. Calibration is told with as many."""
 
 CURVE_POINTS = 21
 """Points of a curve of precision over recall that trackers show."""
