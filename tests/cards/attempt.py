@@ -36,12 +36,7 @@ def attempt(card: Card) -> tuple[Stamp, list[str]]:
     Raises:
         SkippedError: If it needs a corpus that is not there.
     """
-    command = card.command
-    if card.corpus is not None:
-        folder = corpora() / card.corpus
-        if not folder.is_dir():
-            raise SkippedError(f"it needs {folder}; set ETUDE_CORPORA")
-        command = command.replace("FOLDER", str(folder))
+    command = corpus_named(card)
     with tempfile.TemporaryDirectory() as empty:
         # make is typed where the Makefile is; everything else may be typed anywhere.
         here = ROOT if command.startswith("make ") else Path(empty)
@@ -58,6 +53,26 @@ def attempt(card: Card) -> tuple[Stamp, list[str]]:
         missing = [name for name in card.files if not any((place / name).exists() for place in [*runs, here])]
         faults = [f"{name} was not written" for name in missing] + card.faults(values)
     return _stamp(seconds, values), faults
+
+
+def corpus_named(card: Card) -> str:
+    """Return a card's command with the corpus in the place of FOLDER.
+
+    Raises:
+        SkippedError: If the corpus is not there.
+    """
+    if card.corpus is None:
+        return card.command
+    folder = corpora() / card.corpus
+    if not folder.is_dir():
+        raise SkippedError(f"it needs {folder}; set ETUDE_CORPORA")
+    return card.command.replace("FOLDER", str(folder))
+
+
+def head() -> str:
+    """Return the commit that is checked out."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _typed(command: str, here: Path) -> subprocess.CompletedProcess[str]:
@@ -99,10 +114,7 @@ def _found(result: Result, done: list[subprocess.CompletedProcess[str]], runs: l
 
 
 def _stamp(seconds: float, values: dict[str, list[Number]]) -> Stamp:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     facts = processor()
     machine = f"{facts['name']} with {facts['vectors']}, {facts['cores']} cores"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return Stamp(commit.stdout.strip(), today, machine, round(seconds, 1), values)
+    return Stamp(head(), today, machine, round(seconds, 1), values)

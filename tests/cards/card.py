@@ -47,6 +47,22 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError("a result has either a key or a line")
 
 
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A later commit at which the first losses of the training were those of the stamp's commit (`tests/cards/trace.py`).
+
+    Attributes:
+        commit: The later commit.
+        date: Day, as 2026-11-29.
+        steps: How many losses were compared.
+        difference: Largest relative difference of one.
+    """
+
+    commit: str
+    date: str
+    steps: int
+    difference: float
+
+
 class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """When, where and on what code a card was last tried, and what came out.
 
@@ -57,6 +73,7 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         seconds: Time of the whole command; None where it was not kept.
         values: One value for each run of the command, by the name of the result.
         remark: What else was different, such as other work on the machine.
+        held: Where its training was last seen to be the same; None where it was not looked at again.
     """
 
     commit: str
@@ -65,6 +82,12 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     seconds: float | None = None
     values: dict[str, list[Number]] = {}
     remark: str = ""
+    held: Held | None = None
+
+    @property
+    def proven(self) -> str:
+        """Commit up to which the values are known to stand."""
+        return self.commit if self.held is None else self.held.commit
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -140,12 +163,12 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return found
 
     def commits_since(self) -> int | None:
-        """Return how many commits touched the code since the stamp, without merges, which bring what is counted already.
+        """Return how many commits touched the code since it was last proven, without merges, which bring what is counted.
 
         None where the history does not say.
         """
         assert self.stamp is not None
-        words = ["git", "rev-list", "--count", "--no-merges", f"{self.stamp.commit}..HEAD", "--", *self.code]
+        words = ["git", "rev-list", "--count", "--no-merges", f"{self.stamp.proven}..HEAD", "--", *self.code]
         counted = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         return int(counted.stdout) if counted.returncode == 0 else None
 

@@ -96,4 +96,5 @@ def _typed(card: Card) -> str:
 
 def _stamp(card: Card) -> str:
     assert card.stamp is not None
-    return f"{card.stamp.commit}, {card.stamp.date}, {card.stamp.machine}"
+    held = f"; its first losses the same at {card.stamp.held.commit}" if card.stamp.held is not None else ""
+    return f"{card.stamp.commit}, {card.stamp.date}, {card.stamp.machine}{held}"

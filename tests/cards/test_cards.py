@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.cards.attempt import SkippedError, attempt
-from tests.cards.card import Card, Result, Stamp, names, read
+from tests.cards.attempt import SkippedError, attempt, head
+from tests.cards.card import Card, Held, Result, Stamp, names, read
 from tests.cards.pages import filled, pages, shown, unproven
+from tests.cards.trace import ChangedError, compared, first_losses, hold
 from tests.conftest import ROOT
 
 STAMP = Stamp("0000000", "2026-01-01", "a machine", 217.0, {"bleu": [26.61], "interval": [[22.64, 30.61]]})
@@ -50,11 +51,13 @@ def test_a_card_holds_and_is_young_enough(name: str) -> None:
     assert card.text()
     for path in card.code:
         assert (ROOT / path).exists(), path
-    if not in_history(card.stamp.commit):
-        pytest.skip(f"the history that is here does not have {card.stamp.commit}")
+    if not in_history(card.stamp.proven):
+        pytest.skip(f"the history that is here does not have {card.stamp.proven}")
     since = card.commits_since()
     assert since is not None
-    assert since <= card.allowance, f"{since} commits touched its code since; try it again: make verify CARDS={name}"
+    assert since <= card.allowance, (
+        f'{since} commits touched its code since; try it again: make verify CARDS={name}, or CARDS="hold {name}"'
+    )
 
 
 def test_values_are_shown_as_a_reader_wants_them() -> None:
@@ -72,6 +75,37 @@ def test_a_value_that_is_missing_or_out_of_its_range_is_named() -> None:
     assert CARD.faults(STAMP.values) == []
     assert CARD.faults({"bleu": [20.0], "interval": [[1.0, 2.0]]}) == ["bleu is 20.0, and should be from 25 to 29"]
     assert CARD.faults({"bleu": [26.0]}) == ["interval: nothing came out"]
+
+
+def test_losses_that_differ_are_another_training() -> None:
+    assert compared([2.0, 4.0], [2.0, 4.00002]) == pytest.approx(5e-6)
+    with pytest.raises(ChangedError, match=r"the loss of step 2 was 4\.000000 and is 4\.001000"):
+        compared([2.0, 4.0], [2.0, 4.001])
+
+
+def test_a_card_is_as_old_as_its_last_proof() -> None:
+    held = msgspec.structs.replace(STAMP, held=Held("1111111", "2026-01-02", 24, 0.0))
+    assert (STAMP.proven, held.proven) == ("0000000", "1111111")
+
+
+def test_only_a_training_can_be_held() -> None:
+    with pytest.raises(ChangedError, match="no training"):
+        hold(typed("make demo", stamp={"commit": head(), "date": "", "machine": ""}))
+
+
+@pytest.mark.slow
+def test_a_training_is_held_beside_its_old_code() -> None:
+    command = "etude train -m experiment=classification/demo model.width=32 model.feed_forward=64 seed=3,4"
+    card = hold(typed(command, stamp={"commit": head(), "date": "", "machine": ""}), steps=3)
+    assert card.stamp is not None
+    assert card.stamp.held is not None
+    assert (card.stamp.held.commit, card.stamp.held.difference) == (head(), 0.0)
+
+
+@pytest.mark.slow
+def test_a_training_that_ends_too_early_holds_nothing() -> None:
+    with pytest.raises(ChangedError, match=r"0 of 3 losses came: .*no_such_key"):
+        first_losses(["train", "experiment=classification/demo", "model.no_such_key=1"], ROOT, 3)
 
 
 def typed(command: str, **fields: object) -> Card:
