@@ -140,6 +140,7 @@ COMMANDS: dict[str, Command] = {
             "pairs": "minimal pairs of a language model, .jsonl or .tsv: sentence_good and sentence_bad",
             "name": "of the files that are written of source= or pairs=",
             **_ENSEMBLE,
+            "track": "true: the scores are sent to the run's trackers, such as W&B, too",
         },
         changes={
             **_SEARCH,

@@ -24,7 +24,7 @@ _VALUES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "query": {"format": _FORMATS},
     "compare": {"format": ("markdown", "latex", "csv", "json")},
     "predict": {"format": ("text", "json", "jsonl"), "checkpoint": ("best", "last")},
-    "evaluate": {"split": ("test", "val", "train"), "checkpoint": ("best", "last")},
+    "evaluate": {"split": ("test", "val", "train"), "checkpoint": ("best", "last"), "track": ("true", "false")},
     "export": {"to": ("huggingface", "ctranslate2", "onnx"), "checkpoint": ("best", "last")},
     "inspect": {"symmetric": ("true", "false"), "checkpoint": ("best", "last")},
 }

@@ -12,7 +12,8 @@ from etude.report.significance import ScoredRows, differences
 from etude.runs.saved_run import SavedRun
 from etude.training.build import build
 from etude.training.checkpoint_evaluation import evaluate_checkpoint
-from etude.training.evaluation_settings import RequestedFiles, changed_settings
+from etude.training.evaluation_settings import RequestedFiles, changed_settings, evaluation_name
+from etude.training.loggers.tracked_scores import check_trackers, send_scores
 from etude.training.restore import in_one_process, load_members
 
 CHANGEABLE = ("batch", "decoding", "trainer", "precision", "limit", "paths", "task.metrics", "task.null_threshold")
@@ -29,6 +30,7 @@ def evaluate(
     pairs: Any = None,
     name: Any = None,
     ensemble: Any = None,
+    track: Any = False,
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of each run, and compare the runs with the first.
@@ -42,6 +44,7 @@ def evaluate(
         pairs: A file of minimal pairs, instead of a split: how often the better sentence is likelier.
         name: Name of the evaluation of `source` or `pairs`; None: the file's name.
         ensemble: Other runs whose checkpoints form an ensemble with the run's; only with a single run.
+        track: Whether the scores are sent to the runs' trackers, too.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Returns:
@@ -53,10 +56,14 @@ def evaluate(
     """
     if ensemble is not None and len(runs) > 1:
         raise ConfigurationError(f"ensemble={ensemble} joins one RUN, not {len(runs)}; name one (command line)")
+    if not isinstance(track, bool):
+        raise ConfigurationError(f"track={track} is neither true nor false (command line)")
+    for run in runs if track else ():
+        check_trackers(run)
     changes, checkpoint = changes or {}, str(checkpoint)
     arguments = {"source": source, "reference": reference, "split": split, "ensemble": ensemble, "name": name}
     if (minimal_pairs := RequestedPairs.of({**arguments, "pairs": pairs})) is not None:
-        return _on_pairs(runs, minimal_pairs, checkpoint, changes)
+        return _on_pairs(runs, minimal_pairs, checkpoint, changes, track=track)
     files = RequestedFiles.of({"source": source, "reference": reference, "name": name, "split": split})
     evaluations: dict[str, Any] = {}
     scored: list[ScoredRows] = []
@@ -67,9 +74,11 @@ def evaluate(
         config = files.replacing_data(config, changes) if files else config
         experiment = build(config, run.tokenizer, run)
         members = load_members(ensemble, run, checkpoint)
-        evaluations[str(run.path)] = evaluate_checkpoint(
+        evaluations[str(run.path)] = evaluation = evaluate_checkpoint(
             run, experiment, run.checkpoint(checkpoint), split, members=members, files=files, settings=settings
         )
+        if track:
+            send_scores(run, evaluation, evaluation_name(evaluation["split"], settings, files, ensemble=bool(members)))
         scored.append(ScoredRows.of(experiment.task))
     for run, other in zip(runs[1:], scored[1:], strict=True):
         evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
@@ -78,7 +87,7 @@ def evaluate(
 
 
 def _on_pairs(
-    runs: Sequence[SavedRun], requested: RequestedPairs, checkpoint: str, changes: Mapping[str, Any]
+    runs: Sequence[SavedRun], requested: RequestedPairs, checkpoint: str, changes: Mapping[str, Any], *, track: bool
 ) -> dict[str, Any]:
     """Evaluate runs on minimal pairs, and compare them with the first."""
     evaluations: dict[str, Any] = {}
@@ -88,6 +97,8 @@ def _on_pairs(
         settings = changed_settings(run, config, changes, checkpoint)
         made = evaluate_pairs(run, in_one_process(config, changes), checkpoint, requested, settings)
         evaluations[str(run.path)], results, rows = made
+        if track:
+            send_scores(run, made[0], evaluation_name(requested.name, settings))
         scored.append(ScoredRows(results, [(row["id"], (row["good"], row["bad"])) for row in rows]))
     for run, other in zip(runs[1:], scored[1:], strict=True):
         evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}

@@ -91,8 +91,7 @@ def evaluate_checkpoint(
     }
     evaluation = {key: value for key, value in evaluation.items() if value or key not in OPTIONAL}
     if trainer.is_global_zero:
-        stem = f"{name}-ensemble" if members else name
-        stem = stem if files and files.is_named else evaluation_name(stem, settings or {})
+        stem = evaluation_name(name, settings or {}, files, ensemble=bool(members))
         write_evaluation(run.path / EVALUATIONS, stem, evaluation, _with_scores(task.rows, task.results))
         _warn_of_changed_lines(name, dropped_or_changed if files else {}, task.rows)
     return evaluation

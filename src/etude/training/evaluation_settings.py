@@ -120,8 +120,16 @@ def changed_settings(run: SavedRun, config: Config, requested: Mapping[str, Any]
     return settings
 
 
-def evaluation_name(name: str, settings: Mapping[str, Any]) -> str:
-    """Return the name of an evaluation with changed settings, such as `test-decoding.beams=1`; long values are hashed."""
+def evaluation_name(
+    name: str, settings: Mapping[str, Any], files: RequestedFiles | None = None, *, ensemble: bool = False
+) -> str:
+    """Return the name of an evaluation: of an ensemble `test-ensemble`, with changed settings `test-decoding.beams=1`.
+
+    Long values are hashed. A name that the user chose for files stays as it is.
+    """
+    name = f"{name}-ensemble" if ensemble else name
+    if files is not None and files.is_named:
+        return name
     full = "".join([name, *(f"-{key}={_short(value)}" for key, value in sorted(settings.items()))])
     return full if len(full) <= _MAX_NAME_LENGTH else f"{name}-{_hash(dict(settings))}"
 
