@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -147,9 +149,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", help="of etude train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
-    experiment = built(*options.overrides, "trainer=cpu")
-    splits = {split: examples_of(experiment, split) for split in ("train", "val", "test")}
-    found = [trained(experiment, splits, seed) for seed in options.seeds]
+    with redirect_stdout(sys.stderr):  # Hugging Face's Trainer prints its scores
+        experiment = built(*options.overrides, "trainer=cpu")
+        splits = {split: examples_of(experiment, split) for split in ("train", "val", "test")}
+        found = [trained(experiment, splits, seed) for seed in options.seeds]
     result = {
         name: {
             "mean": statistics.fmean(one[name] for one in found),
