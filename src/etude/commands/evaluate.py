@@ -29,6 +29,7 @@ def evaluate(
     pairs: Any = None,
     name: Any = None,
     ensemble: Any = None,
+    direction: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of each run, and compare the runs with the first.
@@ -42,6 +43,7 @@ def evaluate(
         pairs: A file of minimal pairs, instead of a split: how often the better sentence is likelier.
         name: Name of the evaluation of `source` or `pairs`; None: the file's name.
         ensemble: Other runs whose checkpoints form an ensemble with the run's; only with a single run.
+        direction: Direction of `source`, such as `en-fr`, for runs that translate in several.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Returns:
@@ -57,7 +59,8 @@ def evaluate(
     arguments = {"source": source, "reference": reference, "split": split, "ensemble": ensemble, "name": name}
     if (minimal_pairs := RequestedPairs.of({**arguments, "pairs": pairs})) is not None:
         return _on_pairs(runs, minimal_pairs, checkpoint, changes)
-    files = RequestedFiles.of({"source": source, "reference": reference, "name": name, "split": split})
+    arguments = {"source": source, "reference": reference, "name": name, "split": split, "direction": direction}
+    files = RequestedFiles.of(arguments)
     evaluations: dict[str, Any] = {}
     scored: list[ScoredRows] = []
     for run in runs:
