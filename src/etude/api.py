@@ -50,7 +50,7 @@ from etude.sweeps.saved_sweep import SavedSweep, resolve_sweep
 from etude.sweeps.sweep_plan import read_plan
 from etude.sweeps.sweep_results import SweepResults
 from etude.tasks.base import Task
-from etude.tasks.prediction import Prediction
+from etude.tasks.prediction import Prediction, choose_direction
 from etude.training.restore import load_run
 
 
@@ -104,6 +104,7 @@ class Run(SavedRun):
         *overrides: str,
         checkpoint: str | int = "best",
         ensemble: Sequence[str] = (),
+        direction: str | None = None,
     ) -> list[Any]:
         """Return the model's answer to each input, whatever its neighbours are.
 
@@ -112,13 +113,14 @@ class Run(SavedRun):
             overrides: Changes of the configuration, such as `"decoding.beams=5"`.
             checkpoint: `best`, `last` or a step's number.
             ensemble: Other runs whose probabilities are averaged with this one's.
+            direction: Of a run that translates in several directions, the name of one, such as `en-fr`.
 
         Returns:
             Of texts, a line of text each, as `etude predict` writes it; of records, each record with the answer's values
             added.
         """
         with undisturbed():
-            predictor = self._predictor(overrides, checkpoint, ensemble)
+            predictor = self._predictor(overrides, checkpoint, ensemble, direction)
             if inputs and not isinstance(inputs[0], str):
                 return predictor.answer_records([dict(record) for record in inputs])  # type: ignore[arg-type]
             texts = [str(text) for text in inputs]
@@ -130,15 +132,18 @@ class Run(SavedRun):
         *overrides: str,
         checkpoint: str | int = "best",
         ensemble: Sequence[str] = (),
+        direction: str | None = None,
     ) -> list[Prediction]:
         """Return all answers to each text with their scores; takes what `predict` does."""
         with undisturbed():
-            return self._predictor(overrides, checkpoint, ensemble).predictions(list(texts))
+            return self._predictor(overrides, checkpoint, ensemble, direction).predictions(list(texts))
 
-    def _predictor(self, overrides: Sequence[str], checkpoint: str | int, ensemble: Sequence[str]) -> Predictor:
-        if not overrides and checkpoint == "best" and not ensemble:
+    def _predictor(
+        self, overrides: Sequence[str], checkpoint: str | int, ensemble: Sequence[str], direction: str | None
+    ) -> Predictor:
+        if not overrides and checkpoint == "best" and not ensemble and direction is None:
             return Predictor(self.task, self.tokenizer)
-        return Predictor.open(self, checkpoint, list(ensemble) or None, read_overrides(overrides))
+        return Predictor.open(self, checkpoint, list(ensemble) or None, read_overrides(overrides), direction)
 
     def evaluate(self, split: str | None = None, *overrides: str, **options: Any) -> dict[str, Any]:
         """Score a checkpoint; see `etude.commands.evaluate.evaluate`.
@@ -146,7 +151,7 @@ class Run(SavedRun):
         Args:
             split: `train`, `val` or `test`; None: `test` where there is one, else `val`.
             overrides: Changes of the configuration.
-            options: `checkpoint`, `source`, `reference`, `pairs`, `name`, `ensemble`.
+            options: `checkpoint`, `source`, `reference`, `pairs`, `name`, `ensemble`, `direction`.
 
         Returns:
             What `evaluations/<split>.json` says.
@@ -155,7 +160,12 @@ class Run(SavedRun):
             return evaluate_runs([self], split=split, changes=read_overrides(overrides), **options)
 
     def attention(
-        self, text: str, target: str | None = None, *overrides: str, checkpoint: str | int = "best"
+        self,
+        text: str,
+        target: str | None = None,
+        *overrides: str,
+        checkpoint: str | int = "best",
+        direction: str | None = None,
     ) -> Inspection:
         """Return every attention of the model to a text.
 
@@ -164,11 +174,13 @@ class Run(SavedRun):
             target: What the decoder reads; None: the model's own output.
             overrides: Changes of the configuration.
             checkpoint: `best`, `last` or a step's number.
+            direction: Of a run that translates in several directions, the name of one, such as `en-fr`.
         """
         with undisturbed():
-            default = not overrides and checkpoint == "best"
+            default = not overrides and checkpoint == "best" and direction is None
             config = self.changed(read_overrides(overrides), CHANGEABLE)
             task = self.task if default else load_run(self, config, str(checkpoint))
+            choose_direction(task, direction)
             return look(task, self.tokenizer, text, target)
 
     def inspect(self, text: str, target: str | None = None, *overrides: str, **options: Any) -> Path:

@@ -7,6 +7,7 @@ which a step has no example: it counts for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,64 @@ from torch import Tensor
 
 IGNORED = -100
 """Label of a position without a loss."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What stands around the texts of a pair, in one direction of a translation.
+
+    The encoder reads `before_source`, the source, `after_source`. The decoder reads `start`, `before_target` and the target,
+    and predicts `before_target`, the target, `after_target`.
+
+    Attributes:
+        name: Source and target, such as `en-de`; empty where there is a single direction without language codes.
+        start: Id that the decoder starts from.
+        after_source: Ids after a source, eos among them.
+        after_target: Ids after a target, eos first.
+        before_source: Ids before a source: a language code, or the tag of a direction.
+        before_target: Ids that each target begins with, such as its language code. A search is given them.
+        prefix: Text before each source, such as `translate English to German:`; empty: none.
+    """
+
+    name: str
+    start: int
+    after_source: tuple[int, ...]
+    after_target: tuple[int, ...]
+    before_source: tuple[int, ...] = ()
+    before_target: tuple[int, ...] = ()
+    prefix: str = ""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Direction:
+        """Rebuild a direction from plain values."""
+        plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        return cls(**plain)
+
+    @property
+    def source_room(self) -> int:
+        """Number of ids around a source."""
+        return len(self.before_source) + len(self.after_source)
+
+    @property
+    def target_room(self) -> int:
+        """Number of ids around a target, as the decoder predicts it."""
+        return len(self.before_target) + len(self.after_target)
+
+    def source(self, ids: Iterable[int]) -> list[int]:
+        """Return what the encoder reads, given the ids of a source."""
+        return [*self.before_source, *ids, *self.after_source]
+
+    def inputs(self, ids: Iterable[int]) -> list[int]:
+        """Return what the decoder reads, given the ids of a target."""
+        return [self.start, *self.before_target, *ids, *self.after_target[:-1]]
+
+    def labels(self, ids: Iterable[int]) -> list[int]:
+        """Return what the decoder predicts, given the ids of a target."""
+        return [*self.before_target, *ids, *self.after_target]
+
+    def given(self, ids: Iterable[int]) -> list[int]:
+        """Return what the decoder reads of a target that is not yet at its end."""
+        return [self.start, *self.before_target, *ids]
 
 
 @dataclass(frozen=True)
@@ -33,6 +92,7 @@ class Facts:
         center: Mean of the training labels if they are numbers, else 0.
         scale: Standard deviation of the training labels if they are numbers, else 1.
         source_vocabulary: Number of token ids of sources with a vocabulary of their own; None: all texts share one.
+        directions: Directions of translation; empty where nothing but bos and eos stands around the texts.
     """
 
     vocabulary: int
@@ -45,28 +105,36 @@ class Facts:
     center: float = 0.0
     scale: float = 1.0
     source_vocabulary: int | None = None
+    directions: tuple[Direction, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Direction, ...]:
+        """The directions, or the only one: `source eos` and `bos target eos`."""
+        return self.directions or (Direction("", self.bos, after_source=(self.eos,), after_target=(self.eos,)),)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain values."""
-        return asdict(self)
+        """Return the facts as plain values, without directions if there are none."""
+        return {key: value for key, value in asdict(self).items() if key != "directions" or value}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:
         """Rebuild facts that `to_json` wrote."""
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        directions = tuple(map(Direction.from_json, values.get("directions", ())))
+        return cls(**{**values, "classes": tuple(values["classes"]), "directions": directions})
 
 
 class TranslationBatch(NamedTuple):
     """One micro-batch of sentence pairs.
 
     Attributes:
-        source: Source ids, ending in eos.
+        source: Source ids and what stands around them: eos behind them, and language codes where there are some.
         source_mask: True at real source tokens.
-        inputs: Decoder inputs: bos, then the target.
-        labels: The target, then eos; `IGNORED` at padding.
+        inputs: Decoder inputs: bos, then the target; with language codes, those of `Direction.inputs`.
+        labels: The target, then eos; with language codes, those of `Direction.labels`. `IGNORED` at padding.
         target_mask: True at real decoder inputs.
         step_count: Target tokens of the whole step, over ranks and micro-batches: the denominator of the loss.
         ids: Indices of the examples; -1 in a filler.
+        directions: Index of each pair's direction in `Facts.directions`; None: there is one.
     """
 
     source: Int[Tensor, "B S"]
@@ -76,6 +144,7 @@ class TranslationBatch(NamedTuple):
     target_mask: Bool[Tensor, "B T"]
     step_count: float
     ids: Int[Tensor, " B"]
+    directions: Int[Tensor, " B"] | None = None
 
 
 class MaskedLMBatch(NamedTuple):

@@ -35,6 +35,7 @@ PARTS = parts_of("model")
 CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(group)]
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],
+    "data=directions": ["experiment=null", "data.root=texts", "data.pairs=[en-de,de-en]", "data.languages.de=deu_Latn"],
     "data=tatoeba": ["experiment=null", "data.root=texts"],
     "data=pairs": ["experiment=summarization/scitldr", "data.train=a", "data.val=b", "data.source=article"],
     "data=scitldr": ["experiment=summarization/scitldr", "data.root=texts", "data.corpus.target=summary"],
@@ -61,6 +62,7 @@ OWN_DATA = {
 }
 NEEDED = {
     "masked_lm/text": ["data.train=a"],
+    "translation/several_directions": ["data.root=a"],
     **{f"{task}/adapt": ["model.name=a"] for task in ("causal_lm", "translation", "summarization")},
 }
 """What an experiment on one's own files, or from somebody's weights, cannot do without."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from etude.runs import documents, reading
 from etude.runs.documents import Document
 from etude.runs.reading import ADVICE
-from etude.types import Facts
+from etude.types import Direction, Facts
 from etude.untrusted import BrokenFileError, decode_json
 
 HASH = "3c2b7f42bdcf71d501d18bc0aceca2fe52a732b9e67e9351ea42ac82bd799171"
@@ -71,7 +71,10 @@ DATA = {
     "steps_per_epoch": 5,
     "tokens_per_step": 60.5,
 }
-FACTS = {**Facts(vocabulary=100, pad=0, bos=1, eos=2, mask=4).to_json(), "classes": ["no", "yes"]}
+WAY = Direction("en-de", 1, (2, 7), (2,), before_target=(8,), prefix="into German:")
+FACTS = json.loads(
+    json.dumps(Facts(vocabulary=100, pad=0, bos=1, eos=2, mask=4, classes=("no", "yes"), directions=(WAY,)).to_json())
+)
 COST = {
     "parameters": {"total": 10, "trainable": 9},
     "steps": 5,
@@ -211,6 +214,7 @@ def test_facts_are_those_of_the_data(run: Path) -> None:
 def test_what_a_file_may_leave_out(run: Path) -> None:
     optional = {
         "manifest.json": {"start"},
+        "facts.json": {"directions"},
         "finished.json": {"files", "settings", "left_out_or_changed", "ensemble", "averages"},
         "evaluations/test.json": {"files", "settings", "left_out_or_changed", "ensemble", "details"},
     }
@@ -368,6 +372,13 @@ def test_names_of_evaluations_do_not_lead_out(run: Path) -> None:
     ("name", "place", "value", "said"),
     [
         ("facts.json", ("eos",), 100, "eos is 100, no id of a vocabulary of 100"),
+        (
+            "facts.json",
+            ("directions", 0, "after_source", 1),
+            100,
+            "directions[0] has 100, no id of a vocabulary of 100",
+        ),
+        ("facts.json", ("directions", 0, "start"), 101, "directions[0] has 101, no id of a vocabulary of 100"),
         ("facts.json", ("mask",), -2, "mask is a number that is not >= -1"),
         ("facts.json", ("segments",), 3, "segments is a number that is not <= 2"),
         ("data.json", ("rows", "val"), -1, "rows['val'] is a number that is not >= 0"),

@@ -79,6 +79,7 @@ def load(target: str) -> Callable[..., Any]:
 
 _CHECKPOINT = {"checkpoint": "best, which is the default, last, or a step"}
 _ENSEMBLE = {"ensemble": "[RUN,RUN]: the mean of their probabilities and the run's"}
+_DIRECTION = {"direction": "of a run that translates in several: direction=en-fr"}
 _SEARCH = {"decoding…": "another search: decoding=greedy, decoding.beams=5"}
 _PATHS = {"paths…": "folders: paths.outputs=FOLDER"}
 _MACHINE = {"trainer…": "the machine: trainer=cpu, trainer.workers=2", **_PATHS}
@@ -139,6 +140,7 @@ COMMANDS: dict[str, Command] = {
             "reference": "the file with what is wanted of each line, or several: [FILE,FILE]",
             "pairs": "minimal pairs of a language model, .jsonl or .tsv: sentence_good and sentence_bad",
             "name": "of the files that are written of source= or pairs=",
+            "direction": "that of source=, for a run that translates in several: direction=en-fr",
             **_ENSEMBLE,
             "track": "true: the scores are sent to the run's trackers, such as W&B, too",
         },
@@ -195,6 +197,7 @@ COMMANDS: dict[str, Command] = {
         options={
             **_CHECKPOINT,
             **_ENSEMBLE,
+            **_DIRECTION,
             "format": "text: an answer a line; json: all answers; jsonl: each line is an object, and gets more keys",
         },
         changes={
@@ -214,6 +217,7 @@ COMMANDS: dict[str, Command] = {
             "quantization": "of ctranslate2: int8, int8_float32, …",
             "path": "the folder that is written; exports/ in the run's without",
             "sentences": "the most validation texts that the proof takes: 1000",
+            **_DIRECTION,
             "license": "the model's, for its model card: license=apache-2.0; unknown without",
         },
         changes={
@@ -257,6 +261,7 @@ COMMANDS: dict[str, Command] = {
             "alignments": "a file of sentences with word alignments: how well attention aligns words",
             "symmetric": "true: alignments are read off both ways",
             **_CHECKPOINT,
+            **_DIRECTION,
         },
         changes={**_SEARCH, **_MACHINE},
     ),

@@ -31,6 +31,7 @@ def evaluate(
     name: Any = None,
     ensemble: Any = None,
     track: Any = False,
+    direction: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of each run, and compare the runs with the first.
@@ -45,6 +46,7 @@ def evaluate(
         name: Name of the evaluation of `source` or `pairs`; None: the file's name.
         ensemble: Other runs whose checkpoints form an ensemble with the run's; only with a single run.
         track: Whether the scores are sent to the runs' trackers, too.
+        direction: Direction of `source`, such as `en-fr`, for runs that translate in several.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Returns:
@@ -64,7 +66,8 @@ def evaluate(
     arguments = {"source": source, "reference": reference, "split": split, "ensemble": ensemble, "name": name}
     if (minimal_pairs := RequestedPairs.of({**arguments, "pairs": pairs})) is not None:
         return _on_pairs(runs, minimal_pairs, checkpoint, changes, track=track)
-    files = RequestedFiles.of({"source": source, "reference": reference, "name": name, "split": split})
+    arguments = {"source": source, "reference": reference, "name": name, "split": split, "direction": direction}
+    files = RequestedFiles.of(arguments)
     evaluations: dict[str, Any] = {}
     scored: list[ScoredRows] = []
     for run in runs:

@@ -18,6 +18,7 @@ from etude.report.look import attention_task, look
 from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION
 from etude.runs.saved_run import SavedRun
+from etude.tasks.prediction import choose_direction
 from etude.training.restore import load_run
 
 INSPECTIONS = "inspections"
@@ -34,6 +35,7 @@ def inspect(
     alignments: Any = None,
     symmetric: Any = False,
     checkpoint: Any = "best",
+    direction: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Path | dict[str, Any]:
     """Write a page of a run's attention to a text, or measure how well its attention aligns words.
@@ -45,6 +47,7 @@ def inspect(
         alignments: Instead of a text, a file in the format of `read_alignments`.
         symmetric: Whether to align symmetrically, as in `align`.
         checkpoint: `best`, `last` or a step's number.
+        direction: Of a run that translates in several directions, the name of one, such as `en-fr`.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Returns:
@@ -60,6 +63,7 @@ def inspect(
     if not isinstance(symmetric, bool):
         raise ConfigurationError(f"symmetric={symmetric} is neither true nor false (command line)")
     task = load_run(run, run.changed(changes or {}, CHANGEABLE), str(checkpoint))
+    choose_direction(task, direction)
     if alignments is not None:
         pairs = read_alignments(Path(str(alignments)).expanduser())
         errors = alignment_errors(attention_task(task), run.tokenizer, pairs, symmetric)

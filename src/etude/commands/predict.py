@@ -16,7 +16,7 @@ from etude.commands.record_lines import answered_records, as_line, record_task
 from etude.errors import ConfigurationError
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
-from etude.tasks.prediction import Prediction
+from etude.tasks.prediction import Prediction, choose_direction
 from etude.tokenization.base import Tokenizer
 from etude.training.restore import load_members, load_run
 
@@ -59,6 +59,7 @@ def predict(
     checkpoint: Any = "best",
     ensemble: Any = None,
     format: Any = None,  # noqa: A002 (the name that people type)
+    direction: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one answer per line, in order.
@@ -72,10 +73,11 @@ def predict(
         ensemble: Other runs that form an ensemble with this one.
         format: `text`: the best answer; `json`: an object with the text and all answers; `jsonl`: each line is an object, and
             its answer that object with more keys; None: the task's own format.
+        direction: Of a run that translates in several directions, the name of one, such as `en-fr`.
         changes: Values of configuration keys at or below `evaluate.CHANGEABLE`.
     """
     answer = None if format is None else _answerer(format)  # before the model is loaded
-    predictor = Predictor.open(run, checkpoint, ensemble, changes)
+    predictor = Predictor.open(run, checkpoint, ensemble, changes, direction)
     answer, imperfect = answer or _answerer(predictor.task.FORMAT), ImperfectLines()
     for chunk in _chunks(lines, predictor.chunk):
         out.writelines(f"{line}\n" for line in answer(chunk, predictor.task, predictor.tokenizer, imperfect))
@@ -104,6 +106,7 @@ class Predictor:
         checkpoint: Any = "best",
         ensemble: Any = None,
         changes: Mapping[str, Any] | None = None,
+        direction: Any = None,
     ) -> Predictor:
         """Load a run; the arguments are those of `predict`."""
         changes = changes or {}
@@ -112,6 +115,7 @@ class Predictor:
         members = load_members(ensemble, run, str(checkpoint))
         if members:
             task.join(list(members.values()))
+        choose_direction(task, direction)
         return cls(task, run.tokenizer, int(config.batch.examples or CHUNK) if "batch.examples" in changes else CHUNK)
 
     def predictions(self, texts: Sequence[str]) -> list[Prediction]:

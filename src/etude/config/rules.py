@@ -310,6 +310,9 @@ def check_metric(case: Case) -> None:
     parts = case.get("data.parts")
     if metrics is not None and isinstance(parts, Mapping):
         metrics = (*metrics, *(f"val/{part}/{name.removeprefix('val/')}" for part in parts for name in metrics))
+    pairs = case.get("data.pairs")
+    if metrics is not None and isinstance(pairs, list):
+        metrics = (*metrics, *(f"{name}_{pair}" for pair in pairs for name in metrics))
     if metrics is not None and metric not in metrics:
         close = difflib.get_close_matches(metric, metrics, 1)
         advice = f"did you mean {close[0]}?" if close else f"it has {', '.join(metrics)}"

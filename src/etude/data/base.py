@@ -163,6 +163,10 @@ class PlannedData(lightning.LightningDataModule):
         """Return the examples of each part of a split that is evaluated, by its name; empty where there are no parts."""
         return {}
 
+    def name_of_part_score(self, part: str, score: str) -> str:
+        """Return the name of a score of one of `parts_of`."""
+        return f"{part}/{score}"
+
     def text(self, split: str, field: str, example: int, epoch: int = 0) -> str:
         """Return a field of an example as it was read; the epoch matters where examples differ from epoch to epoch."""
         return self._split("train" if self.settings.limit.overfit else split).texts[field][example]

@@ -166,6 +166,23 @@ class Plan(EpochPlan):
         return int(self.cost[: self.starts[step]].sum())
 
 
+def one_after_another(plans: Sequence[Plan], firsts: Sequence[int], counts: Real[Array, " N"]) -> Plan:
+    """Return the plan of several parts of a split, one after the other: no step has examples of two.
+
+    Args:
+        plans: Plan of each part, whose examples are numbered from 0.
+        firsts: Number of the first example of each part.
+        counts: Share of each example of the split in the denominator of the loss.
+    """
+    ends = np.cumsum([0, *(len(plan.order) for plan in plans)])
+    return Plan(
+        np.concatenate([plan.order + first for plan, first in zip(plans, firsts, strict=True)]),
+        np.concatenate([plan.cost for plan in plans]),
+        np.concatenate([[0], *(plan.starts[1:] + end for plan, end in zip(plans, ends, strict=False))]),
+        counts.__getitem__,
+    )
+
+
 def positions(plan: EpochPlan, lengths: Int[Array, "N ..."], steps: Iterable[int], slices: int) -> tuple[int, int]:
     """Return the real and the padded positions of some steps; of pairs, those of both sides.
 

@@ -155,7 +155,9 @@ def prepare(
     encoding = Encoding(tuple(text_fields), label_field, max_length, overflow)
     content = corpus.fingerprint()
     with _parallel_tokenizers():
-        finished = tokenizer if isinstance(tokenizer, Tokenizer) else _make(tokenizer, corpus, content, encoding, cache)
+        finished = tokenizer
+        if not isinstance(finished, Tokenizer):
+            finished = _make(finished, corpus, content, encoding.text_fields, cache)
         kind = () if labels is ClassLabels else (labels.__name__,)
         key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind)
         stored = (*text_fields, *fields_as_text)
@@ -170,10 +172,29 @@ def prepare(
     return Prepared(finished, splits, tuple(summary.classes), key, summary.dropped)
 
 
-def _make(recipe: TokenizerRecipe, corpus: Corpus, content: str, encoding: Encoding, cache: Path) -> Tokenizer:
+def made_tokenizer(
+    corpus: Corpus, tokenizer: TokenizerRecipe | Tokenizer, text_fields: tuple[str, ...], cache: Path
+) -> Tokenizer:
+    """Return the tokenizer that `prepare` would use: a finished one, or that of a recipe, from the cache if it is there.
+
+    Args:
+        corpus: Source of the rows.
+        tokenizer: Recipe of a tokenizer, trained on the training texts, or a finished one.
+        text_fields: The fields to encode.
+        cache: Folder of prepared data.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    with _parallel_tokenizers():
+        return _make(tokenizer, corpus, corpus.fingerprint(), text_fields, Path(cache).expanduser())
+
+
+def _make(
+    recipe: TokenizerRecipe, corpus: Corpus, content: str, text_fields: tuple[str, ...], cache: Path
+) -> Tokenizer:
     """Return the tokenizer of a recipe, from the cache if it is there."""
-    key = _digest(FORMAT, content, recipe.key, encoding.text_fields)
-    texts = CorpusTexts(corpus, encoding.text_fields)
+    key = _digest(FORMAT, content, recipe.key, text_fields)
+    texts = CorpusTexts(corpus, text_fields)
     return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts).save(folder)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -91,6 +91,61 @@ class Recomputed(Statistics):
         for stays in kept[:, :, None]:
             first, second = np.where(stays, self.rows, other.rows), np.where(stays, other.rows, self.rows)
             yield self.score(first), self.score(second)
+
+
+@dataclass(frozen=True)
+class MeanOfGroups(Statistics):
+    """Statistics of the mean of a score over groups of rows, each of which counts alike, whatever its size.
+
+    A sample of rows is a sample of each group: of those that it has. `rows` are the numbers of the groups, [N, 1].
+
+    Attributes:
+        groups: Statistics of each group, by the same metric.
+        places: Rows of each group among all.
+    """
+
+    groups: tuple[Statistics, ...] = ()
+    places: tuple[Int[np.ndarray, " n"], ...] = ()
+
+    @classmethod
+    def of(cls, groups: Sequence[Statistics], places: Sequence[Int[np.ndarray, " n"]], name: str) -> MeanOfGroups:
+        """Return the mean of groups.
+
+        Args:
+            groups: Statistics of each group, by the same metric.
+            places: Rows of each group among all.
+            name: What the groups are, for the signature: `directions:3`.
+        """
+        numbers = np.zeros((sum(map(len, places)), 1))
+        alone = np.full(len(numbers), np.nan)
+        for number, (group, own) in enumerate(zip(groups, places, strict=True)):
+            numbers[own] = number
+            alone[own] = np.nan if group.alone is None else group.alone
+        every = None if any(group.alone is None for group in groups) else alone
+        signature = f"{groups[0].signature}|{name}:{len(groups)}"
+        mean = _mean_of([group.whole for group in groups])
+        return cls(numbers, lambda _: mean, every, signature, groups[0].bounds, tuple(groups), tuple(places))
+
+    @property
+    def whole(self) -> float:
+        """The mean of the groups' scores."""
+        return _mean_of([group.whole for group in self.groups])
+
+    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
+        """Return the mean of the scores of the groups that a sample has rows of."""
+        both = zip(self.groups, (times[own] for own in self.places), strict=True)
+        return _mean_of([group.resampled(some) for group, some in both if some.any()])
+
+    def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
+        """Yield both means of each trial."""
+        groups = zip(self.groups, other.groups, self.places, strict=True)
+        for scores in zip(*(one.exchanged(another, kept[:, own]) for one, another, own in groups), strict=True):
+            first, second = zip(*scores, strict=True)
+            yield _mean_of(first), _mean_of(second)
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def mean_of_rows(

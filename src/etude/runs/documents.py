@@ -167,7 +167,19 @@ class Data(Document, frozen=True, forbid_unknown_fields=False):
     tokens_per_step: float
 
 
-class StoredFacts(Document, frozen=True):
+class StoredDirection(Document, frozen=True):
+    """What stands around the texts of a pair: `etude.types.Direction`."""
+
+    name: str
+    start: Count
+    after_source: Annotated[list[Count], Meta(min_length=1)]
+    after_target: Annotated[list[Count], Meta(min_length=1)]
+    before_source: list[Count]
+    before_target: list[Count]
+    prefix: str
+
+
+class StoredFacts(Document, frozen=True, omit_defaults=True):
     """What a model must know of the data: `etude.types.Facts.from_json(facts.plain())`."""
 
     vocabulary: Annotated[int, Meta(ge=1)]
@@ -180,12 +192,19 @@ class StoredFacts(Document, frozen=True):
     center: float
     scale: float
     source_vocabulary: Annotated[int, Meta(ge=1)] | None
+    directions: list[StoredDirection] = []
 
     def __post_init__(self) -> None:
         """Refuse special ids that the vocabulary does not have."""
         for name in ("pad", "bos", "eos", "mask"):
             if getattr(self, name) >= self.vocabulary:
                 raise ValueError(f"{name} is {getattr(self, name)}, no id of a vocabulary of {self.vocabulary}")
+        for place, direction in enumerate(self.directions):
+            read = [*direction.before_source, *direction.after_source]
+            written = [direction.start, *direction.before_target, *direction.after_target]
+            for ids, size in ((read, self.source_vocabulary or self.vocabulary), (written, self.vocabulary)):
+                if max(ids, default=0) >= size:
+                    raise ValueError(f"directions[{place}] has {max(ids)}, no id of a vocabulary of {size}")
 
 
 # cost.json

@@ -197,11 +197,11 @@ class EvaluatedTask(lightning.LightningModule):
                 self._part_sums.setdefault(part, Sums()).add(loss_sum, count)
 
     def _examples_of_parts(self, split: str) -> dict[str, range]:
-        """Return the examples of each part of a split; none where the data is no mixture."""
+        """Return the examples of each part of a split; none where the data has no parts."""
         return {} if self._data is None else self._data.parts_of(split)
 
     def _scores_of_parts(self, split: str) -> dict[str, Score]:
-        """Return loss and scores of each part of a mixture: `reviews/loss` and so on."""
+        """Return loss and scores of each part of a mixture, `reviews/loss` and so on, or direction, `loss_en-de`."""
         scores = dict[str, Score]()
         for part, examples in self._examples_of_parts(split).items():
             loss_sum, count = self._part_sums.get(part, Sums()).total(self)
@@ -210,7 +210,8 @@ class EvaluatedTask(lightning.LightningModule):
                 **self.scores([row for row in self.rows if row["id"] in examples]),
             }
             # The scores of single rows are in those of the whole split.
-            scores |= {f"{part}/{name}": replace(score, statistics=None) for name, score in found.items()}
+            named = {self.data.name_of_part_score(part, name): score for name, score in found.items()}
+            scores |= {name: replace(score, statistics=None) for name, score in named.items()}
         return scores
 
     def _conclude(self, split: str) -> None:

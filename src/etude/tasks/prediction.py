@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from etude.errors import ConfigurationError
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
 
@@ -75,6 +76,34 @@ class AnswersRecords(Protocol):
     def answer_records(self, records: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> list[RecordAnswer]:
         """Return the answer to each record, whatever its neighbours are."""
         ...
+
+
+@runtime_checkable
+class TranslatesInDirections(Protocol):
+    """A task that turns texts into texts, perhaps in several directions."""
+
+    def choose_direction(self, name: str) -> None:
+        """Translate texts that are not part of the data in this direction from now on.
+
+        Raises:
+            ConfigurationError: If the task was not trained on it.
+        """
+        ...
+
+
+def choose_direction(task: object, name: Any) -> None:
+    """Choose the direction of a task's predictions, as `direction=` on a command line does; None chooses nothing.
+
+    Raises:
+        ConfigurationError: If the task has no directions, or not this one.
+    """
+    if name is None:
+        return
+    if not isinstance(task, TranslatesInDirections):
+        raise ConfigurationError(
+            f"direction={name}: {type(task).__name__} does not translate; leave it out (command line)"
+        )
+    task.choose_direction(str(name))
 
 
 @runtime_checkable

@@ -79,7 +79,11 @@ class TaskData(Protocol):
         ...
 
     def parts_of(self, split: str) -> dict[str, range]:
-        """Return the examples of each part of a split that is evaluated, by its name; of a mixture."""
+        """Return the examples of each part of a split that is evaluated, by its name; of a mixture, or of several directions."""
+        ...
+
+    def name_of_part_score(self, part: str, score: str) -> str:
+        """Return the name of a score of one of these parts."""
         ...
 
     def tokens_at(self, step: int) -> int:

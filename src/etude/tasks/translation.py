@@ -5,6 +5,7 @@ Axes: B examples, S source positions, T target positions, V vocabulary.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, cast
@@ -18,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from etude.errors import ConfigurationError
-from etude.metrics.score import Statistics
+from etude.metrics.score import MeanOfGroups, Statistics
 from etude.metrics.text_metrics import TextMetric, text_statistics
 from etude.metrics.translation import BLEU, TER, ChrF
 from etude.models.base import EncoderDecoder
@@ -35,7 +36,8 @@ from etude.tasks.base import Task
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
-from etude.types import IGNORED, Facts, TranslationBatch
+from etude.tokenization.languages import with_prefix
+from etude.types import IGNORED, Direction, Facts, TranslationBatch
 
 STANDARD_METRICS: Mapping[str, TextMetric] = {
     "bleu": BLEU(),
@@ -96,6 +98,7 @@ class Translation(Task):
             raise ConfigurationError(
                 "task.consistency takes no model whose logits have a bias; write task.consistency=null"
             )
+        self._chosen: Direction | None = facts.ways[0] if len(facts.ways) == 1 else None
         self.others = nn.ModuleList()  # models that `join` adds, for as long as the task lives; in no checkpoint
 
     def forward(self, batch: TranslationBatch) -> Float[Tensor, "B T V"]:
@@ -136,6 +139,36 @@ class Translation(Task):
                 )
             self.others.append(other.model)
 
+    def choose_direction(self, name: str) -> None:
+        """Translate texts that are not part of the data in this direction from now on.
+
+        Raises:
+            ConfigurationError: If the run was not trained on it.
+        """
+        named = {way.name: way for way in self.facts.directions if way.name}
+        if name not in named:
+            trained = f"this run was trained on {', '.join(named)}" if named else "this run has no named directions"
+            near = difflib.get_close_matches(name, named, 1)
+            advice = (
+                f"did you mean direction={near[0]}?" if near else "leave it out" if not named else "write one of these"
+            )
+            raise ConfigurationError(f"direction={name}: {trained}; {advice} (command line)")
+        self._chosen = named[name]
+
+    @property
+    def direction(self) -> Direction:
+        """The direction in which texts that are not part of the data are translated.
+
+        Raises:
+            ConfigurationError: If there are several and none was chosen.
+        """
+        if self._chosen is None:
+            names = [way.name for way in self.facts.directions]
+            raise ConfigurationError(
+                f"this run translates in {len(names)} directions; say which: direction={' or direction='.join(names)}"
+            )
+        return self._chosen
+
     @property
     def models(self) -> list[EncoderDecoder]:
         """The model, and the models that joined it."""
@@ -156,25 +189,28 @@ class Translation(Task):
         source: Int[Tensor, "B S"],
         source_mask: Bool[Tensor, "B S"],
         prefixes: Sequence[Sequence[int]] | None = None,
+        directions: Int[Tensor, " B"] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Return the translations of each source, the best first.
+        """Return the translations of each source, the best first, without what stands around them.
 
         The limit of a translation is twice the source's tokens plus ten, or the number of the models' positions. Random
         numbers derive from the source itself, so that a sentence is translated identically in an evaluation and alone.
 
         Args:
-            source: Source ids, ending in eos.
+            source: Source ids, ending in eos, and in its language where codes stand behind it.
             source_mask: True at real tokens.
             prefixes: Ids that the translations of each source start with.
+            directions: Index of each source's direction in the facts; None: the chosen one, or the only one.
         """
         caches = [model.start(model.encode(source, source_mask)) for model in self.models]
-        limits = (2 * source_mask.sum(dim=1) + 10).clamp(max=min(model.max_length for model in self.models))
+        given = self.given(directions, len(source))
+        positions = min(model.max_length for model in self.models) - given.shape[1] + 1
         search = partial(
             self.decoding,
-            bos=self.facts.bos,
+            bos=given,
             eos=self.facts.eos,
             rows=len(source),
-            max_lengths=limits,
+            max_lengths=(2 * source_mask.sum(dim=1) + 10).clamp(max=positions),
             prefixes=prefixes,
             keys=[mix("source", *row[real].tolist()) for row, real in zip(source, source_mask, strict=True)],
         )
@@ -182,21 +218,40 @@ class Translation(Task):
             return search(self.model.step, caches[0])
         return search(ensemble([model.step for model in self.models]), Caches(tuple(caches)))
 
+    def given(self, directions: Int[Tensor, " B"] | None, rows: int) -> Int[Tensor, "B P"]:
+        """Return the tokens that a search is given: the start, and the target's language where it is a first token.
+
+        Args:
+            directions: Index of each row's direction in the facts; None: the chosen one, or the only one.
+            rows: Number of rows.
+        """
+        if directions is None:
+            return torch.tensor([self.direction.given(())], device=self.device).expand(rows, -1)
+        starts = torch.tensor([way.given(()) for way in self.facts.ways], device=self.device)
+        return starts[directions]
+
     def judge(self, batch: TranslationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Translate a batch, as `etude predict` does, and compute the loss of its references."""
         rows = self.answers(batch)
         for row in rows:
             row["references"] = self.data.references(split, max(row["id"], 0))
+        if batch.directions is not None:
+            for row, number in zip(rows, batch.directions.tolist(), strict=True):
+                row["direction"] = self.facts.ways[number].name
         return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
 
     def answers(self, batch: TranslationBatch) -> list[Row]:
         """Return the best translation of each source: `output`, its `score`, and whether it is `finished`."""
-        best = [hypotheses[0] for hypotheses in self.translate(batch.source, batch.source_mask)]
+        found = self.translate(batch.source, batch.source_mask, directions=batch.directions)
+        best = [hypotheses[0] for hypotheses in found]
         decoded = self.data.decode([hypothesis.tokens for hypothesis in best])
-        # A source of nothing but its end is an empty text, which `predictions` leaves empty.
+        # A source of nothing but what stands around it is an empty text, which `predictions` leaves empty.
+        rooms = [way.source_room for way in self.facts.ways]
+        numbers = [0] * len(best) if batch.directions is None else batch.directions.tolist()
+        lengths = batch.source_mask.sum(dim=1).tolist()
         outputs = [
-            text if tokens > 1 else ""
-            for text, tokens in zip(decoded, batch.source_mask.sum(dim=1).tolist(), strict=True)
+            text if tokens > rooms[number] else ""
+            for text, tokens, number in zip(decoded, lengths, numbers, strict=True)
         ]
         return [
             {"id": example, "output": output, "score": hypothesis.score, "finished": hypothesis.finished}
@@ -215,28 +270,42 @@ class Translation(Task):
 
     @classmethod
     def statistics(cls, rows: Sequence[Row], metrics: Mapping[str, TextMetric], facts: Facts) -> dict[str, Statistics]:
-        """Return what the scores are computed from, by their names."""
-        outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
-        return text_statistics(metrics, outputs, references)
+        """Return what the scores are computed from, by their names: of several directions, the mean of each one's score."""
+        names = list(dict.fromkeys(row.get("direction", "") for row in rows))
+        if len(names) <= 1:
+            outputs, references = ([row[name] for row in rows] for name in ("output", "references"))
+            return text_statistics(metrics, outputs, references)
+        places = [np.array([n for n, row in enumerate(rows) if row["direction"] == name]) for name in names]
+        each = [cls.statistics([rows[place] for place in own], metrics, facts) for own in places]
+        return {
+            score: MeanOfGroups.of([statistics[score] for statistics in each], places, "directions")
+            for score in each[0]
+        }
 
     def sample(self, row: Row, split: str) -> dict[str, str]:
-        """Return source, reference and output."""
+        """Return source, reference, output, and the direction if there are several."""
         source = self.data.text(split, "source", row["id"])
-        return {"source": source, "reference": row["references"][0], "output": row["output"]}
+        named = {"direction": row["direction"]} if "direction" in row else {}
+        return {"source": source, "reference": row["references"][0], "output": row["output"], **named}
 
     @property
     def text_limit(self) -> int:
-        """One fewer than the models' positions, since eos follows a text."""
-        return min(model.max_length for model in self.models) - 1
+        """The models' positions without those of what stands around a source: eos, and perhaps a language."""
+        return min(model.max_length for model in self.models) - self.direction.source_room
+
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Return the ids of texts in the chosen direction, with its prefix and without what stands around a source."""
+        prefix = self.direction.prefix
+        return tokenizer.of("source").encode([with_prefix(prefix, text) for text in texts])
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Translate each text; an empty one has one translation, which is empty."""
-        encoded = tokenizer.of("source").encode(texts)
+        encoded = self.encode(texts, tokenizer)
         outputs: list[tuple[Output, ...]] = [(Output("", 0.0),) for _ in texts]
         rows = [index for index, ids in enumerate(encoded) if ids]
         if rows:
-            limit = self.text_limit
-            tokens = [torch.tensor([*encoded[row][:limit], self.facts.eos], device=self.device) for row in rows]
+            limit, way = self.text_limit, self.direction
+            tokens = [torch.tensor(way.source(encoded[row][:limit]), device=self.device) for row in rows]
             source = pad_sequence(tokens, batch_first=True, padding_value=self.facts.pad)
             mask = pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in tokens], batch_first=True)
             for row, hypotheses in zip(rows, self.translate(source, mask), strict=True):
@@ -253,15 +322,17 @@ class Translation(Task):
 
         In self-attention, the row of a token is the position that reads it; in cross-attention, the one that predicts it.
         """
-        limit = self.model.max_length - 1
-        source = [*encode_whole("text", text, tokenizer.of("source"), limit), self.facts.eos]
+        way = self.direction
+        room = self.model.max_length - way.target_room
+        source_text = with_prefix(way.prefix, text)
+        source = way.source(encode_whole("text", source_text, tokenizer.of("source"), self.text_limit))
         src = torch.tensor([source], device=self.device)
         src_mask = torch.ones_like(src, dtype=torch.bool)
         if target is None:
-            output = self.translate(src, src_mask)[0][0].tokens[:limit]
+            output = self.translate(src, src_mask)[0][0].tokens[:room]
         else:
-            output = tuple(encode_whole("target", target, tokenizer, limit))
-        inputs = [self.facts.bos, *output]
+            output = tuple(encode_whole("target", target, tokenizer, room))
+        inputs, predicted = way.inputs(output), way.labels(output)
         tgt = torch.tensor([inputs], device=self.device)
         with recorded(self.model) as maps:
             self.model(src, tgt, src_mask, torch.ones_like(tgt, dtype=torch.bool))
@@ -269,6 +340,6 @@ class Translation(Task):
         attention_maps = []
         for name, weights in maps.items():
             cross, own = name.endswith(".cross_attention"), inputs if name.startswith("decoder.") else source
-            rows, columns = ([*output, self.facts.eos], source) if cross else (own, own)
+            rows, columns = (predicted, source) if cross else (own, own)
             attention_maps.append(AttentionMap(name, rows, columns, weights[0].cpu(), cross))
         return Attention(source, inputs, attention_maps)

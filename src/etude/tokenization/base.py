@@ -15,10 +15,14 @@ import msgspec
 import tokenizers
 
 from etude.errors import DataError
+from etude.tokenization.languages import LANGUAGES, Languages, StoredLanguages
 from etude.untrusted import BrokenFileError, inside, read_json, read_text
 
 LONGEST_WORD = 1_000
 """Characters; a longer word is cut where time grows with the square of a word's length."""
+
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+"""Class of transformers that reads what etude writes."""
 
 SOURCE = "source"
 """Folder of the sources' own tokenizer, inside that of the targets'."""
@@ -68,6 +72,7 @@ class Tokenizer:
         special: Special tokens of the backend.
         source: Tokenizer of the sources, if they have a vocabulary of their own, with the same special ids; this one is
             then that of the targets. None: one vocabulary for all texts.
+        languages: Languages that it writes beside texts, with the ids of the sources' vocabulary; None: none.
 
     Attributes:
         special: The special tokens as text.
@@ -77,7 +82,8 @@ class Tokenizer:
         eos: Id that ends a sequence.
         unknown: Id of text that is not in the vocabulary.
         mask: Id of the mask token; -1 if there is none.
-        fingerprint: Sha256 of the backend's JSON, the special tokens, and the sources' tokenizer.
+        languages: As above.
+        fingerprint: Sha256 of the backend's JSON, the special tokens, the sources' tokenizer, and the languages.
 
     Raises:
         DataError: If a special token is not in the vocabulary, or has another id in that of the sources.
@@ -85,7 +91,13 @@ class Tokenizer:
 
     fingerprint: str
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens, source: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special: SpecialTokens,
+        source: Tokenizer | None = None,
+        languages: Languages | None = None,
+    ) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
@@ -98,10 +110,14 @@ class Tokenizer:
         self.mask = -1 if special.mask is None else self._id(special.mask)
         self._silent = {self.pad, self.bos, self.eos, self.mask}
         self._source = source
+        self.languages = languages
         described = f"{backend.to_str()}\n{special}"
         if source is not None:
             self._check_special(source)
             described += f"\n{source.fingerprint}"
+        if languages is not None:
+            described += f"\n{languages.convention} {sorted(languages.ids.items())}"
+            self._silent |= set() if source is not None else set(languages.ids.values())
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     def _id(self, token: str) -> int:
@@ -189,13 +205,18 @@ class Tokenizer:
         return pieces
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too; the sources' into `source/`."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too; the sources' into `source/`.
+
+        Languages are written to `languages.json`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        if self.languages is not None:
+            self.languages.save(folder)
         if self._source is not None:
             self._source.save(folder / SOURCE)
         names = {"pad": "pad", "bos": "bos", "eos": "eos", "unknown": "unk", "mask": "mask"}
         tokens = {f"{name}_token": getattr(self.special, field) for field, name in names.items()}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        config = {"tokenizer_class": PLAIN_CLASS, "clean_up_tokenization_spaces": False, **tokens}
         (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
@@ -207,18 +228,20 @@ class Tokenizer:
             DataError: If a file is missing or broken.
         """
         try:
-            file, config_file, source = (
+            file, config_file, source, languages_file = (
                 inside(folder, name, folder / name, _ADVICE)
-                for name in ("tokenizer.json", "tokenizer_config.json", SOURCE)
+                for name in ("tokenizer.json", "tokenizer_config.json", SOURCE, LANGUAGES)
             )
             named = read_json(config_file, _Config, _ADVICE)
+            stored = read_json(languages_file, StoredLanguages, _ADVICE) if languages_file.is_file() else None
             backend = parsed(read_text(file, _ADVICE, _LARGEST))
         except BrokenFileError as error:
             raise DataError(f"no tokenizer in {folder}: {error}") from error
         except ValueError as error:
             raise DataError(f"no tokenizer in {folder}: tokenizer.json: {error}; {_ADVICE}") from error
         special = SpecialTokens(named.pad_token, named.bos_token, named.eos_token, named.unk_token, named.mask_token)
-        return cls(backend, special, cls.load(source) if source.is_dir() else None)
+        languages = None if stored is None else Languages(stored.convention, stored.ids, stored.family)
+        return cls(backend, special, cls.load(source) if source.is_dir() else None, languages)
 
 
 def parsed(text: str) -> tokenizers.Tokenizer:

@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import tokenizers
+
 from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
-from etude.tokenization.base import SpecialTokens, Tokenizer, parsed
+from etude.tokenization.base import PLAIN_CLASS, SpecialTokens, Tokenizer, parsed
+from etude.tokenization.languages import LANGUAGES, Languages, StoredLanguages, family_of, pretrained_languages
 from etude.untrusted import decode_json
 
 
@@ -20,7 +23,8 @@ class PretrainedTokenizer:
 
     The tokenizer's bos is the token that a decoder starts from, if config.json names one, or else the bos of config.json if
     the tokenizer names none. The two sentencepiece models of MarianMT's own folders are not read; the tokenizer.json that
-    `etude export to=huggingface` writes is.
+    `etude export to=huggingface` writes is. Languages are those of its family (see `etude.tokenization.languages`), or of
+    the `languages.json` that etude writes.
 
     Attributes:
         name: Folder, pinned package, or repository of the Hugging Face hub.
@@ -32,8 +36,8 @@ class PretrainedTokenizer:
     def key(self) -> str:
         """The content of the tokenizer's file as a hash."""
         files = open_pretrained(self.name)
-        start = _start(files)
-        ending = "" if start is None else f" {start}"
+        start, languages = _start(files), _languages_key(files)
+        ending = "".join(f" {part}" for part in (start, languages) if part is not None)
         return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
@@ -43,11 +47,8 @@ class PretrainedTokenizer:
             DataError: If the model or its tokenizer is missing or broken, or names no special tokens.
         """
         files = open_pretrained(self.name)
-        try:
-            backend = parsed(_tokenizer_json(files).decode())
-        except ValueError as error:
-            raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
-        special = _special_tokens(files)
+        backend = self._parsed(_tokenizer_json(files))
+        special, languages = _special_tokens(files), _languages(files, backend)
         start = _start(files)
         if start is not None:
             token = backend.id_to_token(start) if 0 <= start < 1 << 32 else None
@@ -56,7 +57,15 @@ class PretrainedTokenizer:
                     f"config.json of {self.name} starts decoding from id {start}, which its tokenizer has not"
                 )
             special = dataclasses.replace(special, bos=token)
-        return Tokenizer(backend, special)
+        elif languages is not None:
+            special = dataclasses.replace(special, bos=special.eos)  # what decoders of all these families start from
+        return Tokenizer(backend, special, languages=languages)
+
+    def _parsed(self, content: bytes) -> tokenizers.Tokenizer:
+        try:
+            return parsed(content.decode())
+        except ValueError as error:
+            raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
 
 
 def _tokenizer_json(files: PretrainedFiles) -> bytes:
@@ -65,11 +74,12 @@ def _tokenizer_json(files: PretrainedFiles) -> bytes:
     Raises:
         DataError: If there is none.
     """
-    if not files.has("tokenizer.json") and files.has("source.spm"):
-        raise DataError(
-            f"{files.name} has MarianMT's source.spm and target.spm and no tokenizer.json, which is all that "
-            "tokenizer=pretrained reads; give a folder with one"
-        )
+    for models in ("source.spm and target.spm", "sentencepiece.bpe.model"):
+        if not files.has("tokenizer.json") and files.has(models.split()[0]):
+            raise DataError(
+                f"{files.name} has {models} and no tokenizer.json, which is all that tokenizer=pretrained reads; give a "
+                "folder with one: where transformers has a fast tokenizer of the family, its save_pretrained writes it"
+            )
     return files.read("tokenizer.json")
 
 
@@ -82,6 +92,39 @@ def _start(files: PretrainedFiles) -> int | None:
     if start is None and not {"bos_token", "cls_token"} & _named(files).keys():
         start = config.get("bos_token_id")
     return start if isinstance(start, int) else None
+
+
+def _settings(files: PretrainedFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of tokenizer_config.json and config.json; empty where there is none."""
+    settings, config = (
+        _object(files, file) if files.has(file) else {} for file in ("tokenizer_config.json", "config.json")
+    )
+    return settings, config
+
+
+def _has_own_languages(files: PretrainedFiles, settings: dict[str, Any]) -> bool:
+    """Whether etude wrote languages beside a tokenizer of no family."""
+    return settings.get("tokenizer_class") == PLAIN_CLASS and files.has(LANGUAGES)
+
+
+def _languages_key(files: PretrainedFiles) -> str | None:
+    """Return what besides tokenizer.json determines the languages; None: there are none."""
+    settings, config = _settings(files)
+    if _has_own_languages(files, settings):
+        return hashlib.sha256(files.read(LANGUAGES)).hexdigest()
+    family = family_of(settings, config)
+    return None if family is None else " ".join(family)
+
+
+def _languages(files: PretrainedFiles, backend: tokenizers.Tokenizer) -> Languages | None:
+    """Return the languages of the tokenizer's family, or those that etude wrote beside a tokenizer of no family."""
+    settings, config = _settings(files)
+    if _has_own_languages(files, settings):
+        stored = decode_json(
+            files.read(LANGUAGES), StoredLanguages, f"the {LANGUAGES} of {files.name}", "fetch it again"
+        )
+        return Languages(stored.convention, stored.ids, stored.family)
+    return pretrained_languages(backend, settings, config)
 
 
 def _special_tokens(files: PretrainedFiles) -> SpecialTokens:

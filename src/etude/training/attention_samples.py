@@ -18,6 +18,7 @@ from etude.report.page import inspection_page
 from etude.runs.folder import ATTENTION, SAMPLES
 from etude.runs.saved_run import SavedRun
 from etude.tasks.attention_maps import ShowsAttention, UnseenError
+from etude.tasks.prediction import choose_direction
 from etude.training.loggers.heat_map import caption, heat_map
 from etude.training.restore import load_run
 
@@ -72,7 +73,9 @@ def _inspect_samples(run: SavedRun, samples: Path) -> list[Inspection]:
     if not isinstance(task, ShowsAttention):
         return inspections
     for line in samples.read_text().splitlines():
-        text = str(next(iter(json.loads(line).values())))  # the first column of a sample is the task's input
+        sample = json.loads(line)
+        text = str(next(iter(sample.values())))  # the first column of a sample is the task's input
+        choose_direction(task, sample.get("direction"))
         try:
             inspections.append(look(task, run.tokenizer, text, most=SAMPLE_WEIGHTS))
         except UnseenError:

@@ -40,22 +40,29 @@ class RequestedFiles:
         references: Paths of files with one reference output per line.
         name: Name of the evaluation: its files are `evaluations/<name>.json`, ….
         is_named: Whether the user chose the name.
+        direction: Direction of the texts, for a run that translates in several; None: the run has one.
     """
 
     source: Path
     references: tuple[Path, ...]
     name: str
     is_named: bool
+    direction: str | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> RequestedFiles | None:
-        """Read `source`, `reference`, `name` and `split` of a command line; None if it names no files.
+        """Read `source`, `reference`, `name`, `split` and `direction` of a command line; None if it names no files.
 
         Raises:
             ConfigurationError: If the arguments do not fit together.
         """
         present = [key for key in _FILE_ARGUMENTS if arguments.get(key) is not None]
+        direction = arguments.get("direction")
         if not present:
+            if direction is not None:
+                raise ConfigurationError(
+                    f"direction={direction} is that of source=FILE; the scores of a split tell each direction (command line)"
+                )
             return None
         for key in ("source", "reference"):
             if key not in present:
@@ -65,11 +72,13 @@ class RequestedFiles:
         reference = arguments["reference"]
         references = reference if isinstance(reference, list) else [reference]
         paths = [Path(str(path)).expanduser() for path in (arguments["source"], *references)]
-        name = str(arguments.get("name") or paths[0].name.removesuffix(".gz"))
+        ending = "" if direction is None else f".{direction}"
+        name = str(arguments.get("name") or paths[0].name.removesuffix(".gz") + ending)
         if name in SPLITS or "/" in name or name.startswith("."):
             why = "is that of a split" if name in SPLITS else "cannot be that of a file"
             raise ConfigurationError(f"the name {name!r} of the evaluation {why}; write name=OTHER (command line)")
-        return cls(paths[0], tuple(paths[1:]), name, "name" in present)
+        named = None if direction is None else str(direction)
+        return cls(paths[0], tuple(paths[1:]), name, "name" in present, named)
 
     def replacing_data(self, config: Config, requested: Mapping[str, Any]) -> Config:
         """Return a run's configuration with these files as its data: every line, up to the model's maximum length.
@@ -84,15 +93,32 @@ class RequestedFiles:
         task, model, data = config.task.target, config.model.arguments, config.data.arguments
         if constant(task, "BATCH") != "TranslationBatch":
             raise ConfigurationError(f"source= is for runs that turn texts into texts, not for {task} (command line)")
-        corpus = {TARGET: "etude.data.corpora.EvaluationFiles", **self.paths()}
+        corpus = {TARGET: "etude.data.corpora.EvaluationFiles", **self.paths(), **self._direction_in(data)}
         of_a_part = data.get("of")  # of a mixture
         kind = {**config.data.values} if of_a_part is None else {**of_a_part, PARTIAL: False}
         return config.updated(
             {
-                "data": {**kind, "corpus": corpus, "max_length": model.get("max_length", kind["max_length"])},
+                "data": {**kind, "corpus": corpus, "max_length": model.get("max_length") or kind["max_length"]},
                 "limit": {"train": None, "val": None, "test": requested.get("limit.test"), "overfit": False},
             }
         )
+
+    def _direction_in(self, data: Mapping[str, Any]) -> dict[str, str]:
+        """Return the direction as an argument of the corpus.
+
+        Raises:
+            ConfigurationError: If the run has several directions and none of them is given, or has none.
+        """
+        pairs = data.get("pairs")
+        if pairs is None and self.direction is None:
+            return {}
+        if self.direction is None or self.direction not in (pairs or ()):
+            given = (
+                "source= is given without its direction" if self.direction is None else f"direction={self.direction}"
+            )
+            advice = f"write direction={' or direction='.join(pairs)}" if pairs else "this run has one; leave it out"
+            raise ConfigurationError(f"{given}: {advice} (command line)")
+        return {"direction": self.direction}
 
     def paths(self) -> dict[str, Any]:
         """Return the files as plain values."""

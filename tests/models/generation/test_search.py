@@ -346,3 +346,22 @@ def test_no_rows() -> None:
 def test_values_out_of_range_are_refused(search: type[Search], values: dict[str, Any], advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
         search(**values)
+
+
+@pytest.mark.parametrize("search", [Greedy(max_length=9), Beam(beams=3, max_length=9), Sample(max_length=9, samples=2)])
+def test_tokens_that_a_row_is_given_are_read_and_neither_written_nor_counted(search: Search) -> None:
+    model = attention(3, 4)
+    given_tokens = torch.tensor([[BOS, 3, 4], [BOS, 4, 0], [0, 3, 3]])
+    found = search(model, start(0, 1, 2), bos=given_tokens, eos=EOS, rows=3)
+    for row, tokens in enumerate(given_tokens.tolist()):
+        cache = start(row)
+        for token in tokens[:-1]:
+            _, cache = model(torch.tensor([token]), cache)
+        # The model goes on from the last given token as from a bos.
+        (alone,) = search(model, cache, bos=tokens[-1], eos=EOS, rows=1, keys=[row], device=torch.device("cpu"))
+        assert [one.tokens for one in alone] == [one.tokens for one in found[row]]
+        torch.testing.assert_close([one.score for one in alone], [one.score for one in found[row]])
+        assert all(len(one.tokens) + one.finished <= 9 for one in found[row])
+    together = [tuple(one.tokens for one in some) for some in found]
+    same = search(model, start(0, 1, 2), bos=BOS, eos=EOS, rows=3, device=torch.device("cpu"))
+    assert together != [tuple(one.tokens for one in some) for some in same]

@@ -114,7 +114,7 @@ def seconds(task: Translation, search: Search, batches: Sequence[TranslationBatc
         search(
             task.model.step,
             start,
-            bos=task.facts.bos,
+            bos=task.given(batch.directions, len(batch.source)),
             eos=NEVER,
             rows=len(batch.source),
             max_lengths=limits(task, batch),

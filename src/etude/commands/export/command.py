@@ -35,6 +35,7 @@ from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.causal_lm import CausalLM
 from etude.tasks.pooled import Pooled
+from etude.tasks.prediction import choose_direction
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.translation import Translation
 from etude.training.build import build
@@ -63,6 +64,7 @@ def export(
     path: Any = None,
     sentences: Any = 1000,
     license: Any = "unknown",  # noqa: A002 - the word of the hub
+    direction: Any = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a run's model, prove it on validation texts, and return the folder.
@@ -75,6 +77,7 @@ def export(
         path: Folder to write; None: `exports/<to>` in the run's folder.
         sentences: Largest number of texts for the proof.
         license: The hub's name of the model's license, such as `apache-2.0`, for its model card.
+        direction: Of a run that translates in several directions, the one that is written and proved.
         changes: Values of configuration keys at or below `CHANGEABLE`.
 
     Raises:
@@ -92,7 +95,7 @@ def export(
     name = to if quantization is None else f"{to}-{quantization}"
     target = Path(str(path or run.path / "exports" / name)).expanduser()
     _check_target(target)
-    task, read_examples = _task(run, config, weights)
+    task, read_examples = _task(run, config, weights, direction)
     export_format = _export_format(to, task, quantization)
     examples = read_examples(most)
     with _atomic_folder(target) as folder:
@@ -153,17 +156,21 @@ def _huggingface(task: Task) -> ExportFormat:
     return HuggingFaceWrapped() if wrapped else HuggingFaceEncoder()
 
 
-def _task(run: SavedRun, config: Config, checkpoint: Path) -> tuple[Task, Callable[[int], ProofTexts]]:
+def _task(run: SavedRun, config: Config, checkpoint: Path, direction: Any) -> tuple[Task, Callable[[int], ProofTexts]]:
     """Return the run's task with a checkpoint's weights, and a function that reads validation texts for the proof."""
     experiment = build(config, run.tokenizer, run)
     task, data = experiment.task, experiment.data
     task.load_state_dict(read_weights(checkpoint))
     merge(task)
+    choose_direction(task, direction)
     fields = _fields(task)
+    # Of several directions one is written, and is proved.
+    own = task.direction.name if isinstance(task, Translation) and len(task.facts.ways) > 1 else None
 
     def read(most: int) -> ProofTexts:
-        count = min(most, len(data.splits["val"].counts))
-        columns = [[data.text("val", field, index) for index in range(count)] for field in fields]
+        every = range(len(data.splits["val"].counts))
+        examples = every if own is None else data.parts_of("val").get(own, range(0))
+        columns = [[data.text("val", field, index) for index in examples[:most]] for field in fields]
         return ProofTexts(task, run.tokenizer, columns[0], columns[1] if len(columns) > 1 else [])
 
     return task.cpu().eval(), read

@@ -62,7 +62,8 @@ class CTranslate2:
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
         self.save(examples, folder, self.quantization)
-        write_tokenizer(folder, examples.tokenizer, translation(examples).model.max_length, starts=False)
+        task, way = translation(examples), translation(examples).direction
+        write_tokenizer(folder, examples.tokenizer, task.model.max_length, way.before_source, way.after_source)
 
     def save(self, examples: ProofTexts, folder: Path, quantization: str | None) -> None:
         """Write the files of the model."""

@@ -43,6 +43,7 @@ from etude.tasks.regression import Regression
 from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.base import SOURCE
+from etude.tokenization.languages import with_prefix
 from etude.tokenization.word_tokens import BETWEEN
 
 PROMPTS, PROMPT_WORDS, CONTINUED = 16, 8, 32
@@ -104,12 +105,13 @@ def _ctranslate2(examples: ProofTexts, folder: Path, quantized: bool) -> dict[st
     """Compare translations from the tokens of both ways."""
     task, sentences = translation(examples), ProofPairs.of(examples)
     texts, beams = _with_tokens(examples), proven_beams(task)
+    before = examples.tokenizer.of("source").names(task.direction.before_source)
     limits = {"max_decoding_length": sentences.limit, "min_decoding_length": 0, "max_input_length": 0}
-    if (longest := max(map(len, sentences.sources))) >= task.model.max_length - 1:
-        limits["max_input_length"] = longest + 1  # the run truncates there
+    if (longest := max(map(len, sentences.sources))) >= task.text_limit:
+        limits["max_input_length"] = longest + task.direction.source_room  # the run truncates there
 
     def answers(plain: bool, count: int) -> list[tuple[int, ...]]:
-        request = {"folder": str(folder), "texts": texts, "plain": plain}
+        request = {"folder": str(folder), "texts": texts, "plain": plain, "before": before}
         request |= {"compute": "default" if quantized else "float32"}
         options = {"beam_size": count, "length_penalty": 0.0, **limits}
         return [tuple(row) for row in ask("ctranslate2_use", {**request, "options": options})]
@@ -150,13 +152,18 @@ def _translation(examples: ProofTexts, folder: Path) -> dict[str, Any]:
     request = {"use": "translation", "folder": str(folder), "source": str(_source_folder(folder))}
     texts = _with_tokens(examples)
 
+    given = len(task.direction.before_target)
+
     def answers(**options: Any) -> list[tuple[int, ...]]:
         rows = ask("transformers_use", {**request, "texts": texts, "options": options})
-        return [until_eos(row, task.facts.eos) for row in rows]
+        return [until_eos(row[given:], task.facts.eos) for row in rows]
 
     greedy, _ = sentences.native(task.model, 1)
     same = same_translations(task.model, sentences, greedy, answers(num_beams=1, do_sample=False), "transformers")
-    own = [prediction.text for prediction in task.predictions(texts, examples.tokenizer)]
+    plain = [
+        text for text, ids in zip(examples.texts, task.encode(examples.texts, examples.tokenizer), strict=True) if ids
+    ]
+    own = [prediction.text for prediction in task.predictions(plain, examples.tokenizer)]
     configured = examples.tokenizer.decode(answers())
     equal = sum(first == second for first, second in zip(own, configured, strict=True))
     return {
@@ -318,9 +325,10 @@ USES: dict[type[Any], Callable[[ProofTexts, Path], dict[str, Any]]] = {
 
 
 def _with_tokens(examples: ProofTexts) -> list[str]:
-    """Return the sources that have tokens, which are those of `ProofPairs`."""
-    encoded = examples.tokenizer.of("source").encode(examples.texts)
-    return [text for text, ids in zip(examples.texts, encoded, strict=True) if ids]
+    """Return the sources that have tokens, which are those of `ProofPairs`, as a person types them: with their prefix."""
+    task = translation(examples)
+    encoded = task.encode(examples.texts, examples.tokenizer)
+    return [with_prefix(task.direction.prefix, text) for text, ids in zip(examples.texts, encoded, strict=True) if ids]
 
 
 def _source_folder(folder: Path) -> Path:

@@ -59,7 +59,7 @@ class HuggingFaceDecoder:
         self.write_weights(task, folder)
         # Unlike a run's decoder, transformers cannot generate past the last position: half of them are left for the prompt.
         write_generation(folder, task.facts, task.decoding, max(positions // 2, 1))
-        write_tokenizer(folder, examples.tokenizer, positions, starts=True, ends=False)
+        write_tokenizer(folder, examples.tokenizer, positions, before=(task.facts.bos,))
 
     def write_weights(self, task: CausalLM, folder: Path) -> None:
         """Write config.json and model.safetensors."""

@@ -45,7 +45,7 @@ def write_model(folder: Path, model_type: str, config: Mapping[str, Any], weight
     )
 
 
-def write_generation(folder: Path, facts: Facts, search: Search, longest: int, **more: int) -> None:
+def write_generation(folder: Path, facts: Facts, search: Search, longest: int, given: int = 0, **more: int) -> None:
     """Write generation_config.json with the run's search, as far as transformers can express it.
 
     Args:
@@ -53,6 +53,7 @@ def write_generation(folder: Path, facts: Facts, search: Search, longest: int, *
         facts: Facts with the special ids.
         search: Search of the run.
         longest: Largest number of tokens that the model can generate.
+        given: Number of tokens that a search is given behind the start, which `generate` counts.
         **more: Further ids that `generate` needs.
     """
     from transformers import GenerationConfig
@@ -60,7 +61,7 @@ def write_generation(folder: Path, facts: Facts, search: Search, longest: int, *
     GenerationConfig(
         **{f"{name}_token_id": getattr(facts, name) for name in ("pad", "bos", "eos")},
         **more,
-        max_new_tokens=min(search.max_length, longest),
+        max_new_tokens=min(search.max_length + given, longest),
         **search_options(search),
     ).save_pretrained(folder)
 
@@ -85,20 +86,24 @@ def write_tokenizer(
     folder: Path,
     tokenizer: Tokenizer,
     max_length: int,
-    starts: bool,
-    ends: bool = True,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
     pairs: bool = False,
     types: bool = False,
     masks: bool = False,
 ) -> None:
     """Write the tokenizer so that transformers' AutoTokenizer returns the run's ids, special ids included.
 
+    A vocabulary of the sources' own is written into `source/`; a target then ends with eos.
+
     Args:
         folder: Folder to write into.
         tokenizer: Tokenizer of the run.
         max_length: Largest number of tokens that the model reads.
-        starts: Whether a text starts with bos.
-        ends: Whether a text ends with eos.
+        before: Ids before a text that the model reads: bos, or a language.
+        after: Ids behind it: eos, and perhaps a language.
+        settings: Further entries of tokenizer_config.json.
         pairs: Whether texts come in pairs, each of which ends with eos.
         types: Whether the model takes token type ids.
         masks: Whether a text may hold the mask token, and with it, as transformers has it, any special token.
@@ -106,17 +111,19 @@ def write_tokenizer(
     source = tokenizer.of("source")
     tokenizer.save(folder)
     if source is not tokenizer:
-        write_tokenizer(folder / SOURCE, source, max_length, starts, ends)
+        write_tokenizer(folder / SOURCE, source, max_length, before, after)
+        before, after = (), (tokenizer.eos,)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = tokenizer.special
+    ids = dict.fromkeys([*before, *after, tokenizer.bos, tokenizer.eos])
     backend.post_processor = processors.TemplateProcessing(
-        single=" ".join([*([special.bos] if starts else []), "$A", *([special.eos] if ends else [])]),
+        single=[*tokenizer.names(before), "$A", *tokenizer.names(after)],
         **({"pair": f"{special.bos} $A {special.eos} $B:1 {special.eos}:1"} if pairs else {}),
-        special_tokens=[(special.bos, tokenizer.bos), (special.eos, tokenizer.eos)],
+        special_tokens=list(zip(tokenizer.names(ids), ids, strict=True)),
     )
     backend.save(str(folder / "tokenizer.json"))
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_bytes())
+    config = json.loads(path.read_bytes()) | (settings or {})
     # Text that looks like a special token stays text, as in `Tokenizer.encode`.
     config |= {"split_special_tokens": not masks, "model_max_length": max_length, "padding_side": "right"}
     config["model_input_names"] = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]

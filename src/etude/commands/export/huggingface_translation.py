@@ -42,6 +42,7 @@ from etude.models.layers.positions import Sinusoidal
 from etude.models.pretrained.bart import Bart, to_bart
 from etude.models.wrapped.base import WrappedModel
 from etude.tasks.translation import Translation
+from etude.tokenization.languages import with_prefix
 
 INPUTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight", "embed_positions.weight")
 OUTPUTS = ("out_proj.weight", "out_proj.bias", "fc2.weight", "fc2.bias")
@@ -53,10 +54,13 @@ class HuggingFaceTranslation:
     def write(self, examples: ProofTexts, folder: Path) -> None:
         """Write the model into an empty folder."""
         task = translation(examples)
-        facts, longest = task.facts, task.model.max_length
+        facts, longest, way, tokenizer = task.facts, task.model.max_length, task.direction, examples.tokenizer
         self.write_weights(task, folder)
-        write_generation(folder, facts, task.decoding, longest, decoder_start_token_id=facts.bos)
-        write_tokenizer(folder, examples.tokenizer, longest, starts=False)
+        forced = {} if not way.before_target else {"forced_bos_token_id": way.before_target[0]}
+        more = {"decoder_start_token_id": way.start, **forced}
+        write_generation(folder, facts, task.decoding, longest, given=len(way.before_target), **more)
+        languages = {} if tokenizer.languages is None else tokenizer.languages.settings(way)
+        write_tokenizer(folder, tokenizer, longest, way.before_source, way.after_source, languages)
 
     def write_weights(self, task: Translation, folder: Path) -> None:
         """Write config.json and model.safetensors."""
@@ -76,10 +80,11 @@ class HuggingFaceTranslation:
         (peer_greedy, _), (peer_searched, _) = (
             sentences.translate(partial(generate, peer, sentences, beams=count)) for count in (1, beams)
         )
-        with_eos = [[*ids, task.facts.eos] for ids in examples.tokenizer.encode(examples.texts)]
+        texts = [with_prefix(task.direction.prefix, text) for text in examples.texts]
+        whole = [task.direction.source(ids) for ids in task.encode(examples.texts, examples.tokenizer)]
         return {
             "class": type(peer).__name__,
-            "tokenizer": prove_tokenizer(folder, examples.tokenizer, examples.texts, with_eos),
+            "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, whole),
             "logits": {"largest_difference": logits_difference(peer, task.model, sentences)},
             "greedy": same_translations(task.model, sentences, greedy, peer_greedy, type(peer).__name__),
             "beam": same_best(task.model, sentences, searched, peer_searched, type(peer).__name__, beams),
@@ -156,13 +161,14 @@ def logits_difference(peer: torch.nn.Module, model: EncoderDecoder, sentences: P
 def generate(peer: torch.nn.Module, sentences: ProofPairs, batch: Padded, beams: int) -> Outputs:
     """Return transformers' translations of a batch, ranked by log-probability."""
     penalty = {"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}
+    given = len(sentences.way.before_target)
     generated = cast(Any, peer).generate(
         input_ids=batch.tokens,
         attention_mask=batch.mask.long(),
         num_beams=beams,
         do_sample=False,
-        max_new_tokens=sentences.limit,
+        max_new_tokens=sentences.limit + given,
         **penalty,
     )
-    # The first token is the decoder's start.
-    return [until_eos(row[1:], sentences.facts.eos) for row in generated.tolist()]
+    # The first token is the decoder's start, the second the language where one is given.
+    return [until_eos(row[1 + given :], sentences.facts.eos) for row in generated.tolist()]

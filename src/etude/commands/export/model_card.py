@@ -14,6 +14,7 @@ from etude.runs.documents import Evaluation
 from etude.runs.folder import EVALUATIONS
 from etude.runs.reading import read_evaluation, read_overrides
 from etude.runs.saved_run import SavedRun
+from etude.tasks.translation import Translation
 
 MODEL_CARD = "README.md"
 
@@ -39,7 +40,9 @@ def model_card(
     """
     evaluations = list(_evaluations(run, checkpoint))
     tag = pipeline_tag(examples.task, _experiment(run))
-    use = program(examples.task, to, examples.tokenizer.of("source") is not examples.tokenizer)
+    source = examples.tokenizer.of("source")
+    tags = source.names(examples.task.direction.before_source) if isinstance(examples.task, Translation) else ()
+    use = program(examples.task, to, source is not examples.tokenizer, tags)
     sections = [
         f"---\n{_front_matter(run, tag, to, license_name, evaluations)}---",
         f"# {_experiment(run)}, {run.name}",

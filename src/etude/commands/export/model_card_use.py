@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etude.commands.export.huggingface_heads import is_text_classifier
@@ -14,6 +15,7 @@ from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
 from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
+from etude.tokenization.languages import with_prefix
 
 TEXT_CLASSIFICATION = """\
 from transformers import pipeline
@@ -90,7 +92,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(folder)
 translator = ctranslate2.Translator(folder)
 tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("Delete all files?"))
-# Without the tokenizer's special tokens, the end is added by hand: [*tokenizer.tokenize(text), tokenizer.eos_token]
+# Without the tokenizer's special tokens, the end is added by hand: [TAG*tokenizer.tokenize(text), tokenizer.eos_token]
 result = translator.translate_batch([tokens], beam_size=BEAMS, max_decoding_length=LIMIT)
 print(tokenizer.decode(tokenizer.convert_tokens_to_ids(result[0].hypotheses[0])))
 """
@@ -115,6 +117,9 @@ while last != EOS and len(answer) < LIMIT:
 print(target.decode(answer))
 """
 
+
+ASKED = "Delete all files?"
+"""What programs translate."""
 
 TAGS: Mapping[type[Any], str] = {
     Pooled: "text-classification",
@@ -141,14 +146,28 @@ def pipeline_tag(task: Task, experiment: str) -> str:
     return next(tag for kind, tag in TAGS.items() if isinstance(task, kind))
 
 
-def program(task: Task, to: str, two_vocabularies: bool) -> str:
-    """Return the program that uses a folder of a format."""
+def program(task: Task, to: str, two_vocabularies: bool, tags: Sequence[str] = ()) -> str:
+    """Return the program that uses a folder of a format.
+
+    Args:
+        task: Task of the run.
+        to: Name of the format.
+        two_vocabularies: Whether sources have a vocabulary of their own.
+        tags: Tokens before a source, such as the tag of a direction.
+    """
+    text = _program(task, to, two_vocabularies, tags)
+    prefix = task.direction.prefix if isinstance(task, Translation) else ""
+    return text.replace(f'"{ASKED}"', json.dumps(with_prefix(prefix, ASKED), ensure_ascii=False))
+
+
+def _program(task: Task, to: str, two_vocabularies: bool, tags: Sequence[str]) -> str:
     if to == "onnx" and isinstance(task, Translation):
-        values = {"BOS": task.facts.bos, "EOS": task.facts.eos, "LIMIT": task.decoding.max_length}
+        values = {"BOS": task.direction.start, "EOS": task.facts.eos, "LIMIT": task.decoding.max_length}
         return _filled(ONNX, {**values, "SOURCE": "/source" if two_vocabularies else ""})
     if to == "ctranslate2" and isinstance(task, Translation):
-        values = {"BEAMS": getattr(task.decoding, "beams", 1), "LIMIT": task.decoding.max_length}
-        return _filled(CTRANSLATE2, values)
+        tag = "".join(f'"{name}", ' for name in tags)
+        beams, limit = getattr(task.decoding, "beams", 1), task.decoding.max_length
+        return _filled(CTRANSLATE2, {"TAG": tag, "BEAMS": beams, "LIMIT": limit})
     if isinstance(task, Translation):
         return TRANSLATION.replace("(folder)", '(folder, subfolder="source")', 1) if two_vocabularies else TRANSLATION
     if isinstance(task, Pooled):

@@ -167,7 +167,8 @@ class OnnxTranslation:
         shapes = ({0: rows}, grid, grid, {0: rows, 1: past})
         names = ["tokens", "memory", "memory_mask", "past"]
         _write_graph(DecoderGraph(model), inputs, shapes, names, ["logits", "present"], folder / DECODER)
-        write_tokenizer(folder, examples.tokenizer, model.max_length, starts=False)
+        way = translation(examples).direction
+        write_tokenizer(folder, examples.tokenizer, model.max_length, way.before_source, way.after_source)
 
     def prove(self, examples: ProofTexts, folder: Path) -> dict[str, Any]:
         """Compare logits at the references, position by position, and greedy translations."""

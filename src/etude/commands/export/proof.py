@@ -25,7 +25,7 @@ from etude.models.seq2seq import Seq2Seq
 from etude.tasks.base import Task
 from etude.tasks.translation import Translation
 from etude.tokenization.base import Tokenizer
-from etude.types import Facts
+from etude.types import Direction, Facts
 
 TOLERANCE = 1e-4
 """Largest difference of logits that another order of float32 sums explains."""
@@ -102,12 +102,15 @@ class ProofPairs:
 
     Attributes:
         facts: The special ids.
-        sources: Ids of each source, without eos.
-        targets: Ids of each reference, without bos and eos.
-        limit: Largest number of tokens of a translation, eos included, in the run and in the library.
+        way: What stands around the texts.
+        sources: Ids of each source, and of its prefix, without what stands around it.
+        targets: Ids of each reference, likewise.
+        limit: Largest number of tokens of a translation, eos included, in the run and in the library; tokens that a search
+            is given do not count.
     """
 
     facts: Facts
+    way: Direction
     sources: list[list[int]]
     targets: list[list[int]]
     limit: int
@@ -120,16 +123,15 @@ class ProofPairs:
             MismatchError: If no text is left.
         """
         task = translation(examples)
-        longest = task.model.max_length - 1
-        sources, targets = (
-            [ids[:longest] for ids in examples.tokenizer.of(field).encode(texts)]
-            for field, texts in (("source", examples.texts), ("target", examples.references))
-        )
+        way, positions = task.direction, task.model.max_length
+        sources = [ids[: task.text_limit] for ids in task.encode(examples.texts, examples.tokenizer)]
+        targets = [ids[: positions - way.target_room] for ids in examples.tokenizer.encode(examples.references)]
         nonempty = [index for index, source in enumerate(sources) if source]
         if not nonempty:
             raise MismatchError("the validation split has no sentence to prove an export on")
-        limit = min(task.decoding.max_length, task.model.max_length)
-        return cls(task.facts, [sources[index] for index in nonempty], [targets[index] for index in nonempty], limit)
+        limit = min(task.decoding.max_length, positions - len(way.before_target))
+        sources, targets = ([side[index] for index in nonempty] for side in (sources, targets))
+        return cls(task.facts, way, sources, targets, limit)
 
     def batches(self) -> Iterator[list[int]]:
         """Yield the indices of sentences of similar length, at most `BATCH` at once."""
@@ -138,12 +140,12 @@ class ProofPairs:
             yield order[start : start + BATCH]
 
     def source(self, rows: Sequence[int]) -> Padded:
-        """Return the sources of some sentences, each followed by eos."""
-        return Padded([[*self.sources[row], self.facts.eos] for row in rows], self.facts.pad)
+        """Return the sources of some sentences, with what stands around them."""
+        return Padded([self.way.source(self.sources[row]) for row in rows], self.facts.pad)
 
     def target(self, rows: Sequence[int]) -> Padded:
-        """Return the decoder inputs of some sentences: bos, then the reference."""
-        return Padded([[self.facts.bos, *self.targets[row]] for row in rows], self.facts.pad)
+        """Return the decoder inputs of some sentences: bos, then the reference; languages where they are written."""
+        return Padded([self.way.inputs(self.targets[row]) for row in rows], self.facts.pad)
 
     def translate(self, translate_batch: Callable[[Padded], Outputs]) -> tuple[Outputs, float]:
         """Return the translations of all sentences, and the seconds."""
@@ -157,7 +159,8 @@ class ProofPairs:
     def searched(self, step: Step[Any], cache: Any, beams: int, rows: int) -> Outputs:
         """Return the best translations by log-probability, without length penalty, since libraries define it differently."""
         search = Beam(beams=beams, length_penalty=0.0, max_length=self.limit)
-        results = search(step, cache, bos=self.facts.bos, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
+        given = torch.tensor([self.way.given(())] * rows)
+        results = search(step, cache, bos=given, eos=self.facts.eos, rows=rows, device=torch.device("cpu"))
         return [hypotheses[0].tokens for hypotheses in results]
 
     def native(self, model: EncoderDecoder, beams: int) -> tuple[Outputs, float]:
@@ -217,7 +220,7 @@ def same_translations(
 
     def next_logits(row: int, prefix: Sequence[int]) -> Float[Tensor, " V"]:
         source = sentences.source([row])
-        target = Padded([[sentences.facts.bos, *prefix]], sentences.facts.pad)
+        target = Padded([sentences.way.given(prefix)], sentences.facts.pad)
         with torch.no_grad():
             return cast(Tensor, model(source.tokens, target.tokens, source.mask, target.mask)[0, -1])
 
@@ -280,11 +283,11 @@ def same_best(
 
 def _log_probability(model: EncoderDecoder, sentences: ProofPairs, row: int, tokens: Sequence[int]) -> float:
     """Return the run's log-probability of a translation, including its eos unless it reached the limit."""
-    facts = sentences.facts
+    facts, way = sentences.facts, sentences.way
     labels = [*tokens, facts.eos][: sentences.limit]
-    source, target = sentences.source([row]), Padded([[facts.bos, *labels[:-1]]], facts.pad)
+    source, target = sentences.source([row]), Padded([way.given(labels[:-1])], facts.pad)
     with torch.no_grad():
-        logits = model(source.tokens, target.tokens, source.mask, target.mask)[0]
+        logits = model(source.tokens, target.tokens, source.mask, target.mask)[0, len(way.before_target) :]
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(labels)[:, None]).sum())
 
 

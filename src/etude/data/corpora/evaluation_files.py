@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from etude.data.corpora.holdout import digest
+from etude.data.directions.wanted_directions import DIRECTION
 from etude.data.readers.sources import Dropped, Row, aligned_lines, content_sha256
 from etude.errors import DataError
 
@@ -19,6 +20,7 @@ class EvaluationFiles:
     Args:
         source: File of sources, `.gz` or not.
         references: Files of reference outputs.
+        direction: Direction of all lines, for data of several; None: they have none.
 
     Attributes:
         dropped: Lines that were changed, by reason.
@@ -26,13 +28,15 @@ class EvaluationFiles:
 
     FIELDS_AS_TEXT = ("references",)
 
-    def __init__(self, source: str, references: list[str]) -> None:
+    def __init__(self, source: str, references: list[str], direction: str | None = None) -> None:
+        self.direction = direction
         self.paths = [Path(path).expanduser() for path in (source, *references)]
         self.dropped = Dropped()
 
     def fingerprint(self) -> str:
-        """Return a hash of all files' content."""
-        return digest("EvaluatedFiles 1", *map(content_sha256, self.paths))
+        """Return a hash of all files' content, and of the direction."""
+        named = [] if self.direction is None else [self.direction]
+        return digest("EvaluatedFiles 1", *map(content_sha256, self.paths), *named)
 
     def splits(self) -> tuple[str, ...]:
         """Return the only split."""
@@ -55,6 +59,8 @@ class EvaluationFiles:
             readable = [before or not bad for before, bad in zip(readable, broken, strict=True)]
             source, *references = texts
             fields = {"source": source, "target": references[0], "references": json.dumps(references)}
+            if self.direction is not None:
+                fields[DIRECTION] = self.direction
             yield Row(fields, f"{self.paths[0].name}:{number}")
         if not all(readable):
             raise DataError(f"{self.paths[readable.index(False)]} is not UTF-8 text: not one of its lines can be read")

@@ -21,7 +21,7 @@ from etude.data.mixing.mixed_examples import MixedExamples
 from etude.data.mixing.shared_tokenizer import JoinedCorpus, SharedRecipe
 from etude.data.order.draws import OUT_OF, Draws, apportioned
 from etude.data.order.keyed_plan import KeyedPlan
-from etude.data.plan import Counts, Plan
+from etude.data.plan import Counts, Plan, one_after_another
 from etude.data.prepare import Corpus, Prepared, Split
 from etude.errors import ConfigurationError
 from etude.seeding import mix
@@ -257,13 +257,7 @@ class MixtureData(PlannedData):
         """Return the plan of a split that is evaluated: one part after the other, each in order of length."""
         plans = [data.evaluation_plan(name) for data in self._having(name).values()]
         firsts = [numbers.start for numbers in self.parts_of(name).values()]
-        ends = np.cumsum([0, *(len(plan.order) for plan in plans)])
-        return Plan(
-            np.concatenate([plan.order + first for plan, first in zip(plans, firsts, strict=True)]),
-            np.concatenate([plan.cost for plan in plans]),
-            np.concatenate([[0], *(plan.starts[1:] + end for plan, end in zip(plans, ends, strict=False))]),
-            self.splits[name].counts.__getitem__,
-        )
+        return one_after_another(plans, firsts, self.splits[name].counts)
 
     # Texts
 

@@ -106,7 +106,7 @@ def beam_search(
     step: Step[CacheT],
     start: CacheT,
     *,
-    bos: int,
+    bos: int | Int[Tensor, " R"],
     limits: Int[Tensor, " R"],
     constraint: Constraint,
     penalty: LengthPenalty,
@@ -121,7 +121,7 @@ def beam_search(
     Args:
         step: The model's step function.
         start: The model's cache before the first token, for R rows.
-        bos: The token to start from.
+        bos: The token that all rows, or each row, start from.
         limits: Largest number of tokens that each row may predict, eos included; at least 1.
         constraint: Tokens that may not be chosen; it also holds eos.
         penalty: Divisor of log-probabilities.
@@ -134,7 +134,8 @@ def beam_search(
     """
     best, eos = BestHypotheses(limits, penalty, n_best), constraint.eos
     row = torch.arange(len(limits), device=limits.device)
-    live = Live(row, torch.full_like(limits, bos)[:, None, None], torch.zeros_like(row, dtype=torch.float64)[:, None])
+    first = torch.full_like(limits, bos) if isinstance(bos, int) else bos
+    live = Live(row, first[:, None, None], torch.zeros_like(row, dtype=torch.float64)[:, None])
     cache = start
     for length in range(1, int(limits.max()) + 1):
         logits, cache = step(live.tokens[:, :, -1].flatten(), cache)

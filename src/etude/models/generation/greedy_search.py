@@ -24,7 +24,7 @@ def greedy_search(
     step: Step[CacheT],
     start: CacheT,
     *,
-    bos: int,
+    bos: int | Int[Tensor, " R"],
     limits: Int[Tensor, " R"],
     constraint: Constraint,
     penalty: LengthPenalty,
@@ -46,7 +46,7 @@ def follow(
     start: CacheT,
     choose: Choose,
     *,
-    bos: int,
+    bos: int | Int[Tensor, " R"],
     limits: Int[Tensor, " R"],
     constraint: Constraint,
     penalty: LengthPenalty,
@@ -57,7 +57,7 @@ def follow(
         step: The model's step function.
         start: The model's cache before the first token, for R rows.
         choose: Chooses the next tokens.
-        bos: The token to start from.
+        bos: The token that all rows, or each row, start from.
         limits: Largest number of tokens that each row may predict, eos included; at least 1.
         constraint: Tokens that may not be chosen; it also holds eos.
         penalty: Divisor of log-probabilities. It changes no output.
@@ -69,7 +69,7 @@ def follow(
     chosen = limits.new_full((rows, longest), eos)
     total = torch.zeros(rows, dtype=torch.float64, device=limits.device)
     active = torch.arange(rows, device=limits.device)
-    tokens, cache = torch.full_like(limits, bos), start
+    tokens, cache = torch.full_like(limits, bos) if isinstance(bos, int) else bos, start
     for length in range(1, longest + 1):
         logits, cache = step(tokens, cache)
         tokens = choose(constraint(logits, active, length), active, length)

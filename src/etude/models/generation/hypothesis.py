@@ -58,6 +58,14 @@ class Hypothesis:
         return cls(tokens, score, finished, log_probability)
 
 
+@torch.no_grad()
+def read_given(step: Step[CacheT], start: CacheT, given: Int[Tensor, "B P"]) -> tuple[Int[Tensor, " B"], CacheT]:
+    """Read all given tokens but the last; return that one, from which a search goes on, and the cache."""
+    for tokens in given[:, :-1].unbind(1):
+        _, start = step(tokens, start)
+    return given[:, -1], start
+
+
 def log_normalizer(logits: Float[Tensor, "B V"]) -> Float[Tensor, "B 1"]:
     """Return log Σ exp(logits) in float32, whatever the model's precision; float32 logits are overwritten.
 

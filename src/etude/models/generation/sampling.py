@@ -26,7 +26,7 @@ def sample(
     step: Step[CacheT],
     start: CacheT,
     *,
-    bos: int,
+    bos: int | Int[Tensor, " R"],
     limits: Int[Tensor, " R"],
     constraint: Constraint,
     penalty: LengthPenalty,
@@ -38,7 +38,7 @@ def sample(
     Args:
         step: The model's step function.
         start: The model's cache before the first token, for R rows.
-        bos: The token to start from.
+        bos: The token that all rows, or each row, start from.
         limits: Largest number of tokens that each row may predict, eos included; at least 1.
         constraint: Tokens that may not be chosen; it also holds eos.
         penalty: Divisor of log-probabilities. It changes no output.

@@ -15,7 +15,7 @@ from etude.errors import ConfigurationError
 from etude.models.generation.beam_search import beam_search
 from etude.models.generation.constraint import Constraint, pad_prefixes
 from etude.models.generation.greedy_search import greedy_search
-from etude.models.generation.hypothesis import CacheT, Hypothesis, Step
+from etude.models.generation.hypothesis import CacheT, Hypothesis, Step, read_given
 from etude.models.generation.length_penalty import GNMT, LengthPenalty, Unnormalized
 from etude.models.generation.logit_filters import Filter, keep_min_p, keep_top_k, keep_top_p, temper
 from etude.models.generation.sampling import sample
@@ -27,13 +27,13 @@ class Rows:
     """The rows of a batch and the limits of their outputs.
 
     Attributes:
-        bos: The token to start from.
+        bos: The token that each row goes on from.
         limits: Largest number of tokens that each row may predict, eos included.
         constraint: Tokens that may not be chosen; it also holds eos.
         keys: Keys of each row's random numbers.
     """
 
-    bos: int
+    bos: Int[Tensor, " B"]
     limits: Int[Tensor, " B"]
     constraint: Constraint
     keys: Sequence[int]
@@ -70,7 +70,7 @@ class Search(ABC):
         step: Step[CacheT],
         start: CacheT,
         *,
-        bos: int,
+        bos: int | Int[Tensor, "B P"],
         eos: int,
         rows: int,
         max_lengths: Int[Tensor, " B"] | None = None,
@@ -83,7 +83,8 @@ class Search(ABC):
         Args:
             step: The model's step function.
             start: The model's cache before the first token.
-            bos: The token to start from.
+            bos: The token to start from; or the tokens that each row is given, such as a start and a language, which are
+                read, not predicted.
             eos: The token to end at.
             rows: Number of rows in the batch.
             max_lengths: A limit for each row in addition to `max_length`; less than 1 counts as 1.
@@ -99,9 +100,11 @@ class Search(ABC):
         limits = torch.full((rows,), self.max_length, device=device if max_lengths is None else max_lengths.device)
         if max_lengths is not None:
             limits = limits.minimum(max_lengths).clamp(min=1)
+        given = torch.full_like(limits, bos)[:, None] if isinstance(bos, int) else bos
+        last, start = read_given(step, start, given)
         padded_prefixes = None if prefixes is None else pad_prefixes(prefixes, limits.device)
         constraint = Constraint(eos, self.min_length, padded_prefixes)
-        return self.search(step, start, Rows(bos, limits, constraint, range(rows) if keys is None else keys))
+        return self.search(step, start, Rows(last, limits, constraint, range(rows) if keys is None else keys))
 
     @abstractmethod
     def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
@@ -224,7 +227,7 @@ class Sample(Search):
         samples = sample(
             step,
             start.select(repeated) if count > 1 else start,
-            bos=rows.bos,
+            bos=rows.bos[repeated],
             limits=rows.limits[repeated],
             constraint=Constraint(constraint.eos, constraint.min_length, prefixes),
             penalty=Unnormalized(),

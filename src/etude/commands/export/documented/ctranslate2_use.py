@@ -15,20 +15,23 @@ import ctranslate2
 from transformers import AutoTokenizer
 
 
-def translations(folder: str, texts: list[str], plain: bool, compute: str, options: dict[str, Any]) -> list[list[int]]:
+def translations(
+    folder: str, texts: list[str], plain: bool, before: list[str], compute: str, options: dict[str, Any]
+) -> list[list[int]]:
     """Return the ids of the best translation of each text.
 
     Args:
         folder: The exported folder.
         texts: The texts.
         plain: Whether the tokens are those of the text alone, and the end is added by hand.
+        before: Tokens that are then added before it: the tag of a direction.
         compute: Type that CTranslate2 computes in.
         options: Options of `translate_batch`.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     translator = ctranslate2.Translator(folder, device="cpu", compute_type=compute)
     if plain:
-        rows = [[*tokenizer.tokenize(text), tokenizer.eos_token] for text in texts]
+        rows = [[*before, *tokenizer.tokenize(text), tokenizer.eos_token] for text in texts]
     else:
         rows = [tokenizer.convert_ids_to_tokens(tokenizer.encode(text)) for text in texts]
     results = translator.translate_batch(rows, max_batch_size=32, **options)
