@@ -15,10 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from etude.api import Run, Sweep, compare, compose, load, sweep, train
+    from etude.api import Run, Sweep, compare, compose, load, merge, sweep, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Sweep", "__version__", "compare", "compose", "load", "sweep", "train"]
+__all__ = ["Run", "Sweep", "__version__", "compare", "compose", "load", "merge", "sweep", "train"]
 
 
 def __getattr__(name: str) -> "Any":

@@ -25,6 +25,8 @@ from torch import nn
 
 from etude.commands.compare import compare as compare_runs
 from etude.commands.compare_sweep import compare_sweep
+from etude.commands.derived.merge import merge as merge_runs
+from etude.commands.derived.translate import translate as translate_texts
 from etude.commands.evaluate import evaluate as evaluate_runs
 from etude.commands.export.command import export as export_run
 from etude.commands.inspect import CHANGEABLE, inspect
@@ -200,6 +202,18 @@ class Run(SavedRun):
         with undisturbed():
             return export_run(self, to=to, changes=read_overrides(overrides), **options)
 
+    def translate(self, into: str | Path, text: str | Path | None = None, *overrides: str, **options: Any) -> Path:
+        """Write a corpus of translations, and return its folder; see `etude.commands.derived.translate.translate`.
+
+        Args:
+            into: Folder of the corpus.
+            text: File with a text per line; None: the training split of the run's data.
+            overrides: Changes of the configuration, such as `"decoding=beam"`.
+            options: `reverse`, `part`, `checkpoint`, `ensemble`.
+        """
+        with undisturbed():
+            return translate_texts(self, into=into, text=text, changes=read_overrides(overrides), **options)
+
     def push(self, repository: str, **options: Any) -> Mapping[str, Any]:
         """Send an export to the Hugging Face hub; see `etude.commands.push.push`.
 
@@ -354,6 +368,20 @@ def load(run: str | Path, outputs: str | Path = "outputs") -> Run:
         ConfigurationError: If there is no such run; names the nearest ones.
     """
     return Run.open(resolve(str(run), Path(outputs).expanduser()))
+
+
+def merge(*runs: SavedRun | str | Path, method: str = "mean", name: str | None = None, checkpoint: str = "best") -> Run:
+    """Make a run of the mean of the weights of several runs.
+
+    Args:
+        runs: Two or more, opened or by what `load` takes.
+        method: `mean`: of all; `greedy`: of those that improve the mean on the validation split.
+        name: Name of the new run; None: that of the first with the method and the number of runs.
+        checkpoint: `best` or `last`, of each run.
+    """
+    opened = [run if isinstance(run, SavedRun) else load(os.fspath(run)) for run in runs]
+    with undisturbed():
+        return Run.open(merge_runs(opened, method=method, name=name, checkpoint=checkpoint).path)
 
 
 def compare(

@@ -63,6 +63,7 @@ OWN_DATA = {
 NEEDED = {
     "masked_lm/text": ["data.train=a"],
     "translation/several_directions": ["data.root=a"],
+    "translation/back_translated": ["data.synthetic=a"],
     **{f"{task}/adapt": ["model.name=a"] for task in ("causal_lm", "translation", "summarization")},
 }
 """What an experiment on one's own files, or from somebody's weights, cannot do without."""

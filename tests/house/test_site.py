@@ -59,6 +59,8 @@ CONTEXTS: tuple[tuple[str, ...], ...] = (
     ("experiment=token_classification/wnut17",),
     ("experiment=masked_lm/text", "data.train=a"),
     ("experiment=causal_lm/adapt", "model.name=a"),
+    ("experiment=translation/demo", "distillation=from_run", "distillation.teacher=a"),
+    ("experiment=translation/back_translated", "data.synthetic=a"),
 )
 """What a sentence may be about, the most usual first."""
 OTHER_KEYS = {key.rstrip("…") for command in COMMANDS.values() for key in command.keys} - {"budget", "batch"}

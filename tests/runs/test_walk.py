@@ -10,8 +10,7 @@ from types import FrameType
 
 import pytest
 
-from etude.models.losses import cross_entropy
-from etude.tasks import translation
+from etude.models.losses import cross_entropy, labelled_states
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "etude"
@@ -50,7 +49,7 @@ def test_a_run_enters_the_files_that_the_readme_lists(
             seen.extend(files_on_the_stack(sys._getframe(1)))
         return loss(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(translation, "label_smoothed_cross_entropy", watched)
+    monkeypatch.setattr(labelled_states, "label_smoothed_cross_entropy", watched)
     words = overrides("translation", "budget=1step", "validate.every=1step", "scheduler.warmup=1step")
     assert main(["train", *words]) == 0
     walked = [*seen, "models/losses/cross_entropy.py"]

@@ -207,6 +207,39 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
+    "translate": Command(
+        "make a corpus of a run's translations, for distillation or back-translation; writes its folder",
+        "etude.commands.derived.translate:translate",
+        "last into=distilled decoding=beam",
+        options={
+            "into": "the folder of the corpus: train.source and train.target",
+            "text": "a file with a text a line, plain or .gz; the training split of the run's data without",
+            "reverse": "true: the outputs are the sources, as for back-translation",
+            "part": "of several processes, which one this is: part=2/4",
+            **_CHECKPOINT,
+            **_ENSEMBLE,
+        },
+        changes={
+            **_SEARCH,
+            "batch.examples": "lines that are translated at once",
+            **_MACHINE,
+        },
+    ),
+    "merge": Command(
+        "make a run of the mean of the weights of several; writes its folder",
+        "etude.commands.derived.merge:merge",
+        "translation/demo/a translation/demo/b method=greedy",
+        many=True,
+        options={
+            "method": "mean: of all, which is the default; greedy: of those that improve it on val, the better ones first",
+            "checkpoint": "best, which is the default, or last: of each run",
+            "run.name": "the new run's; that of the first with the method and the number of runs without",
+        },
+        changes={
+            "batch…": "the size of batches, which changes speed and nothing else: batch.tokens=8192",
+            **_MACHINE,
+        },
+    ),
     "export": Command(
         "write a run's model for another library and prove that it computes the same; writes its folder",
         "etude.commands.export.command:export",

@@ -59,6 +59,9 @@ class ComparedRun:
         evaluation = read_evaluation(run.path, split)
         has_rows = (run.path / EVALUATIONS / f"{split}.jsonl").exists()
         values = shown_values(run.config.values)
+        if run.merged is not None:
+            kept = [Path(source.run).name for source in run.merged.sources if source.kept]
+            values["merged"] = f"{run.merged.method} of {', '.join(kept)}"
         return cls(
             run=run,
             configuration={key: text for key, text in values.items() if not within(key, IGNORED)},

@@ -26,6 +26,7 @@ from etude.optim.parameter_schedule import FROM_THE_START
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment, build
 from etude.training.callbacks.progress_bar import StepProgressBar
+from etude.training.from_runs.teacher_run import with_teacher
 from etude.training.preflight.trial import micro_batches_of
 from etude.training.step_loop import Length, Milestones, StepLoop
 from etude.training.trainer import run_context
@@ -56,6 +57,7 @@ def replay(run: SavedRun, *, step: Any = None) -> dict[str, Any]:
     """
     if not isinstance(step, int) or isinstance(step, bool) or step < 1:
         raise ConfigurationError(f"step={step}: etude replay needs the number of a step, from 1; write step=17")
+    run.require_training()
     experiment, ranks = experiment_in_one_process(run, step - 1)
     with tempfile.TemporaryDirectory() as folder:
         trainer, weights_of = train_forward(run, experiment, step - 1, ranks, Path(folder))
@@ -95,7 +97,7 @@ def experiment_in_one_process(run: SavedRun, until: int) -> tuple[Experiment, in
         }
     )
     _, checkpoint = _newest(run.checkpoints, until)
-    return build(config, run.tokenizer, None if checkpoint is None else run), ranks
+    return with_teacher(build(config, run.tokenizer, None if checkpoint is None else run)), ranks
 
 
 class _Recount(Callback):
@@ -194,7 +196,7 @@ def _forward_and_backward(
         with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the traceback of the forward pass
             with trainer.precision_plugin.forward_context():
-                loss = task.loss(batch)[0] / batch.step_count
+                loss = task.training_loss(batch)[0] / batch.step_count
             total += float(loss)
             try:
                 loss.backward()

@@ -89,6 +89,7 @@ def _configuration(run: SavedRun, changes: Mapping[str, Any]) -> Config:
         raise ConfigurationError(
             f"{run.path} is not finished, so there is no end to reproduce; first: etude resume {run.path}"
         )
+    run.require_training()
     for key, value in changes.items():
         if not key.startswith(_RELOCATABLE):
             raise ConfigurationError(

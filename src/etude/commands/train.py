@@ -22,6 +22,7 @@ from etude.training import launch
 from etude.training.build import build_data, check_trackers, factory, warm_start_run
 from etude.training.continuation import BUDGET, continue_with, is_complete, requested_changes
 from etude.training.fit import fit
+from etude.training.from_runs.teacher_run import with_teacher_folder
 from etude.training.machine import Machine
 from etude.training.warm_start import with_warm_start
 
@@ -38,7 +39,7 @@ def train(config: Config) -> SavedRun:
         ConfigurationError: If the run of that name was begun with another configuration.
         FolderInUseError: If another process is using its folder.
     """
-    config = with_warm_start(config)
+    config = with_teacher_folder(with_warm_start(config))
     _check(config)  # before a folder is made and processes are started
     folder = _folder(config)
     if state(folder) != "new" and is_complete(run := SavedRun.open(folder), config):

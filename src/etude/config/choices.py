@@ -58,6 +58,7 @@ GROUPS: Mapping[str, tuple[Kind, ...]] = {
     ),
     "scheduler": (Kind("etude.optim.schedules.Schedule", "etude.optim"),),
     "finetune": (Kind("etude.optim.finetune.base.Finetune", "etude.optim"),),
+    "distillation": (Kind("etude.models.losses.distillation.Distillation", "etude.models.losses", itself=True),),
     "decoding": (
         Kind("etude.models.generation.search.Search", "etude.models.generation"),
         Kind("etude.tasks.fill_mask.MaskedAnswers", "etude.tasks"),

@@ -73,6 +73,7 @@ POSITIVE: Mapping[str, Mapping[str, float]] = {
     "decoding": {"temperature": math.inf, "top_p": 1.0, "alpha": math.inf},
     "task": {"alpha": math.inf},
     "finetune": {"alpha": math.inf},
+    "distillation": {"temperature": math.inf},
 }
 """Arguments above 0 of etude's own classes, by group, and the largest value of each."""
 
@@ -255,6 +256,18 @@ def check_average(case: Case) -> None:
             )
 
 
+def check_distillation(case: Case) -> None:
+    """Refuse a teacher's weight outside [0, 1], and two passes besides a teacher: both replace the loss of the labels."""
+    weight, consistency = case.get("distillation.weight"), case.get(f"task.consistency.{TARGET}")
+    if _is_number(weight) and not 0 <= weight <= 1:
+        case.fail("distillation.weight", f"= {weight} is out of range; write 0 to 1, such as 0.5")
+    if consistency is not None and case.get("distillation") is not None:
+        both = "replaces the loss, and so does distillation"
+        case.fail(
+            f"task.consistency.{TARGET}", f"= {consistency} {both}; write task.consistency=null or distillation=none"
+        )
+
+
 def check_task_and_data(case: Case) -> None:
     """Compare the batches of the data, or of the parts of a mixture, with those of the task, by their `BATCH`."""
     task, data = case.get(f"task.{TARGET}"), case.get(f"data.of.{TARGET}") or case.get(f"data.{TARGET}")
@@ -351,6 +364,7 @@ RULES: tuple[Callable[[Case], None], ...] = (
     check_budget,
     check_average,
     check_unfreezing,
+    check_distillation,
     check_task_and_data,
     check_task_and_parts,
     check_non_finite,

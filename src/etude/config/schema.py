@@ -24,6 +24,7 @@ NODES = (
     "optimizer",
     "scheduler",
     "finetune",
+    "distillation",
     "decoding",
     "trainer",
     "non_finite",
@@ -187,6 +188,8 @@ class Config:
     """A run to start from: with its model, the weights of its best checkpoint and its tokenizer; null: none."""
     finetune: Node | None = None
     """Which parameters train, at what rate and from when; null: all, from the start."""
+    distillation: Node | None = None
+    """The run whose probabilities are learned besides the labels; null: the labels alone."""
     decoding: Node | None = None
     """How sequences are searched; null for a task that writes none."""
     non_finite: Node | None = None

@@ -106,12 +106,27 @@ class TorchSettings(Document, frozen=True):
 
 
 class Start(Document, frozen=True):
-    """Which run's weights a run began with, and what that one began with."""
+    """A run whose weights another one began with, or learned from, and what it began with itself."""
 
     run: str
     checkpoint: str
     weights: str
     start: Start | None
+
+
+class MergedSource(Start, frozen=True):
+    """A run that was to be merged with others, its score by itself if it has one, and whether the mean is of it."""
+
+    score: float | None
+    kept: bool
+
+
+class Merged(Document, frozen=True):
+    """What a merged run is the mean of; see `etude.training.from_runs.merging`."""
+
+    method: str
+    metric: str
+    sources: list[MergedSource]
 
 
 class RunManifest(Document, frozen=True, omit_defaults=True):
@@ -133,6 +148,8 @@ class RunManifest(Document, frozen=True, omit_defaults=True):
     torch: TorchSettings
     environment: dict[str, str]
     start: Start | None = None
+    teacher: Start | None = None
+    merged: Merged | None = None
 
 
 # data.json, facts.json

@@ -46,8 +46,8 @@ def create(outputs: Path, experiment: str, name: str | None = None) -> Path:
         ConfigurationError: If the name cannot name a folder.
         StorageError: If the folder cannot be created.
     """
-    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
-        raise ConfigurationError(f"run.name={name!r} cannot name a folder; write a word without '/' and leading '.'")
+    if name is not None:
+        check_name(name)
     parent = outputs / experiment
     with storage_errors(parent):
         make_folder(parent)
@@ -59,6 +59,16 @@ def create(outputs: Path, experiment: str, name: str | None = None) -> Path:
         sync(parent)
     replace_link(outputs / "last", str(run.relative_to(outputs)))
     return run
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot name a run's folder.
+
+    Raises:
+        ConfigurationError: If it cannot.
+    """
+    if not name.strip() or "/" in name or name.startswith("."):
+        raise ConfigurationError(f"run.name={name!r} cannot name a folder; write a word without '/' and leading '.'")
 
 
 def _new_folder(parent: Path, stamp: str) -> Path:
@@ -126,9 +136,10 @@ def resolve_all(word: str, outputs: Path) -> list[Path]:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the sorted folders of all runs inside a folder."""
+    """Return the sorted folders of all runs inside a folder; hidden folders are not whole yet."""
     runs = []
     for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         if CONFIGURATION in files:
             runs.append(Path(parent))
             folders.clear()  # runs do not contain runs

@@ -12,9 +12,9 @@ SECTIONS = {
     "packages": ("python", "packages"),
     "hardware": ("platform", "processor", "accelerators", "precision"),
     "settings": ("torch", "environment"),
-    "data": ("data", "first_weights"),
+    "data": ("data", "first_weights", "teacher"),
 }
-"""Keys of a manifest by section. The initial weights count as data, since they may be pretrained."""
+"""Keys of a manifest by section. The initial weights count as data, since they may be pretrained, and so does a teacher."""
 
 MACHINERY = ("code", "packages", "hardware", "settings")
 """Sections that may change when a run is continued."""
@@ -24,6 +24,8 @@ def section(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a section of a manifest; a mapping under the section's own name is merged into it."""
     content: dict[str, Any] = {}
     for key in SECTIONS[name]:
+        if key == "teacher" and manifest.get(key) is None:
+            continue  # most runs have none
         value = manifest.get(key)
         content |= value if key == name and isinstance(value, Mapping) else {key: value}
     return {key: value for key, value in content.items() if value != {}}

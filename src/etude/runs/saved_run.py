@@ -18,12 +18,13 @@ from etude.config.schema import Config
 from etude.config.stored import stored_configuration
 from etude.config.values import public_arguments, without_secrets
 from etude.errors import ConfigurationError
-from etude.runs.documents import Conclusion, Data, RunManifest
+from etude.runs.documents import Conclusion, Data, Merged, RunManifest
 from etude.runs.folder import (
     CHECKPOINTS,
     CONFIGURATION,
     DATA,
     IDENTITY,
+    MANIFEST,
     OVERRIDES,
     PRETRAINED,
     TOKENIZER,
@@ -132,6 +133,23 @@ class SavedRun:
     def manifest(self) -> RunManifest:
         """What the run was made with: code, packages, machine, data."""
         return read_manifest(self.path)
+
+    @property
+    def merged(self) -> Merged | None:
+        """What the run is the mean of; None: it was trained, or is not begun."""
+        return self.manifest.merged if (self.path / MANIFEST).exists() else None
+
+    def require_training(self) -> None:
+        """Refuse a run that is the mean of others: it has no training to continue or repeat.
+
+        Raises:
+            ConfigurationError: If it is one.
+        """
+        if self.merged is not None:
+            raise ConfigurationError(
+                f"{self.path} is the mean of other runs and has no training of its own; begin one from it with: etude train "
+                f"start={self.path}"
+            )
 
     @property
     def skeleton(self) -> Path | None:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.sharding import shard
 from etude.optim.finetune.base import Finetune
 from etude.optim.parameter_groups import build_optimizer, refused_settings, schedules_of_groups
@@ -34,6 +35,7 @@ from etude.tasks.evaluation import EvaluatedTask
 from etude.tasks.non_finite import NonFinitePolicy, StopOnNonFinite
 from etude.tasks.prediction import Prediction
 from etude.tasks.running_sums import Sums
+from etude.tasks.teaching.teacher import Teacher
 from etude.tasks.training_progress import TrainingProgress
 from etude.tokenization.base import Tokenizer
 from etude.types import Batch, Facts
@@ -46,6 +48,7 @@ class Task(EvaluatedTask):
         non_finite: What is done about losses and gradients that are not finite.
         parameter_schedules: How parameters train, by name; all others that are not frozen train from the start at the
             full rate.
+        teacher: A trained task whose probabilities this one learns from; None: from the labels alone.
         last_logged: Values that training logged last; a new dictionary each time.
 
     Args:
@@ -80,6 +83,7 @@ class Task(EvaluatedTask):
         self.gradient_clip = gradient_clip
         self.non_finite: NonFinitePolicy = StopOnNonFinite()
         self.parameter_schedules: Mapping[str, ParameterSchedule] = {}
+        self.teacher: Teacher | None = None
         self.last_logged: dict[str, float] = {}
         self._group_schedules: list[ParameterSchedule] = []
         self._gradient_norm = torch.zeros(())
@@ -97,6 +101,16 @@ class Task(EvaluatedTask):
     def forward(self, batch: Any) -> Any:
         """Return the model's logits for a batch; each task documents their shape."""
         raise ConfigurationError(f"{type(self).__name__} defines no forward(batch) that returns the model's logits")
+
+    def labelled_states(self, batch: Any) -> LabelledStates:
+        """Return the states of a batch that its loss over tokens or classes is computed from; a teacher and its student need it.
+
+        Raises:
+            ConfigurationError: If the loss is another one.
+        """
+        raise ConfigurationError(
+            f"distillation: {type(self).__name__} predicts neither tokens nor one of several classes; write distillation=none"
+        )
 
     def predictions(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Prediction]:
         """Return the answers to each text, whatever its neighbours are.
@@ -146,10 +160,27 @@ class Task(EvaluatedTask):
         """
         self._updating = False
         self.seed_randomness(self.current_epoch, index)
-        total, count = self.loss(batch)
-        self._progress.losses.add(total, count)
+        total, count, terms = self.training_loss(batch)
+        self._progress.losses.add(total, count, terms)
         self.non_finite.record_loss(self.global_step + 1, total)
         return total * (self.micro_batches * self.trainer.world_size / batch.step_count)
+
+    def training_loss(self, batch: Any) -> tuple[Float[Tensor, ""], Real[Tensor, ""], Mapping[str, Float[Tensor, ""]]]:
+        """Return the loss of a training step, with a teacher if there is one: sum, count, and sums of its terms by name."""
+        if self.teacher is None:
+            return *self.loss(batch), {}
+        loss = self.teacher.loss(self, batch)
+        return loss.total, loss.count, {"labels": loss.labels, "distillation": loss.distillation}
+
+    def step_flops(
+        self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]
+    ) -> Int[np.ndarray, " N"] | None:
+        """Return the operations of `training_flops`, and those of the teacher, which has no gradients; None: unknown."""
+        own = self.training_flops(lengths, counts)
+        if own is None or self.teacher is None:
+            return own
+        taught: Int[np.ndarray, " N"] | None = self.teacher.task.training_flops(lengths, counts)
+        return None if taught is None else own + taught
 
     @property
     def micro_batches(self) -> int:
@@ -304,7 +335,9 @@ class Task(EvaluatedTask):
 
     def _log_step(self, optimizer: Optimizer) -> None:
         """Log the step through Lightning, and stop at one that is not finite as often as Lightning writes its logs."""
-        self.log("train/loss", self._progress.losses.mean(self), prog_bar=True)
+        losses = self._progress.losses
+        self.log("train/loss", losses.mean(self), prog_bar=True)
+        self.log_dict({f"train/loss_{name}": mean for name, mean in losses.term_means(self).items()})
         self.log("train/gradient_norm", self._gradient_norm)
         self.log("train/learning_rate", max(group["lr"] for group in optimizer.param_groups))
         self.log_dict(self.non_finite.values())

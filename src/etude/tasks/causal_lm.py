@@ -22,7 +22,8 @@ from etude.metrics.score import Score
 from etude.models.base import TextDecoder
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Search
-from etude.models.losses.cross_entropy import check_chunk, label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.model_flops import decoder_flops
 from etude.optim.schedules import Schedule
 from etude.seeding import mix
@@ -78,14 +79,16 @@ class CausalLM(Task):
 
     def loss(self, batch: CausalLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the tokens to be predicted."""
-        hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents)
-        return self._loss_of(hidden, batch.labels[batch.mask])
+        return self.labelled_states(batch).cross_entropy()
 
-    def _loss_of(
-        self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    def labelled_states(self, batch: CausalLMBatch) -> LabelledStates:
+        """Return the states at the real tokens, and the tokens that follow them."""
+        hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents)
+        return self._labelled(hidden, batch.labels[batch.mask])
+
+    def _labelled(self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LabelledStates:
         weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
-        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, cap=cap, chunk=self.chunk_tokens)
+        return LabelledStates(hidden, weight, labels, bias=bias, cap=cap, chunk=self.chunk_tokens)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]
@@ -100,7 +103,7 @@ class CausalLM(Task):
         hidden = self.model.hidden(batch.tokens, batch.mask, batch.documents).split(sizes)
         labels = batch.labels[batch.mask].split(sizes)
         losses = torch.stack(
-            [self._loss_of(states, targets)[0] for states, targets in zip(hidden, labels, strict=True)]
+            [self._labelled(states, targets).cross_entropy()[0] for states, targets in zip(hidden, labels, strict=True)]
         )
         columns = (batch.ids, (batch.labels != IGNORED).sum(dim=1), losses.double(), batch.text_bytes)
         rows = [

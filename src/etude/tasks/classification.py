@@ -23,8 +23,7 @@ from etude.metrics.precision_recall import precision_recall
 from etude.metrics.reliability import BINS, reliability
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
-from etude.models.losses.targets import weighted_cross_entropy
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.pooling import PoolingName
 from etude.optim.schedules import Schedule
 from etude.tasks.pooled import LARGEST_ERRORS, Pooled
@@ -90,11 +89,18 @@ class Classification(Pooled):
 
     def loss(self, batch: ClassificationBatch) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
         """Return the cross-entropy summed over examples, smoothed and weighted in training only."""
-        smoothing = self.label_smoothing if self.training else 0.0
-        if self.training and batch.weights is not None:
-            return weighted_cross_entropy(self.forward(batch), batch.labels, batch.weights, smoothing)
-        pooled = self.pooled(batch.tokens, batch.mask, batch.segments)
-        return label_smoothed_cross_entropy(pooled, self.head.weight, batch.labels, smoothing, bias=self.head.bias)
+        return self.labelled_states(batch).cross_entropy()
+
+    def labelled_states(self, batch: ClassificationBatch) -> LabelledStates:
+        """Return the pooled states and the classes; smoothed and weighted in training only."""
+        return LabelledStates(
+            self.pooled(batch.tokens, batch.mask, batch.segments),
+            self.head.weight,
+            batch.labels,
+            bias=self.head.bias,
+            weights=batch.weights if self.training else None,
+            smoothing=self.label_smoothing if self.training else 0.0,
+        )
 
     def judge(self, batch: ClassificationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
         """Return label, predicted class, its probability and the logits for each example."""

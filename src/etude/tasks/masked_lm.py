@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from etude.metrics.language_modeling import bits_per_byte, perplexity
 from etude.metrics.score import Score
 from etude.models.base import TextEncoder
-from etude.models.losses.cross_entropy import check_chunk, chunk_length, label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk, chunk_length
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.model_flops import encoder_flops
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
@@ -95,9 +96,12 @@ class MaskedLM(Task):
 
     def loss(self, batch: MaskedLMBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over the masked positions."""
+        return self.labelled_states(batch).cross_entropy()
+
+    def labelled_states(self, batch: MaskedLMBatch) -> LabelledStates:
+        """Return the features at the masked positions, and the tokens that were there."""
         hidden, labels = self.masked_features(batch)
-        weight, bias = self.model.output_weight, self.head.bias
-        return label_smoothed_cross_entropy(hidden, weight, labels, bias=bias, chunk=self.chunk_tokens)
+        return LabelledStates(hidden, self.model.output_weight, labels, bias=self.head.bias, chunk=self.chunk_tokens)
 
     def training_flops(
         self, lengths: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"]

@@ -25,7 +25,7 @@ from etude.metrics.score import Statistics
 from etude.metrics.tagging import OUTSIDE, SCHEMES, SchemeName, Span, TagAccuracy, TagF1, TagMetric
 from etude.models.base import TextEncoder
 from etude.models.layers.dropout import Dropout
-from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.model_flops import encoder_flops
 from etude.optim.schedules import Schedule
 from etude.tasks.attention_maps import Attention, encode_whole, encoder_attention
@@ -158,11 +158,13 @@ class TokenClassification(Task):
 
     def loss(self, batch: TokenClassificationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return the cross-entropy summed over words, smoothed in training only, and the number of words."""
+        return self.labelled_states(batch).cross_entropy()
+
+    def labelled_states(self, batch: TokenClassificationBatch) -> LabelledStates:
+        """Return the states of the words' first tokens, and the words' classes; smoothed in training only."""
         states, labels = self._states(batch)
         smoothing = self.label_smoothing if self.training else 0.0
-        return label_smoothed_cross_entropy(
-            self.dropout(states), self.head.weight, labels, smoothing, bias=self.head.bias
-        )
+        return LabelledStates(self.dropout(states), self.head.weight, labels, self.head.bias, smoothing=smoothing)
 
     def judge(
         self, batch: TokenClassificationBatch, split: str

@@ -73,8 +73,10 @@ class TrainingProgress:
         """
         sums, seconds = self.losses, self.seconds()
         loss_sum, count = sums.total(module)
+        terms = sums.terms(module)
         self.losses = Sums(tokens=tokens, seconds=seconds, step=step)
         line = {"train/loss": loss_sum / count} if count else {}  # nothing, if every step was left out
+        line |= {f"train/loss_{name}": value / count for name, value in terms.items() if count}
         if count and self._spikes.observe(loss_sum / count, sums.step + 1, step, run):
             line["train/spike"] = 1.0
         taken = seconds - sums.seconds
@@ -84,19 +86,23 @@ class TrainingProgress:
     def state_dict(self, module: lightning.LightningModule) -> dict[str, Any]:
         """Return the state that a checkpoint holds."""
         loss_sum, count = self.losses.total(module)
+        terms = self.losses.terms(module)
         return {
             "seconds": self.seconds(),
             "loss_sum": loss_sum,
             "count": count,
             "window": [self.losses.tokens, self.losses.seconds, self.losses.step],
             "last_losses": list(self._spikes.losses),
+            **({"terms": terms} if terms else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], rank: int) -> None:
         """Restore what `state_dict` returned. Its sums are over ranks: one rank carries them."""
         carries = rank == 0 or not torch.distributed.is_initialized()
-        sums = (state["loss_sum"], state["count"]) if carries else (0.0, 0)
-        self.losses = Sums(*sums, *state["window"])
+        loss_sum, count = (state["loss_sum"], state["count"]) if carries else (0.0, 0)
+        terms = {name: value if carries else 0.0 for name, value in state.get("terms", {}).items()}
+        tokens, seconds, step = state["window"]
+        self.losses = Sums(loss_sum, count, tokens, seconds, step, terms)
         self._spikes = Spikes(state["last_losses"])
         self._seconds_before = state["seconds"]
 

@@ -27,7 +27,8 @@ from etude.models.generation.ensemble import Caches, ensemble, mean_log_probabil
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.search import Search
 from etude.models.losses.consistency import Consistency
-from etude.models.losses.cross_entropy import check_chunk, label_smoothed_cross_entropy
+from etude.models.losses.cross_entropy import check_chunk
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.model_flops import seq2seq_flops
 from etude.optim.schedules import Schedule
 from etude.seeding import mix
@@ -109,11 +110,19 @@ class Translation(Task):
         """Return the loss summed over target tokens: as configured in training, otherwise the plain cross-entropy."""
         if self.training and self.consistency is not None:
             return self._loss_of_two_passes(batch, self.consistency)
-        hidden = self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
-        labels = batch.labels[batch.target_mask]
-        smoothing = self.label_smoothing if self.training else 0.0
-        weight, bias, cap = self.model.output_weight, self.model.output_bias, self.model.logit_cap
-        return label_smoothed_cross_entropy(hidden, weight, labels, smoothing, bias, cap, self.chunk_tokens)
+        return self.labelled_states(batch).cross_entropy()
+
+    def labelled_states(self, batch: TranslationBatch) -> LabelledStates:
+        """Return the decoder's states and the target tokens that follow; labels are smoothed in training only."""
+        return LabelledStates(
+            self.model.hidden(batch.source, batch.inputs, batch.source_mask, batch.target_mask),
+            self.model.output_weight,
+            batch.labels[batch.target_mask],
+            bias=self.model.output_bias,
+            cap=self.model.logit_cap,
+            smoothing=self.label_smoothing if self.training else 0.0,
+            chunk=self.chunk_tokens,
+        )
 
     def training_flops(
         self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]

@@ -5,7 +5,7 @@ Everything below takes plain arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Experiment:
         machine: The machine that trains it.
         callbacks: The experiment's own callbacks.
         warm_start: The run whose weights the task begins with; None: new or pretrained weights, or those of a restored run.
+        teacher: What the manifest says of the run that the task learns from; None: it learns from the labels alone.
         compilation: What compiles the layers of the task, a callback of its training; None: they are not compiled.
     """
 
@@ -58,6 +59,7 @@ class Experiment:
     callbacks: list[Callback]
     warm_start: SavedRun | None = None
     compilation: Compilation | None = None
+    teacher: Mapping[str, Any] | None = None
 
     def trainer(self, folder: Path, **arguments: Any) -> lightning.Trainer:
         """Return a Trainer for this machine, in the experiment's precision, with the arguments of `Machine.trainer`."""

@@ -77,6 +77,7 @@ def continue_with(run: SavedRun, config: Config) -> SavedRun:
     changes = requested_changes(run, config)
     if not changes:
         return run
+    run.require_training()
     note_changes(run, changes)
     if BUDGET in changes:
         _log.warning("the budget is longer now; a learning rate that depends on it follows the new one")

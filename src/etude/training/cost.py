@@ -104,7 +104,7 @@ def training_flops(task: Task, data: PlannedData, step: int) -> int | None:
     last = ((rows, 1) for rows in _first_examples(data.plan(epochs), steps))
     flops = 0
     for rows, times in itertools.chain([(np.arange(1), 0)], data.read_before(epochs), last):
-        example_flops = task.training_flops(examples.lengths[rows], examples.counts[rows])
+        example_flops = task.step_flops(examples.lengths[rows], examples.counts[rows])
         if example_flops is None:
             return None
         flops += times * _exact_sum(example_flops)

@@ -25,6 +25,7 @@ from etude.training.callbacks.pruning import StopWhenPruned
 from etude.training.checkpoint_averaging import keep_best_average
 from etude.training.checkpoint_evaluation import evaluate_checkpoint
 from etude.training.cost import write_cost
+from etude.training.from_runs.teacher_run import with_teacher
 from etude.training.loggers.alerting import alerting
 from etude.training.loggers.detail_tables import Table, log_curves, log_details, tables
 from etude.training.preflight.trial import with_micro_batches
@@ -44,7 +45,7 @@ def fit(run: SavedRun) -> None:
     """
     checkpoint = run.newest_checkpoint()
     config = with_micro_batches(run)
-    experiment = build(config, run.tokenizer if run.is_prepared else None, run if checkpoint else None)
+    experiment = with_teacher(build(config, run.tokenizer if run.is_prepared else None, run if checkpoint else None))
     if checkpoint is None:
         load_warm_start(experiment)
     carry_out(run, experiment, checkpoint)

@@ -16,6 +16,7 @@ from etude.runs.manifest_drift import MACHINERY, drift
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment
 from etude.training.continuation import note_changes
+from etude.training.from_runs.teacher_run import refuse_changed_teacher
 from etude.training.step_loop import Length
 from etude.training.warm_start import describe_warm_start
 
@@ -42,8 +43,10 @@ def write_provenance(run: SavedRun, experiment: Experiment) -> None:
         write_json(run.path / DATA, described)
         _log_summary(experiment, described)
     files: PretrainedFiles | None = getattr(experiment.task.model, "files", None)
-    current = _manifest(experiment, described["fingerprint"], files)
+    teacher = {} if experiment.teacher is None else {"teacher": dict(experiment.teacher)}
+    current = _manifest(experiment, described["fingerprint"], files) | teacher
     if (run.path / MANIFEST).exists():
+        refuse_changed_teacher(run, experiment)
         drifted = drift(run.manifest.plain(), current)
         note_changes(run, {key: change for section in MACHINERY for key, change in drifted[section].items()})
         return

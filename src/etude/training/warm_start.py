@@ -99,7 +99,11 @@ def load_warm_start(experiment: Experiment) -> None:
 
 def describe_warm_start(run: SavedRun) -> dict[str, Any]:
     """Return run, checkpoint and weights of a warm start for the manifest, and the warm start of that run in turn."""
-    checkpoint = run.checkpoint("best")
+    return describe_source(run, run.checkpoint("best"))
+
+
+def describe_source(run: SavedRun, checkpoint: Path) -> dict[str, Any]:
+    """Return a run, its checkpoint, the hash of the weights and the warm start of the run, as manifests name their sources."""
     files = read_manifest(checkpoint).files
     hashes = [files[name].sha256 for name in tensor_files(codec.MODEL, files)]
     return {

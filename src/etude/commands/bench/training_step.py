@@ -31,6 +31,7 @@ from etude.tasks.run_context import RunContext
 from etude.training.build import Experiment, build
 from etude.training.callbacks.log_training import LogTraining
 from etude.training.cost import training_flops
+from etude.training.from_runs.teacher_run import with_teacher, with_teacher_folder
 from etude.training.loggers.tracking import RecordLogger
 from etude.training.peak_flops import matrix_multiply_flops, peak_memory_mb
 from etude.training.warm_start import with_warm_start
@@ -53,7 +54,7 @@ def bench(config: Config) -> dict[str, Any]:
     Raises:
         ConfigurationError: If the experiment needs several processes.
     """
-    experiment = build(with_warm_start(config))
+    experiment = with_teacher(build(with_teacher_folder(with_warm_start(config))))
     if experiment.machine.world_size > 1:
         raise ConfigurationError(
             "etude bench measures one process; write trainer.devices=1 trainer.nodes=1 (command line)"
@@ -101,7 +102,7 @@ def _bare_loop(experiment: Experiment) -> dict[str, float]:
     for index, batch in _micro_batches(experiment):
         lap("data", index)
         seed_micro_batch(experiment.config.seed, 0, index, 0)
-        total, _ = task.loss(batch)
+        total, *_ = task.training_loss(batch)
         loss = total / batch.step_count
         lap("forward", index)
         loss.backward()

@@ -1,5 +1,6 @@
 """Corpora: the rows of each split, from a published data set or one's own files (see `etude.data.prepare.Corpus`)."""
 
+from etude.data.corpora.back_translated import BackTranslated
 from etude.data.corpora.clinc150 import Clinc150
 from etude.data.corpora.direction_files import DirectionFiles
 from etude.data.corpora.evaluation_files import EvaluationFiles
@@ -18,6 +19,7 @@ from etude.data.corpora.tatoeba import Tatoeba
 from etude.data.corpora.text_files import TextFiles
 
 __all__ = [
+    "BackTranslated",
     "Clinc150",
     "DirectionFiles",
     "EvaluationFiles",

@@ -44,7 +44,7 @@ class SpeedCurves(Callback):
         """Find the peak of all devices together, and the operations of each example, before the stopwatch starts."""
         self._device = pl_module.device
         examples = self._data.splits["train"]
-        flops = self._task.training_flops(examples.lengths, examples.counts)
+        flops = self._task.step_flops(examples.lengths, examples.counts)
         self._example_flops = None if flops is None else flops.astype(np.float64)
         peak: PeakFlops | None = peak_flops(self._device, self._precision)
         self._peak = None if peak is None else sum(rank["flops"] for rank in gathered([{"flops": peak.flops}]))

@@ -20,6 +20,7 @@ from etude.duration import Clock
 from etude.errors import EtudeError, defects
 from etude.optim.parameter_groups import build_optimizer
 from etude.training.build import factory
+from etude.training.from_runs.teacher_run import with_teacher_folder
 from etude.training.machine import AUTO, Machine
 from etude.training.preflight.trial import Outcome, attempt, choose
 from etude.training.trainer import early_stopping, retention, run_context
@@ -116,7 +117,7 @@ def preflight(configs: Sequence[Config], limit: int | None = None) -> list[Prefl
 def _preflight(config: Config, rehearsed: dict[str, Outcome | EtudeError], limit: int | None) -> Preflight:
     try:
         with defects():
-            complete = with_warm_start(config)
+            complete = with_teacher_folder(with_warm_start(config))
             _check_own_values(complete)
             key = shape(complete)
             if key not in rehearsed:

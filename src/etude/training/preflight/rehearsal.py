@@ -34,6 +34,7 @@ from etude.runs.manifest import parameters
 from etude.runs.saved_run import SavedRun
 from etude.training.build import Experiment, build, build_data, factory, warm_start_run
 from etude.training.fit import carry_out
+from etude.training.from_runs.teacher_run import with_teacher
 from etude.training.launch import end_with
 from etude.training.preflight.trial import FAILURE, OUTCOME, PLANNED, Outcome, Planned
 from etude.training.step_loop import Length
@@ -56,9 +57,8 @@ def rehearse(run: SavedRun) -> Outcome:
     nodes, ranks = machine.get("nodes", 1), machine.get("devices", 1) * machine.get("nodes", 1)
     slices = machine.get("micro_batches", 1) * ranks
     alone = {"devices": 1, "nodes": 1, "strategy": "auto", "micro_batches": slices, "progress_bar": False}
-    experiment = build(
-        run.config.updated({**{f"trainer.{key}": value for key, value in alone.items()}, "logger": None})
-    )
+    config = run.config.updated({**{f"trainer.{key}": value for key, value in alone.items()}, "logger": None})
+    experiment = with_teacher(build(config))
     load_warm_start(experiment)
     planned = plan_rehearsal(experiment, ranks)
     (run.path / PLANNED).write_text(json.dumps(asdict(planned)), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Teachers: trained tasks that another task learns from."""
