@@ -33,6 +33,7 @@ class Facts:
         center: Mean of the training labels if they are numbers, else 0.
         scale: Standard deviation of the training labels if they are numbers, else 1.
         source_vocabulary: Number of token ids of sources with a vocabulary of their own; None: all texts share one.
+        turn_end: Id that ends what the assistant says in a conversation; -1 where there are no conversations.
     """
 
     vocabulary: int
@@ -45,6 +46,7 @@ class Facts:
     center: float = 0.0
     scale: float = 1.0
     source_vocabulary: int | None = None
+    turn_end: int = -1
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as plain values."""
@@ -116,6 +118,16 @@ class CausalLMBatch(NamedTuple):
     step_count: float
     ids: Int[Tensor, " B"]
     text_bytes: Int[Tensor, " B"]
+
+
+class ConversationBatch(CausalLMBatch):
+    """The same of conversations, whole ones, several of them in a row.
+
+    `labels` are `IGNORED` everywhere but before the tokens that the assistant has written, and `text_bytes` are those of
+    what it has written. `documents` keeps the conversations of a row apart.
+    """
+
+    __slots__ = ()
 
 
 class ClassificationBatch(NamedTuple):
@@ -198,6 +210,21 @@ class QuestionBatch(NamedTuple):
     step_count: float
     ids: Int[Tensor, " B"]
     questions: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The last exchange of a conversation.
+
+    Attributes:
+        prompt: Ids of the conversation up to the assistant's answer, opened for it.
+        question: What was said before the answer; empty if nothing was.
+        answer: What the assistant said.
+    """
+
+    prompt: list[int]
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
-from etude.tokenization.base import SpecialTokens, Tokenizer, parsed
+from etude.tokenization.base import CHAT_TEMPLATE, SpecialTokens, Tokenizer, parsed
 from etude.untrusted import decode_json
+
+CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class PretrainedTokenizer:
 
     The tokenizer's bos is the token that a decoder starts from, if config.json names one, or else the bos of config.json if
     the tokenizer names none. The two sentencepiece models of MarianMT's own folders are not read; the tokenizer.json that
-    `etude export to=huggingface` writes is.
+    `etude export to=huggingface` writes is. Its chat template comes with it, if it has one.
 
     Attributes:
         name: Folder, pinned package, or repository of the Hugging Face hub.
@@ -30,10 +32,11 @@ class PretrainedTokenizer:
 
     @property
     def key(self) -> str:
-        """The content of the tokenizer's file as a hash."""
+        """The content of the tokenizer's files as hashes."""
         files = open_pretrained(self.name)
-        start = _start(files)
+        start, template = _start(files), _chat_template(files)
         ending = "" if start is None else f" {start}"
+        ending += "" if template is None else f" {hashlib.sha256(template.encode()).hexdigest()}"
         return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
@@ -56,7 +59,7 @@ class PretrainedTokenizer:
                     f"config.json of {self.name} starts decoding from id {start}, which its tokenizer has not"
                 )
             special = dataclasses.replace(special, bos=token)
-        return Tokenizer(backend, special)
+        return Tokenizer(backend, special, chat_template=_chat_template(files))
 
 
 def _tokenizer_json(files: PretrainedFiles) -> bytes:
@@ -71,6 +74,26 @@ def _tokenizer_json(files: PretrainedFiles) -> bytes:
             "tokenizer=pretrained reads; give a folder with one"
         )
     return files.read("tokenizer.json")
+
+
+def _chat_template(files: PretrainedFiles) -> str | None:
+    """Return the chat template: that of its own file, or of tokenizer_config.json, of several the `default`.
+
+    Raises:
+        DataError: If it is no text.
+    """
+    if files.has(CHAT_TEMPLATE):
+        try:
+            return files.read(CHAT_TEMPLATE).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"the {CHAT_TEMPLATE} of {files.name} is not UTF-8 text; fetch it again") from error
+    template = _object(files, CONFIG).get("chat_template") if files.has(CONFIG) else None
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise DataError(f"the chat_template in {CONFIG} of {files.name} is not a text; fetch it again")
+    return template
 
 
 def _start(files: PretrainedFiles) -> int | None:
@@ -106,7 +129,7 @@ def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
 def _named(files: PretrainedFiles) -> dict[str, str]:
     """Return the special tokens that the tokenizer's files name, such as `bos_token`."""
     named: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+    for file in ("special_tokens_map.json", CONFIG):
         if files.has(file):
             named |= _token_texts(_object(files, file))
     return named

@@ -1,6 +1,7 @@
 """Corpora: the rows of each split, from a published data set or one's own files (see `etude.data.prepare.Corpus`)."""
 
 from etude.data.corpora.clinc150 import Clinc150
+from etude.data.corpora.conversation_files import ConversationFiles
 from etude.data.corpora.evaluation_files import EvaluationFiles
 from etude.data.corpora.interface_texts import InterfaceTexts
 from etude.data.corpora.labelled_lines import LabelledLines
@@ -18,6 +19,7 @@ from etude.data.corpora.text_files import TextFiles
 
 __all__ = [
     "Clinc150",
+    "ConversationFiles",
     "EvaluationFiles",
     "InterfaceTexts",
     "LabelledLines",
