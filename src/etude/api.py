@@ -120,13 +120,16 @@ class Run(SavedRun):
         Returns:
             Of texts, a line of text each, as `etude predict` writes it; of records, each record with the answer's values
             added.
+
+        Raises:
+            DataError: If a text cannot be answered; `predictions` tells which, beside the answers to the others.
         """
         with undisturbed():
             predictor = self._predictor(overrides, checkpoint, ensemble, direction)
             if inputs and not isinstance(inputs[0], str):
                 return predictor.answer_records([dict(record) for record in inputs])  # type: ignore[arg-type]
             texts = [str(text) for text in inputs]
-            return [prediction.text for prediction in predictor.predictions(texts)]
+            return predictor.answer_texts(texts)
 
     def predictions(
         self,

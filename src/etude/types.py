@@ -93,6 +93,7 @@ class Facts:
         scale: Standard deviation of the training labels if they are numbers, else 1.
         source_vocabulary: Number of token ids of sources with a vocabulary of their own; None: all texts share one.
         directions: Directions of translation; empty where nothing but bos and eos stands around the texts.
+        turn_end: Id that ends what the assistant says in a conversation; -1 where there are no conversations.
     """
 
     vocabulary: int
@@ -106,6 +107,7 @@ class Facts:
     scale: float = 1.0
     source_vocabulary: int | None = None
     directions: tuple[Direction, ...] = ()
+    turn_end: int = -1
 
     @property
     def ways(self) -> tuple[Direction, ...]:
@@ -185,6 +187,16 @@ class CausalLMBatch(NamedTuple):
     step_count: float
     ids: Int[Tensor, " B"]
     text_bytes: Int[Tensor, " B"]
+
+
+class ConversationBatch(CausalLMBatch):
+    """The same of conversations, whole ones, several of them in a row.
+
+    `labels` are `IGNORED` everywhere but before the tokens that the assistant has written, and `text_bytes` are those of
+    what it has written. `documents` keeps the conversations of a row apart.
+    """
+
+    __slots__ = ()
 
 
 class ClassificationBatch(NamedTuple):
@@ -267,6 +279,21 @@ class QuestionBatch(NamedTuple):
     step_count: float
     ids: Int[Tensor, " B"]
     questions: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The last exchange of a conversation.
+
+    Attributes:
+        prompt: Ids of the conversation up to the assistant's answer, opened for it.
+        question: What was said before the answer; empty if nothing was.
+        answer: What the assistant said.
+    """
+
+    prompt: list[int]
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)

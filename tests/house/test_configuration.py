@@ -20,6 +20,7 @@ from etude.config.nodes import PARTS as GIVEN_TO_PARTS
 from etude.config.schema import MAPPINGS, NODES, Config, Node
 from etude.config.signatures import signature
 from etude.duration import Duration
+from etude.errors import ConfigurationError
 from etude.sweeps.sweep_plan import OWN
 
 COMPOSER = Composer(CONF, "train")
@@ -58,10 +59,12 @@ OWN_DATA = {
     ],
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
     "data=documents": ["experiment=causal_lm/demo", "data.train=a"],
+    "data=conversations": ["experiment=causal_lm/instruct", "model.name=a", "data.train=a", "data.max_length=64"],
     "data=one_text": ["experiment=causal_lm/demo", "data.root=texts", "data.file=book.txt"],
 }
 NEEDED = {
     "masked_lm/text": ["data.train=a"],
+    "causal_lm/instruct": ["model.name=a", "data.train=a"],
     "translation/several_directions": ["data.root=a"],
     "translation/back_translated": ["data.synthetic=a"],
     **{f"{task}/adapt": ["model.name=a"] for task in ("causal_lm", "translation", "summarization")},
@@ -133,6 +136,14 @@ def test_the_parts_of_a_model_are_groups_and_no_models() -> None:
 @pytest.mark.parametrize("choice", OWN_DATA)
 def test_ones_own_data_needs_nothing_but_its_files(choice: str) -> None:
     composed(choice, *OWN_DATA[choice])
+
+
+def test_a_run_to_start_from_brings_the_name_of_the_model() -> None:
+    composition = COMPOSER.compose(COMPOSER.normalized(["experiment=causal_lm/instruct", "data.train=a", "start=RUN"]))
+    assert composition.config().model.arguments["name"] == "RUN"
+    bare = COMPOSER.compose(COMPOSER.normalized(["experiment=causal_lm/instruct", "data.train=a"]))
+    with pytest.raises(ConfigurationError, match=r"model\.name has no value"):
+        bare.config()
 
 
 def test_without_an_experiment_the_defaults_fit_together() -> None:

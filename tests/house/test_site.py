@@ -37,6 +37,7 @@ CONTEXTS: tuple[tuple[str, ...], ...] = (
     ("experiment=classification/minilm", *TABLE),
     ("experiment=masked_lm/demo",),
     ("experiment=causal_lm/demo",),
+    ("experiment=causal_lm/instruct", "model.name=a", "data.train=a"),
     ("experiment=summarization/scitldr",),
     ("experiment=classification/demo", "finetune=lora"),
     ("experiment=translation/multi30k",),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TextIO
 
 from etude.commands.evaluate import CHANGEABLE
 from etude.commands.record_lines import answered_records, as_line, record_task
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, DataError
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
 from etude.tasks.prediction import Prediction, choose_direction
@@ -24,20 +24,33 @@ _log = logging.getLogger(__name__)
 CHUNK = 64
 """Lines predicted together, unless `batch.examples` is given; it changes the speed and nothing else."""
 
+SHOWN = 3
+"""Lines without an answer of which it is said why."""
+
 
 class ImperfectLines:
     """Counts of lines that could not be read or answered completely, by the reason."""
 
     def __init__(self) -> None:
         self.lines = self.broken = self.cut = self.stopped = self.refused = 0
+        self.unanswered = list[str]()
 
-    def add(self, broken: bool, *, cut: bool = False, stopped: bool = False, refused: bool = False) -> None:
-        """Count a line."""
+    def add(
+        self,
+        broken: bool,
+        *,
+        cut: bool = False,
+        stopped: bool = False,
+        refused: bool = False,
+        unanswered: str | None = None,
+    ) -> None:
+        """Count a line; of a text without an answer, with the reason."""
         self.lines += 1
         self.broken += broken
         self.cut += cut
         self.stopped += stopped
         self.refused += refused
+        self.unanswered += [] if unanswered is None else [f"line {self.lines} {unanswered}"]
 
     def warn(self) -> None:
         """Log each count that is not zero."""
@@ -46,6 +59,7 @@ class ImperfectLines:
             (self.cut, "had more tokens than the model reads; a part of each was left out"),
             (self.stopped, "have an answer that was stopped at its length limit"),
             (self.refused, "could not be read; their answers say why"),
+            (len(self.unanswered), f"have no answer: {'; '.join(self.unanswered[:SHOWN])}"),
         ):
             if count:
                 _log.warning("%d of %d lines %s", count, self.lines, problem)
@@ -125,6 +139,18 @@ class Predictor:
             answers += sorted_predictions(self.task, self.tokenizer, texts[start : start + self.chunk])
         return answers
 
+    def answer_texts(self, texts: Sequence[str]) -> list[str]:
+        """Return the best answer to each text.
+
+        Raises:
+            DataError: If a text cannot be answered.
+        """
+        answers = self.predictions(texts)
+        for number, answer in enumerate(answers, 1):
+            if answer.error is not None:
+                raise DataError(f"text {number} {answer.error}")
+        return [answer.text for answer in answers]
+
     def answer_records(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return each record with the values of its answer added, or with an `error`.
 
@@ -169,7 +195,7 @@ def _answer_texts(
 ) -> Iterator[str]:
     answers = sorted_predictions(task, tokenizer, [text for text, _ in chunk])
     for answer, (text, broken) in zip(answers, chunk, strict=True):
-        imperfect.add(broken, cut=answer.cut, stopped=not answer.outputs[0].finished)
+        imperfect.add(broken, cut=answer.cut, stopped=not answer.outputs[0].finished, unanswered=answer.error)
         yield render(text, answer)
 
 
@@ -186,6 +212,8 @@ def _as_text(_text: str, prediction: Prediction) -> str:
 
 
 def _as_json(text: str, prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return json.dumps({"text": text, "error": prediction.error})
     return json.dumps({"text": text, "outputs": [asdict(output) for output in prediction.outputs]})
 
 

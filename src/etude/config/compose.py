@@ -67,6 +67,7 @@ class Composition:
             ConfigurationError: At the first thing that is wrong.
         """
         self._name_experiment()
+        self._name_start()
         trust(self._trust())
         with _known_to_hydra(self.tree):
             return checked(self.tree, [word for word in self.overrides if not is_hydra(word)], self.sources)
@@ -84,6 +85,13 @@ class Composition:
     def _name_experiment(self) -> None:
         if self.tree.run.experiment is None:
             OmegaConf.update(self.tree, "run.experiment", self.tree.hydra.runtime.choices.get("experiment"))
+
+    def _name_start(self) -> None:
+        """Give the name of the run to start from to a pretrained model without a name: the run brings model and tokenizer."""
+        start = OmegaConf.select(self.tree, "start")
+        for key in self.missing() if isinstance(start, str) else ():
+            if key.partition(".")[0] in ("model", "tokenizer"):
+                OmegaConf.update(self.tree, key, start)
 
     def missing(self) -> list[str]:
         """Return the keys that still need a value: `???` in the files."""

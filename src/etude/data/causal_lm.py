@@ -65,7 +65,35 @@ class ReadPieces(NamedTuple):
     text_bytes: int
 
 
-class Documents(MixableExamples):
+class ReadTexts(MixableExamples):
+    """Examples whose rows are texts, or pieces of texts, one after the other.
+
+    Args:
+        facts: The special ids.
+    """
+
+    BATCH: ClassVar[type[CausalLMBatch]] = CausalLMBatch
+    """Type of the batches."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def collate(self, rows: Sequence[ReadPieces], part: Slice) -> CausalLMBatch:
+        """Return the padded batch of some examples."""
+        inputs = [row.inputs for row in rows]
+        ids = torch.from_numpy(part.examples.astype(np.int64))
+        text_bytes = torch.tensor([row.text_bytes for row in rows])
+        targets = pad([row.labels for row in rows], IGNORED)
+        if part.filler:
+            targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
+            text_bytes = torch.zeros_like(text_bytes)
+        several = any(row.numbers[-1] for row in rows)
+        documents = pad([row.numbers for row in rows], -1) if several else None
+        tokens, mask = pad(inputs, self.facts.pad), token_mask(inputs)
+        return self.BATCH(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
+
+
+class Documents(ReadTexts):
     """The documents of a split as batches.
 
     Attributes:
@@ -82,9 +110,9 @@ class Documents(MixableExamples):
     counts: Int[np.ndarray, " N"]
 
     def __init__(self, split: Split, facts: Facts) -> None:
+        super().__init__(facts)
         self._tokens = split.tokens["text"]
         self._bytes = split.texts["text"].content.lengths
-        self._facts = facts
         self.sizes = self._tokens.lengths + 1
 
     @abstractmethod
@@ -99,20 +127,6 @@ class Documents(MixableExamples):
         pieces = self.pieces(example, epoch)
         begun = [piece.document for piece in pieces if piece.start == 0]
         return ReadPieces(*self._row(pieces), _numbered(pieces), sum(int(self._bytes[document]) for document in begun))
-
-    def collate(self, rows: Sequence[ReadPieces], part: Slice) -> CausalLMBatch:
-        """Return the padded batch of some examples."""
-        inputs = [row.inputs for row in rows]
-        ids = torch.from_numpy(part.examples.astype(np.int64))
-        text_bytes = torch.tensor([row.text_bytes for row in rows])
-        targets = pad([row.labels for row in rows], IGNORED)
-        if part.filler:
-            targets, ids = torch.full_like(targets, IGNORED), torch.full_like(ids, -1)
-            text_bytes = torch.zeros_like(text_bytes)
-        several = any(row.numbers[-1] for row in rows)
-        documents = pad([row.numbers for row in rows], -1) if several else None
-        tokens, mask = pad(inputs, self._facts.pad), token_mask(inputs)
-        return CausalLMBatch(tokens, mask, targets, documents, part.denominator, ids, text_bytes)
 
     def tokens(self, example: int, epoch: int) -> Int[np.ndarray, " n"]:
         """Return the ids that the model reads of an example in an epoch."""
@@ -132,7 +146,7 @@ class Documents(MixableExamples):
         tokens = self._tokens[piece.document]
         ends = piece.stop > len(tokens)
         inner = tokens[max(piece.begin - 1, 0) : piece.stop]
-        return framed(inner, None if piece.begin else self._facts.bos, self._facts.eos if ends else None)
+        return framed(inner, None if piece.begin else self.facts.bos, self.facts.eos if ends else None)
 
 
 def _numbered(row: Sequence[Piece]) -> Int[np.ndarray, " n"]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from etude.errors import ConfigurationError
 from etude.growing import AGAIN, HEADER, GrowingArray, Grown, Marks, RaggedWriter
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.truncation import lengths_within
-from etude.tokenization.word_memory import LETTERS, encoder
+from etude.tokenization.word_memory import LETTERS, EncodedTexts, encoder
 from etude.untrusted import BrokenFileError
 
 OVERFLOWS = ("drop", "truncate", "truncate_longer", "window")
@@ -134,7 +135,7 @@ class SplitPlace:
     keep: Callable[[SplitProgress], None]
 
 
-class _Encoded(NamedTuple):
+class EncodedBatch(NamedTuple):
     """The examples of a batch of rows.
 
     Attributes:
@@ -146,6 +147,58 @@ class _Encoded(NamedTuple):
     tokens: Mapping[str, Sequence[bytes]]
     numbers: npt.NDArray[np.int32]
     changes: Sequence[str]
+
+
+class RowEncoder(Protocol):
+    """Makes examples of rows."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of rows that are encoded."""
+        ...
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """Type of what is stored of each field of an example."""
+        ...
+
+    @property
+    def divides(self) -> bool:
+        """Whether a row may have several examples."""
+        ...
+
+    def encode(self, rows: Sequence[Row], training: bool) -> EncodedBatch:
+        """Return the examples of some rows.
+
+        Args:
+            rows: The rows.
+            training: Whether rows may be dropped for their length.
+        """
+        ...
+
+
+class FieldEncoder:
+    """Encodes texts, field by field.
+
+    Args:
+        tokenizer: Tokenizer of the ids.
+        encoding: How rows become examples.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, encoding: Encoding) -> None:
+        self.fields = encoding.text_fields
+        self.types: Mapping[str, str] = {field: token_type(tokenizer.of(field).vocabulary) for field in self.fields}
+        self.divides = encoding.overflow == "window"
+        self._tokenizer, self._encoding = tokenizer, encoding
+
+    @cached_property
+    def _encoders(self) -> dict[str, EncodedTexts]:
+        return {field: encoder(self._tokenizer.of(field), kind) for field, kind in self.types.items()}
+
+    def encode(self, rows: Sequence[Row], training: bool) -> EncodedBatch:
+        """Return the examples of some rows; the arguments are those of `RowEncoder.encode`."""
+        columns = {field: encode([row.fields[field] for row in rows]) for field, encode in self._encoders.items()}
+        return _examples(columns, self._encoding, self.types, training)
 
 
 class _SplitFiles:
@@ -176,7 +229,7 @@ class _SplitFiles:
             self.origins = stack.enter_context(GrowingArray(place.origins, np.int32, marks))
             self._stack = stack.pop_all()
 
-    def add(self, rows: Sequence[Row], encoded: _Encoded) -> None:
+    def add(self, rows: Sequence[Row], encoded: EncodedBatch) -> None:
         """Write some rows and their examples; of rows without one, nothing is written."""
         numbers = encoded.numbers
         kept = rows if numbers.all() else [row for row, number in zip(rows, numbers, strict=True) if number]
@@ -212,8 +265,7 @@ def token_type(vocabulary: int) -> str:
 def encode_split(
     rows: Iterable[Row],
     place: SplitPlace,
-    tokenizer: Tokenizer,
-    encoding: Encoding,
+    encoder: RowEncoder,
     labels: Labels | None,
     stored_fields: tuple[str, ...],
     training: bool,
@@ -225,8 +277,7 @@ def encode_split(
     Args:
         rows: The rows as read.
         place: Where they are written, and what of them is there.
-        tokenizer: Tokenizer of the ids.
-        encoding: How rows become examples.
+        encoder: Makes examples of rows.
         labels: Reader of the labels; None if there are none.
         stored_fields: The fields whose texts are stored as they were read.
         training: Whether rows may be dropped for their length.
@@ -237,16 +288,13 @@ def encode_split(
     Raises:
         BrokenFileError: If what is there is not what an earlier process marked.
     """
-    types = {field: token_type(tokenizer.of(field).vocabulary) for field in encoding.text_fields}
-    files = _SplitFiles(place, types, stored_fields, encoding.overflow == "window")
+    files = _SplitFiles(place, encoder.types, stored_fields, encoder.divides)
     with closing(files):
         counts, remaining = Counter(place.done.counts), iter(rows)
         values = _labels_again(remaining, place, labels)
         read, unmarked = place.done.rows, 0
-        encoders = {field: encoder(tokenizer.of(field), kind) for field, kind in types.items()}
-        for batch, characters in _batches(remaining, encoding.text_fields):
-            columns = {field: encode([row.fields[field] for row in batch]) for field, encode in encoders.items()}
-            encoded = _examples(columns, encoding, types, training)
+        for batch, characters in _batches(remaining, encoder.fields):
+            encoded = encoder.encode(batch, training)
             counts.update(encoded.changes)
             if labels:
                 for row, number in zip(batch, encoded.numbers, strict=True):
@@ -285,12 +333,12 @@ def _labels(row: Row, number: int, labels: Labels) -> list[Any]:
 
 def _examples(
     columns: Mapping[str, Sequence[bytes]], encoding: Encoding, types: Mapping[str, str], training: bool
-) -> _Encoded:
+) -> EncodedBatch:
     """Return the examples of a batch of rows, given the bytes of each field's ids."""
     sizes = {field: np.dtype(kind).itemsize for field, kind in types.items()}
     lengths = [np.fromiter(map(len, column), np.int64) // sizes[field] for field, column in columns.items()]
     if encoding.are_whole(lengths, training):
-        return _Encoded(columns, np.ones(len(lengths[0]), np.int32), [])
+        return EncodedBatch(columns, np.ones(len(lengths[0]), np.int32), [])
     tokens, numbers, changes = {field: list[bytes]() for field in columns}, list[int](), list[str]()
     for contents in zip(*columns.values(), strict=True):
         views = {
@@ -303,7 +351,7 @@ def _examples(
         for example in found:
             for field, ids in example.items():
                 tokens[field].append(cast("memoryview[int]", ids).tobytes())  # parts of views are views
-    return _Encoded(tokens, np.array(numbers, np.int32), changes)
+    return EncodedBatch(tokens, np.array(numbers, np.int32), changes)
 
 
 def _batches(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[tuple[list[Row], int]]:

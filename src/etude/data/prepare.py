@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +25,13 @@ from msgspec import Meta
 
 from etude.atomic import write_json
 from etude.data.cache import ADVICE, Ragged, TextColumn, TextColumns, cached, continued
-from etude.data.encode import Encoding, SplitPlace, SplitProgress, encode_split, token_type
+from etude.data.encode import Encoding, FieldEncoder, RowEncoder, SplitPlace, SplitProgress, encode_split
 from etude.data.readers.labels import ClassLabels, Labels
 from etude.data.readers.sources import Dropped, Row
 from etude.errors import ConfigurationError, DataError
 from etude.growing import AGAIN
 from etude.schema_errors import shown
-from etude.tokenization.base import Tokenizer, TokenizerRecipe
+from etude.tokenization.base import Tokenizer, TokenizerRecipe, TrainingTexts
 from etude.untrusted import read_json
 
 FORMAT = 1
@@ -151,51 +151,76 @@ def prepare(
         DataError: If the corpus cannot be read, a split has no usable row, or a label is unknown.
         StorageError: If the cache cannot be written.
     """
-    cache = Path(cache).expanduser()
     encoding = Encoding(tuple(text_fields), label_field, max_length, overflow)
-    content = corpus.fingerprint()
-    with _parallel_tokenizers():
-        finished = tokenizer
-        if not isinstance(finished, Tokenizer):
-            finished = _make(finished, corpus, content, encoding.text_fields, cache)
-        kind = () if labels is ClassLabels else (labels.__name__,)
-        key = _digest(FORMAT, content, finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind)
-        stored = (*text_fields, *fields_as_text)
-
-        def build(folder: Path, beside: Path) -> None:
-            reader = labels(label_field, classes) if label_field else None
-            _write(folder, beside, corpus, finished, encoding, reader, stored)
-
-        folder = continued(cache / "prepared", key, build)
-    summary = read_json(folder / "summary.json", _Summary, ADVICE)
-    splits = {split: _open_split(folder / split, finished, encoding, stored) for split in summary.dropped}
-    return Prepared(finished, splits, tuple(summary.classes), key, summary.dropped)
+    texts = CorpusTexts(corpus, encoding.text_fields)
+    finished = finished_tokenizer(tokenizer, texts, (corpus.fingerprint(), encoding.text_fields), cache)
+    kind = () if labels is ClassLabels else (labels.__name__,)
+    return encoded(
+        corpus,
+        finished,
+        FieldEncoder(finished, encoding),
+        key=(finished.fingerprint, asdict(encoding), classes, *fields_as_text, *kind),
+        stored=(*text_fields, *fields_as_text),
+        labels=(lambda: labels(label_field, classes)) if label_field else None,
+        cache=cache,
+    )
 
 
-def made_tokenizer(
-    corpus: Corpus, tokenizer: TokenizerRecipe | Tokenizer, text_fields: tuple[str, ...], cache: Path
+def finished_tokenizer(
+    tokenizer: TokenizerRecipe | Tokenizer, texts: TrainingTexts, read: tuple[Any, ...], cache: Path
 ) -> Tokenizer:
-    """Return the tokenizer that `prepare` would use: a finished one, or that of a recipe, from the cache if it is there.
+    """Return a finished tokenizer as it is, and that of a recipe from the cache if it is there.
 
     Args:
-        corpus: Source of the rows.
-        tokenizer: Recipe of a tokenizer, trained on the training texts, or a finished one.
-        text_fields: The fields to encode.
+        tokenizer: Recipe of a tokenizer, or a finished one.
+        texts: The texts that it is trained on, if it is trained.
+        read: What determines these texts, as plain values: first a hash of the content of their corpus.
         cache: Folder of prepared data.
     """
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
+    content, *rest = read
+    key = _digest(FORMAT, content, tokenizer.key, *rest)
+    root = Path(cache).expanduser() / "tokenizers"
     with _parallel_tokenizers():
-        return _make(tokenizer, corpus, corpus.fingerprint(), text_fields, Path(cache).expanduser())
+        return Tokenizer.load(cached(root, key, lambda folder: tokenizer.build(texts).save(folder)))
 
 
-def _make(
-    recipe: TokenizerRecipe, corpus: Corpus, content: str, text_fields: tuple[str, ...], cache: Path
-) -> Tokenizer:
-    """Return the tokenizer of a recipe, from the cache if it is there."""
-    key = _digest(FORMAT, content, recipe.key, text_fields)
-    texts = CorpusTexts(corpus, text_fields)
-    return Tokenizer.load(cached(cache / "tokenizers", key, lambda folder: recipe.build(texts).save(folder)))
+def encoded(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    encoder: RowEncoder,
+    *,
+    key: tuple[Any, ...],
+    stored: tuple[str, ...],
+    labels: Callable[[], Labels] | None = None,
+    cache: Path,
+) -> Prepared:
+    """Return a corpus that an encoder has encoded, from the cache if it is there.
+
+    Args:
+        corpus: Source of the rows.
+        tokenizer: Tokenizer of the ids.
+        encoder: Makes examples of rows.
+        key: What determines the examples besides the content of the corpus, as plain values.
+        stored: Fields whose texts are stored as they were read.
+        labels: Makes the reader of the labels; None: there are none.
+        cache: Folder of prepared data.
+
+    Raises:
+        DataError: If the corpus cannot be read, a split has no usable row, or a label is unknown.
+        StorageError: If the cache cannot be written.
+    """
+    fingerprint = _digest(FORMAT, corpus.fingerprint(), *key)
+
+    def build(folder: Path, beside: Path) -> None:
+        _write(folder, beside, corpus, encoder, labels() if labels else None, stored)
+
+    with _parallel_tokenizers():
+        folder = continued(Path(cache).expanduser() / "prepared", fingerprint, build)
+    summary = read_json(folder / "summary.json", _Summary, ADVICE)
+    splits = {split: _open_split(folder / split, encoder, stored, labels is not None) for split in summary.dropped}
+    return Prepared(tokenizer, splits, tuple(summary.classes), fingerprint, summary.dropped)
 
 
 @dataclass(frozen=True)
@@ -228,8 +253,7 @@ def _write(
     folder: Path,
     beside: Path,
     corpus: Corpus,
-    tokenizer: Tokenizer,
-    encoding: Encoding,
+    encoder: RowEncoder,
     labels: Labels | None,
     stored_fields: tuple[str, ...],
 ) -> None:
@@ -247,7 +271,7 @@ def _write(
         if place.done.rows:
             logger.info("%s: %s rows are encoded already; reading on", split, f"{place.done.rows:,}")
         rows = followed(corpus.rows(split), split)
-        examples, counts = encode_split(rows, place, tokenizer, encoding, labels, stored_fields, split == "train")
+        examples, counts = encode_split(rows, place, encoder, labels, stored_fields, split == "train")
         counts += Counter(corpus.dropped) - before
         if examples == 0:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
@@ -295,18 +319,14 @@ def _log_split(split: str, examples: int, counts: Counter[str], dropped: Counter
     logger.info("%s: %d examples; left out or cut: %s", split, examples, ", ".join(reasons) or "none")
 
 
-def _open_split(folder: Path, tokenizer: Tokenizer, encoding: Encoding, stored_fields: tuple[str, ...]) -> Split:
-    windows = encoding.overflow == "window"
-    rows = np.load(folder / "rows.npy", mmap_mode="r") if windows else None
+def _open_split(folder: Path, encoder: RowEncoder, stored_fields: tuple[str, ...], labelled: bool) -> Split:
+    rows = np.load(folder / "rows.npy", mmap_mode="r") if encoder.divides else None
     return Split(
-        tokens={
-            field: Ragged(folder / f"{field}.tokens", token_type(tokenizer.of(field).vocabulary))
-            for field in encoding.text_fields
-        },
+        tokens={field: Ragged(folder / f"{field}.tokens", kind) for field, kind in encoder.types.items()},
         texts=TextColumns(
             {field: TextColumn(Ragged(folder / f"{field}.text", np.uint8), rows) for field in stored_fields}
         ),
-        labels=np.load(folder / "labels.npy") if encoding.label_field else None,
+        labels=np.load(folder / "labels.npy") if labelled else None,
     )
 
 

@@ -20,7 +20,7 @@ from etude.data.directions.prefixed_sources import PrefixedSources
 from etude.data.directions.wanted_directions import DIRECTION, WantedDirections
 from etude.data.loader import MixableExamples, Slice, pad, token_mask
 from etude.data.plan import Counts, Plan, one_after_another
-from etude.data.prepare import Corpus, Prepared, Split, made_tokenizer, prepare
+from etude.data.prepare import Corpus, CorpusTexts, Prepared, Split, finished_tokenizer, prepare
 from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
@@ -178,7 +178,8 @@ class TranslationData(PlannedData):
         """
         wanted, settings = self.wanted, self.settings
         corpus = PrefixedSources(self.corpus, wanted.prefixes) if wanted.prefixes else self.corpus
-        tokenizer = made_tokenizer(corpus, wanted.tokenizer(settings.tokenizer), FIELDS, settings.cache)
+        texts, read = CorpusTexts(corpus, FIELDS), (corpus.fingerprint(), FIELDS)
+        tokenizer = finished_tokenizer(wanted.tokenizer(settings.tokenizer), texts, read, settings.cache)
         prepared = prepare(
             corpus,
             tokenizer,

@@ -209,11 +209,12 @@ class StoredFacts(Document, frozen=True, omit_defaults=True):
     center: float
     scale: float
     source_vocabulary: Annotated[int, Meta(ge=1)] | None
+    turn_end: Annotated[int, Meta(ge=-1)] = -1
     directions: list[StoredDirection] = []
 
     def __post_init__(self) -> None:
         """Refuse special ids that the vocabulary does not have."""
-        for name in ("pad", "bos", "eos", "mask"):
+        for name in ("pad", "bos", "eos", "mask", "turn_end"):
             if getattr(self, name) >= self.vocabulary:
                 raise ValueError(f"{name} is {getattr(self, name)}, no id of a vocabulary of {self.vocabulary}")
         for place, direction in enumerate(self.directions):

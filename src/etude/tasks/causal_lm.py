@@ -159,17 +159,20 @@ class CausalLM(Task):
             prompts: Ids of each text, without special ones.
             decoding: Search for continuations; None: the task's `decoding`.
         """
-        decoding = self.decoding if decoding is None else decoding
+        return self._continued(self.facts.bos, prompts, self.decoding if decoding is None else decoding)
+
+    def _continued(self, first: int, prompts: Sequence[Sequence[int]], decoding: Search) -> list[list[Hypothesis]]:
+        """Continue texts before which the model reads a first token."""
         if not decoding.min_length:
-            return self._search(prompts, decoding)
+            return self._search(first, prompts, decoding)
         # A search counts the text as predicted, so a smallest length applies only to texts of the same length.
         hypotheses: dict[int, list[Hypothesis]] = {}
         for size in {len(prompt) for prompt in prompts}:
             rows = [row for row, prompt in enumerate(prompts) if len(prompt) == size]
-            hypotheses |= zip(rows, self._search([prompts[row] for row in rows], decoding), strict=True)
+            hypotheses |= zip(rows, self._search(first, [prompts[row] for row in rows], decoding), strict=True)
         return [hypotheses[row] for row in range(len(prompts))]
 
-    def _search(self, prompts: Sequence[Sequence[int]], decoding: Search) -> list[list[Hypothesis]]:
+    def _search(self, first: int, prompts: Sequence[Sequence[int]], decoding: Search) -> list[list[Hypothesis]]:
         """Continue texts, which have the same length if there is a `min_length`."""
         sizes = [len(prompt) for prompt in prompts]
         longest, shortest = max(sizes, default=0), min(sizes, default=0)
@@ -181,13 +184,18 @@ class CausalLM(Task):
         return search(
             self.model.step,
             self.model.start(len(prompts)),
-            bos=self.facts.bos,
-            eos=self.facts.eos,
+            bos=first,
+            eos=self.end,
             rows=len(prompts),
             max_lengths=torch.tensor(sizes, device=self.device) + decoding.max_length,
             prefixes=prompts,
             keys=[mix("text", *prompt) for prompt in prompts],
         )
+
+    @property
+    def end(self) -> int:
+        """The id that a continuation ends at: eos, or what ends a turn in conversations."""
+        return self.facts.eos if self.facts.turn_end < 0 else self.facts.turn_end
 
     @property
     def text_limit(self) -> int:

@@ -33,10 +33,17 @@ class Prediction:
     Attributes:
         outputs: At least one answer, the best first.
         cut: Whether the text had more tokens than the model reads, and was truncated.
+        error: Why the text cannot be answered, and its output is empty; None: it is answered.
     """
 
     outputs: tuple[Output, ...]
     cut: bool = False
+    error: str | None = None
+
+    @classmethod
+    def refusal(cls, why: str) -> Prediction:
+        """Return the answer to a text that cannot be answered."""
+        return cls((Output(""),), error=why)
 
     @property
     def text(self) -> str:

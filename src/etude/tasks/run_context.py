@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from etude.duration import Clock, Duration
+from etude.types import Exchange
 
 Measured = Callable[[int, int, float], Mapping[str, float]]
 """Values by name of the steps after one and up to another, which took some seconds."""
@@ -68,6 +69,10 @@ class TaskData(Protocol):
 
     def references(self, split: str, example: int) -> list[str]:
         """Return the reference outputs of an example; of data that has such."""
+        ...
+
+    def exchange(self, split: str, example: int) -> Exchange:
+        """Return the last exchange of a conversation; of data that has such."""
         ...
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:

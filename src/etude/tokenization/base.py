@@ -27,6 +27,11 @@ PLAIN_CLASS = "PreTrainedTokenizerFast"
 SOURCE = "source"
 """Folder of the sources' own tokenizer, inside that of the targets'."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File of the chat template beside a tokenizer's, where transformers reads it too."""
+
+LARGEST_TEMPLATE = 1 << 20
+"""Bytes of a chat template at most."""
 
 _ADVICE = "put the folder back from a copy of the run"
 _LARGEST = 256 << 20  # bytes of a tokenizer.json
@@ -73,9 +78,12 @@ class Tokenizer:
         source: Tokenizer of the sources, if they have a vocabulary of their own, with the same special ids; this one is
             then that of the targets. None: one vocabulary for all texts.
         languages: Languages that it writes beside texts, with the ids of the sources' vocabulary; None: none.
+        chat_template: How conversations are written, in Jinja; None: the tokenizer has no such template.
 
     Attributes:
         special: The special tokens as text.
+        chat_template: How conversations are written (see `etude.tokenization.chat_template`); no part of the fingerprint,
+            since texts are encoded without it.
         vocabulary: Number of ids, the largest id plus one.
         pad: Id of padding.
         bos: Id that starts a sequence.
@@ -97,12 +105,14 @@ class Tokenizer:
         special: SpecialTokens,
         source: Tokenizer | None = None,
         languages: Languages | None = None,
+        chat_template: str | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
         self.backend = backend
         self.special = special
+        self.chat_template = chat_template
         self.vocabulary = 1 + max(backend.get_vocab(with_added_tokens=True).values())
         self.pad, self.bos, self.eos, self.unknown = (
             self._id(token) for token in (special.pad, special.bos, special.eos, special.unknown)
@@ -140,6 +150,10 @@ class Tokenizer:
     def of(self, field: str) -> Tokenizer:
         """Return the tokenizer of a field of the data: for `source`, that of the sources if they have their own."""
         return self._source if self._source is not None and field == "source" else self
+
+    def with_chat_template(self, source: str) -> Tokenizer:
+        """Return the same tokenizer with a chat template."""
+        return Tokenizer(self.backend, self.special, self._source, source)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens."""
@@ -205,9 +219,9 @@ class Tokenizer:
         return pieces
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers reads too; the sources' into `source/`.
+        """Write `tokenizer.json`, `tokenizer_config.json` and, if there is a template, `chat_template.jinja`.
 
-        Languages are written to `languages.json`.
+        transformers reads them too. Languages are written to `languages.json`, the sources' own tokenizer into `source/`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if self.languages is not None:
@@ -219,6 +233,8 @@ class Tokenizer:
         config = {"tokenizer_class": PLAIN_CLASS, "clean_up_tokenization_spaces": False, **tokens}
         (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        if self.chat_template is not None:
+            (folder / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -228,20 +244,21 @@ class Tokenizer:
             DataError: If a file is missing or broken.
         """
         try:
-            file, config_file, source, languages_file = (
+            file, config_file, source, languages_file, template = (
                 inside(folder, name, folder / name, _ADVICE)
-                for name in ("tokenizer.json", "tokenizer_config.json", SOURCE, LANGUAGES)
+                for name in ("tokenizer.json", "tokenizer_config.json", SOURCE, LANGUAGES, CHAT_TEMPLATE)
             )
             named = read_json(config_file, _Config, _ADVICE)
             stored = read_json(languages_file, StoredLanguages, _ADVICE) if languages_file.is_file() else None
             backend = parsed(read_text(file, _ADVICE, _LARGEST))
+            chat_template = read_text(template, _ADVICE, LARGEST_TEMPLATE) if template.exists() else None
         except BrokenFileError as error:
             raise DataError(f"no tokenizer in {folder}: {error}") from error
         except ValueError as error:
             raise DataError(f"no tokenizer in {folder}: tokenizer.json: {error}; {_ADVICE}") from error
         special = SpecialTokens(named.pad_token, named.bos_token, named.eos_token, named.unk_token, named.mask_token)
         languages = None if stored is None else Languages(stored.convention, stored.ids, stored.family)
-        return cls(backend, special, cls.load(source) if source.is_dir() else None, languages)
+        return cls(backend, special, cls.load(source) if source.is_dir() else None, languages, chat_template)
 
 
 def parsed(text: str) -> tokenizers.Tokenizer:

@@ -12,9 +12,11 @@ import tokenizers
 
 from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
-from etude.tokenization.base import PLAIN_CLASS, SpecialTokens, Tokenizer, parsed
+from etude.tokenization.base import CHAT_TEMPLATE, PLAIN_CLASS, SpecialTokens, Tokenizer, parsed
 from etude.tokenization.languages import LANGUAGES, Languages, StoredLanguages, family_of, pretrained_languages
 from etude.untrusted import decode_json
+
+CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class PretrainedTokenizer:
     The tokenizer's bos is the token that a decoder starts from, if config.json names one, or else the bos of config.json if
     the tokenizer names none. The two sentencepiece models of MarianMT's own folders are not read; the tokenizer.json that
     `etude export to=huggingface` writes is. Languages are those of its family (see `etude.tokenization.languages`), or of
-    the `languages.json` that etude writes.
+    the `languages.json` that etude writes. Its chat template comes with it, if it has one.
 
     Attributes:
         name: Folder, pinned package, or repository of the Hugging Face hub.
@@ -34,10 +36,11 @@ class PretrainedTokenizer:
 
     @property
     def key(self) -> str:
-        """The content of the tokenizer's file as a hash."""
+        """The content of the tokenizer's files as hashes."""
         files = open_pretrained(self.name)
-        start, languages = _start(files), _languages_key(files)
-        ending = "".join(f" {part}" for part in (start, languages) if part is not None)
+        template = _chat_template(files)
+        hashed = None if template is None else hashlib.sha256(template.encode()).hexdigest()
+        ending = "".join(f" {part}" for part in (_start(files), _languages_key(files), hashed) if part is not None)
         return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
@@ -59,7 +62,7 @@ class PretrainedTokenizer:
             special = dataclasses.replace(special, bos=token)
         elif languages is not None:
             special = dataclasses.replace(special, bos=special.eos)  # what decoders of all these families start from
-        return Tokenizer(backend, special, languages=languages)
+        return Tokenizer(backend, special, languages=languages, chat_template=_chat_template(files))
 
     def _parsed(self, content: bytes) -> tokenizers.Tokenizer:
         try:
@@ -81,6 +84,26 @@ def _tokenizer_json(files: PretrainedFiles) -> bytes:
                 "folder with one: where transformers has a fast tokenizer of the family, its save_pretrained writes it"
             )
     return files.read("tokenizer.json")
+
+
+def _chat_template(files: PretrainedFiles) -> str | None:
+    """Return the chat template: that of its own file, or of tokenizer_config.json, of several the `default`.
+
+    Raises:
+        DataError: If it is no text.
+    """
+    if files.has(CHAT_TEMPLATE):
+        try:
+            return files.read(CHAT_TEMPLATE).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"the {CHAT_TEMPLATE} of {files.name} is not UTF-8 text; fetch it again") from error
+    template = _object(files, CONFIG).get("chat_template") if files.has(CONFIG) else None
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise DataError(f"the chat_template in {CONFIG} of {files.name} is not a text; fetch it again")
+    return template
 
 
 def _start(files: PretrainedFiles) -> int | None:
@@ -149,7 +172,7 @@ def _special_tokens(files: PretrainedFiles) -> SpecialTokens:
 def _named(files: PretrainedFiles) -> dict[str, str]:
     """Return the special tokens that the tokenizer's files name, such as `bos_token`."""
     named: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+    for file in ("special_tokens_map.json", CONFIG):
         if files.has(file):
             named |= _token_texts(_object(files, file))
     return named

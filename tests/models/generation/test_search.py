@@ -291,6 +291,31 @@ def test_a_prefix_of_what_would_be_chosen_anyway_changes_nothing(
         same(ours, theirs)
 
 
+@pytest.mark.parametrize("toy", MODELS)
+@pytest.mark.parametrize(
+    "search",
+    [Greedy(max_length=9), Greedy(max_length=9, min_length=7), Beam(beams=3, length_penalty=0.0, max_length=9)],
+)
+def test_an_end_inside_of_a_prefix_ends_nothing(toy: Callable[[int, int], Model], search: Search) -> None:
+    """What follows a prefix is what a search finds that begins where the prefix has been read."""
+    model, prefixes = toy(7, 4), [(EOS,), (3, EOS, 4), (EOS, EOS, 0, 3, EOS), (4, 3)]
+    rows = range(len(prefixes))
+    found = search(model, start(*rows), bos=BOS, eos=EOS, rows=len(prefixes), prefixes=prefixes)
+    for source, prefix in enumerate(prefixes):
+        cache = start(source)
+        for token in (BOS, *prefix[:-1]):
+            _, cache = model(torch.tensor([token]), cache)
+        left = dataclasses.replace(
+            search,
+            max_length=search.max_length - len(prefix),
+            min_length=max(0, search.min_length - len(prefix)),
+        )
+        (expected,) = left(model, cache, bos=prefix[-1], eos=EOS, rows=1)
+        assert [(one.tokens, one.finished) for one in found[source]] == [
+            ((*prefix, *one.tokens), one.finished) for one in expected
+        ]
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_finished_rows_leave_the_batch(beams: int) -> None:
     """Row 0 ends at once, row 1 at its limit of 3, row 2 at all rows' of 7: 3, 2, 2, 1, 1, 1, 1 rows are left."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from etude.errors import ConfigurationError
 from etude.models.layers.dropout import Dropout
 from etude.models.pooling import POOLINGS, PoolingName
 from etude.optim.finetune.lora import LoRA, LoRALinear, merge
@@ -73,6 +74,24 @@ def test_merged_is_unmerged(task: Classification, batch: ClassificationBatch) ->
     changed = task.state_dict()[fused] - base.state_dict()[fused]
     assert [bool(rows.any()) for rows in changed.chunk(3)] == [True, False, True]
     assert type(task.get_submodule("model.layers.0.feed_forward.outer")) is nn.Linear
+
+
+def test_all_linear_layers_are_those_of_every_name(task: Classification) -> None:
+    base = copy.deepcopy(task)
+    task.adjust(LoRA(3, modules=None))
+    base.adjust(LoRA(3, modules=["query", "key", "value", "output", "inner", "outer"]))
+    kinds = {name: (type(module), getattr(module, "lora_a", None)) for name, module in task.model.named_modules()}
+    assert all(kind is not nn.Linear for kind, _ in kinds.values())
+    assert {name: parameter.shape for name, parameter in task.named_parameters()} == {
+        name: parameter.shape for name, parameter in base.named_parameters()
+    }
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    task = nn.Module()
+    task.model = nn.Embedding(3, 4)
+    with pytest.raises(ConfigurationError, match="Embedding has no linear layers; write finetune=full"):
+        LoRA(3, modules=None).prepare(task)
 
 
 def test_dropout_is_on_the_adapters_only() -> None:

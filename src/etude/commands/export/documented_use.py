@@ -33,8 +33,10 @@ from etude.commands.export.proof import (
     translation,
     until_eos,
 )
-from etude.models.generation.search import Greedy
+from etude.models.generation.hypothesis import Hypothesis
+from etude.models.generation.search import Greedy, Search
 from etude.tasks.causal_lm import CausalLM
+from etude.tasks.dialogue.instruction_tuning import InstructionTuning
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.multilabel import Multilabel
 from etude.tasks.pooled import Pooled
@@ -43,6 +45,8 @@ from etude.tasks.regression import Regression
 from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.base import SOURCE
+from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.conversation import Message
 from etude.tokenization.languages import with_prefix
 from etude.tokenization.word_tokens import BETWEEN
 
@@ -272,25 +276,62 @@ def _with_mask(text: str, mask: str) -> str:
 def _causal_lm(examples: ProofTexts, folder: Path) -> dict[str, Any]:
     """Compare greedy continuations of the first words of texts."""
     task = cast(CausalLM, examples.task)
-    positions = task.model.max_length
     beginnings = [" ".join(text.split()[:PROMPT_WORDS]) for text in examples.texts if text.split()]
-    encoded = zip(beginnings, examples.tokenizer.encode(beginnings), strict=True)
-    short = [(text, ids) for text, ids in encoded if len(ids) + 1 <= max(1, positions // 2)][:PROMPTS]
+    prompts = [[task.facts.bos, *ids] for ids in examples.tokenizer.encode(beginnings)]
+
+    def continued(prompts: Sequence[Sequence[int]], search: Search) -> list[list[Hypothesis]]:
+        return task.continuations([prompt[1:] for prompt in prompts], search)
+
+    return _same_generated(task, folder, "text_generation", beginnings, prompts, continued)
+
+
+def _instruction_tuning(examples: ProofTexts, folder: Path) -> dict[str, Any]:
+    """Compare greedy answers to the first words of texts, as what a user says."""
+    task, template = cast(InstructionTuning, examples.task), ChatTemplate(examples.tokenizer)
+    if template.rendered_source != template.source:  # it writes the date
+        return {}
+    said = [" ".join(text.split()[:PROMPT_WORDS]) for text in examples.texts if text.split()]
+    prompts = [template.prompt((Message("user", text),)) for text in said]
+    return _same_generated(task, folder, "conversation", said, prompts, task.replies)
+
+
+def _same_generated(
+    task: CausalLM,
+    folder: Path,
+    use: str,
+    texts: Sequence[str],
+    prompts: Sequence[list[int]],
+    search: Callable[[Sequence[Sequence[int]], Search], list[list[Hypothesis]]],
+) -> dict[str, Any]:
+    """Compare what the run and a pipeline generate behind those of some prompts that leave room for it.
+
+    Args:
+        task: The task.
+        folder: The exported folder.
+        use: Function of `documented/transformers_use.py`.
+        texts: What the pipeline is given.
+        prompts: Ids that the run reads in its place.
+        search: Returns the run's hypotheses, which begin with all of a prompt but its first id.
+    """
+    positions = task.model.max_length
+    pairs = zip(texts, prompts, strict=True)
+    short = [(text, prompt) for text, prompt in pairs if len(prompt) <= max(1, positions // 2)][:PROMPTS]
     if not short:
         return {}
-    limit = min(CONTINUED, positions - max(len(ids) + 1 for _, ids in short))
-    request = {"use": "text_generation", "folder": str(folder), "max_new_tokens": limit}
-    answers = ask("transformers_use", {**request, "texts": [text for text, _ in short]})
-    theirs = [until_eos(row[len(ids) + 1 :], task.facts.eos) for row, (_, ids) in zip(answers, short, strict=True)]
-    continued = task.continuations([ids for _, ids in short], Greedy(max_length=limit))
-    own = [first.tokens[len(ids) :] for (first,), (_, ids) in zip(continued, short, strict=True)]
+    kept = [prompt for _, prompt in short]
+    limit = min(CONTINUED, positions - max(map(len, kept)))
+    request = {"use": use, "folder": str(folder), "max_new_tokens": limit, "texts": [text for text, _ in short]}
+    answers = ask("transformers_use", request)
+    theirs = [until_eos(row[len(prompt) :], task.end) for row, prompt in zip(answers, kept, strict=True)]
+    found = search(kept, Greedy(max_length=limit))
+    own = [first.tokens[len(prompt) - 1 :] for (first,), prompt in zip(found, kept, strict=True)]
 
     def next_logits(row: int, prefix: Sequence[int]) -> Float[Tensor, " V"]:
-        tokens = torch.tensor([[task.facts.bos, *short[row][1], *prefix]])
+        tokens = torch.tensor([[*kept[row], *prefix]])
         with torch.no_grad():
             return cast(Tensor, task.model(tokens, torch.ones_like(tokens, dtype=torch.bool))[0, -1])
 
-    same = same_greedy(own, theirs, next_logits, task.facts.eos, limit, "pipeline continues text")
+    same = same_greedy(own, theirs, next_logits, task.end, limit, "pipeline continues text")
     return {"by": 'pipeline("text-generation")', "texts": len(short), **same}
 
 
@@ -315,6 +356,7 @@ def _question_answering(examples: ProofTexts, folder: Path) -> dict[str, Any]:
 
 USES: dict[type[Any], Callable[[ProofTexts, Path], dict[str, Any]]] = {
     Translation: _translation,
+    InstructionTuning: _instruction_tuning,
     CausalLM: _causal_lm,
     MaskedLM: _masked_lm,
     QuestionAnswering: _question_answering,

@@ -5,6 +5,7 @@ Axes: V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch import Tensor
 from etude.commands.export.huggingface_files import (
     load_peer,
     logits_of,
+    prove_chat_template,
     prove_tokenizer,
     write_generation,
     write_model,
@@ -28,6 +30,7 @@ from etude.models.pretrained.gpt2 import gpt2_config, to_gpt2
 from etude.models.wrapped.base import WrappedModel
 from etude.models.wrapped.files import quiet
 from etude.tasks.causal_lm import CausalLM
+from etude.tasks.dialogue.instruction_tuning import InstructionTuning
 
 LOGITS = 2**26
 """Largest number of logits of a batch of several texts: 256 MiB in float32."""
@@ -58,7 +61,8 @@ class HuggingFaceDecoder:
         positions = task.model.max_length
         self.write_weights(task, folder)
         # Unlike a run's decoder, transformers cannot generate past the last position: half of them are left for the prompt.
-        write_generation(folder, task.facts, task.decoding, max(positions // 2, 1))
+        ending = dataclasses.replace(task.facts, eos=task.end)
+        write_generation(folder, ending, task.decoding, max(positions // 2, 1))
         write_tokenizer(folder, examples.tokenizer, positions, before=(task.facts.bos,))
 
     def write_weights(self, task: CausalLM, folder: Path) -> None:
@@ -75,12 +79,15 @@ class HuggingFaceDecoder:
         # transformers warns of texts longer than the model, and of sampling options in generation_config.json.
         with quiet():
             peer = load_peer(folder, "AutoModelForCausalLM")
-            return {
+            proof: dict[str, Any] = {
                 "class": type(peer).__name__,
                 "tokenizer": prove_tokenizer(folder, examples.tokenizer, texts, with_bos),
                 "logits": {"texts": len(rows), "largest_difference": logits_difference(peer, task, rows)},
                 "greedy": same_continuations(peer, task, rows[:PROMPTS]),
             }
+            if isinstance(task, InstructionTuning):
+                proof["chat_template"] = prove_chat_template(folder, examples.tokenizer, texts)
+            return proof
 
 
 class HuggingFaceWrappedDecoder(HuggingFaceDecoder):
@@ -130,13 +137,13 @@ def same_continuations(peer: torch.nn.Module, task: CausalLM, rows: Sequence[Seq
     Raises:
         MismatchError: If a continuation differs, other than where two tokens are equally probable.
     """
-    positions, facts = task.model.max_length, task.facts
+    positions = task.model.max_length
     prompts = [list(row[: max(1, min(PROMPT, positions // 2))]) for row in rows]
     # The last generated token is not read, and needs no position.
     limit = min(CONTINUED, positions + 1 - max(map(len, prompts)))
     continuations = task.continuations([prompt[1:] for prompt in prompts], Greedy(max_length=limit))
     outputs = [first.tokens[len(prompt) - 1 :] for prompt, (first,) in zip(prompts, continuations, strict=True)]
-    peer_outputs = [_generate(peer, prompt, limit, facts.eos) for prompt in prompts]
+    peer_outputs = [_generate(peer, prompt, limit, task.end) for prompt in prompts]
 
     def next_logits(row: int, prefix: Sequence[int]) -> Float[Tensor, " V"]:
         tokens = torch.tensor([[*prompts[row], *prefix]])
@@ -144,7 +151,7 @@ def same_continuations(peer: torch.nn.Module, task: CausalLM, rows: Sequence[Seq
             return cast(Tensor, task.model(tokens, torch.ones_like(tokens, dtype=torch.bool))[0, -1])
 
     message = f"{type(peer).__name__} continues text"
-    return {"texts": len(prompts), **same_greedy(outputs, peer_outputs, next_logits, facts.eos, limit, message)}
+    return {"texts": len(prompts), **same_greedy(outputs, peer_outputs, next_logits, task.end, limit, message)}
 
 
 def _generate(peer: torch.nn.Module, prompt: list[int], limit: int, eos: int) -> tuple[int, ...]:

@@ -22,6 +22,8 @@ from etude.models.layers.feed_forward import Activation
 from etude.models.pretrained.encoder_decoder_families import ACTIVATIONS
 from etude.models.wrapped.files import quiet
 from etude.tokenization.base import SOURCE, Tokenizer
+from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.conversation import Message
 from etude.types import Facts
 
 
@@ -124,8 +126,9 @@ def write_tokenizer(
     backend.save(str(folder / "tokenizer.json"))
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_bytes()) | (settings or {})
-    # Text that looks like a special token stays text, as in `Tokenizer.encode`.
-    config |= {"split_special_tokens": not masks, "model_max_length": max_length, "padding_side": "right"}
+    # Text that looks like a special token stays text, as in `Tokenizer.encode`; but chat templates write special tokens.
+    split = not masks and tokenizer.chat_template is None
+    config |= {"split_special_tokens": split, "model_max_length": max_length, "padding_side": "right"}
     config["model_input_names"] = ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
@@ -175,6 +178,38 @@ def prove_tokenizer(
         if decoded.strip() != text:
             raise MismatchError(f"AutoTokenizer decodes {decoded[:40]!r}, not {text[:40]!r}; nothing was exported")
     return {"texts": len(texts), "equal": len(texts)}
+
+
+def prove_chat_template(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, int]:
+    """Compare the ids of conversations by AutoTokenizer's chat template with those of the run.
+
+    Args:
+        folder: Folder of the exported tokenizer.
+        tokenizer: Tokenizer of the run, with a template.
+        texts: What users say, each in a conversation of its own; those with the text of a special token are left out, which
+            transformers takes for the token.
+
+    Raises:
+        MismatchError: If ids differ.
+    """
+    from transformers import AutoTokenizer
+
+    peer, template = AutoTokenizer.from_pretrained(folder), ChatTemplate(tokenizer)
+    plain = [text for text in texts if not any(token in text for token in peer.all_special_tokens)]
+    for text in plain:
+        messages = [{"role": "user", "content": text}]
+        # As the run renders it: a template that asks for the date gets a constant one.
+        theirs = peer.apply_chat_template(
+            messages, chat_template=template.rendered_source, add_generation_prompt=True, return_dict=False
+        )
+        own = template.prompt((Message("user", text),))
+        if theirs != own:
+            raise MismatchError(
+                f"the chat template gives {theirs[:12]} in AutoTokenizer for {text[:40]!r}, not {own[:12]}; nothing was exported"
+            )
+    if peer.chat_template != template.source:
+        raise MismatchError("AutoTokenizer reads another chat template than the run's; nothing was exported")
+    return {"conversations": len(plain), "equal": len(plain)}
 
 
 def load_peer(folder: Path, auto: str) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from etude.commands.export.huggingface_heads import is_text_classifier
 from etude.models.pooling import Mean
 from etude.tasks.base import Task
 from etude.tasks.causal_lm import CausalLM
+from etude.tasks.dialogue.instruction_tuning import InstructionTuning
 from etude.tasks.masked_lm import MaskedLM
 from etude.tasks.pooled import Pooled
 from etude.tasks.question_answering import QuestionAnswering
@@ -50,6 +51,14 @@ from transformers import pipeline
 
 generate = pipeline("text-generation", model=folder)
 print(generate("A film", max_new_tokens=16, do_sample=False))
+"""
+
+CONVERSATION = """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", model=folder)
+conversation = [{"role": "user", "content": "What is a film?"}]
+print(generate(conversation, max_new_tokens=64, do_sample=False)[0]["generated_text"][-1]["content"])
 """
 
 TRANSLATION = """\
@@ -134,6 +143,7 @@ PROGRAMS: Mapping[type[Any], str] = {
     TokenClassification: TAGGED_WORDS,
     QuestionAnswering: QUESTION_ANSWERING,
     MaskedLM: FILL_MASK,
+    InstructionTuning: CONVERSATION,
     CausalLM: TEXT_GENERATION,
 }
 """Programs that fit every model of a task."""

@@ -2,6 +2,7 @@
 
 from etude.data.corpora.back_translated import BackTranslated
 from etude.data.corpora.clinc150 import Clinc150
+from etude.data.corpora.conversation_files import ConversationFiles
 from etude.data.corpora.direction_files import DirectionFiles
 from etude.data.corpora.evaluation_files import EvaluationFiles
 from etude.data.corpora.interface_texts import InterfaceTexts
@@ -21,6 +22,7 @@ from etude.data.corpora.text_files import TextFiles
 __all__ = [
     "BackTranslated",
     "Clinc150",
+    "ConversationFiles",
     "DirectionFiles",
     "EvaluationFiles",
     "InterfaceTexts",

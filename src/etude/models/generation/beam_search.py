@@ -63,10 +63,10 @@ class BestHypotheses:
         self._divisor = torch.tensor(divisors, dtype=torch.float64, device=limits.device)
         self._worst = torch.full_like(limits, float("-inf"), dtype=torch.float64)  # the score to beat
 
-    def add(self, live: Live, candidates: Candidates, eos: int, beams: int) -> None:
-        """Add those of the best `beams` candidates that end in eos and improve on the row's hypotheses."""
+    def add(self, live: Live, candidates: Candidates, ended: Bool[Tensor, "B Q"], beams: int) -> None:
+        """Add those of the best `beams` candidates that have ended and improve on the row's hypotheses."""
         score = candidates.log_probability / self._divisor[live.tokens.shape[2]]  # bos is not predicted, eos is
-        better = (candidates.token == eos) & (score > self._worst[live.row, None])
+        better = ended & (score > self._worst[live.row, None])
         for index, rank in better[:, :beams].nonzero().tolist():
             row = int(live.row[index])
             tokens = live.tokens[index, candidates.beam[index, rank], 1:].tolist()
@@ -132,7 +132,7 @@ def beam_search(
         At most `n_best` hypotheses for each row: the finished ones, best score first, and, if they are too few, the best
         of those that were stopped at the limit. Equal scores come in the order in which they were found.
     """
-    best, eos = BestHypotheses(limits, penalty, n_best), constraint.eos
+    best = BestHypotheses(limits, penalty, n_best)
     row = torch.arange(len(limits), device=limits.device)
     first = torch.full_like(limits, bos) if isinstance(bos, int) else bos
     live = Live(row, first[:, None, None], torch.zeros_like(row, dtype=torch.float64)[:, None])
@@ -141,9 +141,11 @@ def beam_search(
         logits, cache = step(live.tokens[:, :, -1].flatten(), cache)
         allowed = constraint(logits, live.row.repeat_interleave(live.tokens.shape[1]), length)
         candidates = extend(live, logits, allowed, 2 * beams)  # at most half of them end in eos: enough others remain
-        best.add(live, candidates, eos, beams)
+        end = constraint.ends(live.row, length)
+        ended = candidates.token == (end if isinstance(end, int) else end[:, None])
+        best.add(live, candidates, ended, beams)
         width = live.tokens.shape[1] * (logits.shape[-1] - 1)  # all extensions that do not end in eos
-        live, origin = survive(live, candidates, eos, min(beams, width))
+        live, origin = survive(live, candidates, ended, min(beams, width))
         going = best.can_improve(live)
         best.fill(live, ~going)
         if not going.any():
@@ -173,9 +175,10 @@ def extend(live: Live, logits: Float[Tensor, "BW V"], allowed: Float[Tensor, "BW
     return Candidates(place // best.shape[1], token.reshape(rows, -1).gather(1, place), log_probability)
 
 
-def survive(live: Live, candidates: Candidates, eos: int, width: int) -> tuple[Live, Int[Tensor, "B W"]]:
-    """Return the best `width` candidates that do not end, and the row of the model's batch that each comes from."""
-    ended = candidates.token == eos
+def survive(
+    live: Live, candidates: Candidates, ended: Bool[Tensor, "B Q"], width: int
+) -> tuple[Live, Int[Tensor, "B W"]]:
+    """Return the best `width` candidates that have not ended, and the row of the model's batch that each comes from."""
     place = ended.byte().argsort(dim=1, stable=True)[:, :width]  # unfinished candidates first, in their order
     beam, token, log_probability = (field.gather(1, place) for field in candidates)
     row = torch.arange(len(live.row), device=beam.device)[:, None]

@@ -21,7 +21,8 @@ class Constraint:
     Args:
         eos: The token that ends an output.
         min_length: Smallest number of tokens in a finished output, without eos.
-        prefixes: Tokens that each row's output starts with, followed by `FREE`; None: no row has a prefix.
+        prefixes: Tokens that each row's output starts with, followed by `FREE`; None: no row has a prefix. They may include
+            eos, which does not end an output there.
     """
 
     def __init__(self, eos: int, min_length: int = 0, prefixes: Int[Tensor, "R P"] | None = None) -> None:
@@ -37,16 +38,35 @@ class Constraint:
             row: Index of each score's row in the batch.
             length: Number of predicted tokens including the next, from 1.
         """
-        early = length <= self.min_length
-        prefixed = self.prefixes is not None and length <= self.prefixes.shape[1]
-        if not early and not prefixed:
+        early, forced = length <= self.min_length, self._forced(row, length)
+        if not early and forced is None:
             return scores
         scores = scores.clone()
-        if early:
-            scores[:, self.eos] = float("-inf")
-        if self.prefixes is not None and prefixed:
-            _force(scores, self.prefixes[row, length - 1])
+        if early:  # eos in a prefix does not end an output
+            scores[slice(None) if forced is None else forced == FREE, self.eos] = float("-inf")
+        if forced is not None:
+            _force(scores, forced)
         return scores
+
+    def ends(self, row: Int[Tensor, " N"], length: int) -> int | Int[Tensor, " N"]:
+        """Return the token that ends an output of each row, if it is chosen now: eos, and none (`FREE`) in a prefix.
+
+        Args:
+            row: As in a call.
+            length: As in a call.
+        """
+        forced = self._forced(row, length)
+        return self.eos if forced is None else torch.where(forced == FREE, self.eos, FREE)
+
+    def prefix_sizes(self, rows: int) -> list[int]:
+        """Return the number of tokens of each row's prefix."""
+        return [0] * rows if self.prefixes is None else (self.prefixes != FREE).sum(dim=1).tolist()
+
+    def _forced(self, row: Int[Tensor, " N"], length: int) -> Int[Tensor, " N"] | None:
+        """Return the token of each row's prefix at a length, or `FREE` behind it; None: no prefix is so long."""
+        if self.prefixes is None or length > self.prefixes.shape[1]:
+            return None
+        return self.prefixes[row, length - 1]
 
 
 def _force(scores: Float[Tensor, "N V"], forced: Int[Tensor, " N"]) -> None:

@@ -76,13 +76,14 @@ def follow(
         own = logits.gather(1, tokens[:, None]).float()
         total[active] += (own - log_normalizer(logits)).squeeze(1)
         chosen[active, length - 1] = tokens
-        going = (tokens != eos) & (limits[active] > length)
+        going = (tokens != constraint.ends(active, length)) & (limits[active] > length)
         if not going.all():
             active, tokens = active[going], tokens[going]
             if not len(active):
                 break
             cache = cache.select(going.nonzero().squeeze(1))
+    columns = (chosen.tolist(), limits.tolist(), total.tolist(), constraint.prefix_sizes(rows))
     return [
-        Hypothesis.of(ids[:limit], eos, log_probability, penalty)
-        for ids, limit, log_probability in zip(chosen.tolist(), limits.tolist(), total.tolist(), strict=True)
+        Hypothesis.of(ids[:limit], eos, log_probability, penalty, prefix)
+        for ids, limit, log_probability, prefix in zip(*columns, strict=True)
     ]

@@ -38,7 +38,7 @@ class Hypothesis:
     """An output of a search.
 
     Attributes:
-        tokens: Token ids, without bos and eos.
+        tokens: Token ids, without bos and the eos that ends them.
         score: Ranking score: the log-probability over the length penalty of the predicted tokens.
         finished: Whether it ended in eos; False: it was stopped at the length limit.
         log_probability: Log-probability, in nats, of the tokens and, if finished, of the eos that follows.
@@ -50,10 +50,12 @@ class Hypothesis:
     log_probability: float
 
     @classmethod
-    def of(cls, predicted: list[int], eos: int, log_probability: float, penalty: LengthPenalty) -> Hypothesis:
-        """Return the hypothesis of predicted tokens, which end at the first eos, if any."""
-        finished = eos in predicted
-        tokens = tuple(predicted[: predicted.index(eos)]) if finished else tuple(predicted)
+    def of(
+        cls, predicted: list[int], eos: int, log_probability: float, penalty: LengthPenalty, prefix: int = 0
+    ) -> Hypothesis:
+        """Return the hypothesis of predicted tokens, which end at the first eos behind a prefix of so many, if any."""
+        finished = eos in predicted[prefix:]
+        tokens = tuple(predicted[: predicted.index(eos, prefix)]) if finished else tuple(predicted)
         score = log_probability / penalty.divisor(len(tokens) + finished)
         return cls(tokens, score, finished, log_probability)
 

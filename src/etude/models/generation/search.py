@@ -88,7 +88,8 @@ class Search(ABC):
             eos: The token to end at.
             rows: Number of rows in the batch.
             max_lengths: A limit for each row in addition to `max_length`; less than 1 counts as 1.
-            prefixes: Tokens that each row's outputs start with, without bos and eos; they count as predicted.
+            prefixes: Tokens that each row's outputs start with, without bos; they count as predicted. None of them ends an
+                output.
             keys: Keys of each row's random numbers, 0 or more; by default its index in the batch.
             device: The model's device; by default that of `max_lengths`.
 

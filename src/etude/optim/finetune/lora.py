@@ -97,36 +97,45 @@ class LoRA(Finetune):
         alpha: α: the adapters' output is multiplied by α / R.
         dropout: Dropout on the adapters' input.
         modules: Layers that get adapters, by the last part of their names: `query`, `key`, `value` (also where they are
-            fused in one layer), `output` of attention, `inner` and `outer` of feed-forward, or any other.
+            fused in one layer), `output` of attention, `inner` and `outer` of feed-forward, or any other. None: all
+            linear layers of the model.
 
     Raises:
         ConfigurationError: If rank or alpha is not positive, or no module is named.
     """
 
     def __init__(
-        self, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, modules: Sequence[str] = ("query", "value")
+        self,
+        rank: int = 8,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+        modules: Sequence[str] | None = ("query", "value"),
     ) -> None:
-        if rank < 1 or alpha <= 0 or not modules:
-            settings = f"finetune.rank = {rank}, alpha = {alpha:g}, modules = {list(modules)}"
+        if rank < 1 or alpha <= 0 or (modules is not None and not modules):
+            named = "all" if modules is None else list(modules)
+            settings = f"finetune.rank = {rank}, alpha = {alpha:g}, modules = {named}"
             raise ConfigurationError(f"{settings}: write a rank of at least 1, alpha above 0, and some modules")
-        self.rank, self.alpha, self.dropout, self.modules = rank, alpha, dropout, tuple(modules)
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.modules = None if modules is None else tuple(modules)
 
     def prepare(self, task: nn.Module) -> None:
         """Add the adapters to the task's model.
 
         Raises:
-            ConfigurationError: If a name matches no linear layer, or the rank is higher than a layer's.
+            ConfigurationError: If a name matches no linear layer, there is none, or the rank is higher than a layer's.
         """
         model, matched = task.get_submodule(MODEL), set()
         for name, linear in _linear_layers(model):
             parts = _parts(model, name)
-            adapted = [index for index, part in enumerate(parts) if part in self.modules]
+            adapted = [index for index, part in enumerate(parts) if self.modules is None or part in self.modules]
             matched |= {parts[index] for index in adapted}
             if adapted:
                 self._check_rank(name, linear, len(parts))
                 layer = LoRALinear(linear, len(parts), adapted, self.rank, self.alpha, self.dropout)
                 model.set_submodule(name, layer)
-        unmatched = [name for name in self.modules if name not in matched]
+        if self.modules is None and not matched:
+            raise ConfigurationError(f"finetune=lora: {type(model).__name__} has no linear layers; write finetune=full")
+        unmatched = [name for name in self.modules or () if name not in matched]
         if unmatched:
             layers = dict.fromkeys(part for name, _ in _linear_layers(model) for part in _parts(model, name))
             raise ConfigurationError(

@@ -49,6 +49,14 @@ def text_generation(folder: str, texts: list[str], max_new_tokens: int) -> list[
     return [[int(token) for token in answer[0]["generated_token_ids"]] for answer in answers]
 
 
+def conversation(folder: str, texts: list[str], max_new_tokens: int) -> list[list[int]]:
+    """Return the ids of a conversation that a user begins with each text, and of its answer."""
+    generate = pipeline("text-generation", model=folder)
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    answers = generate(chats, max_new_tokens=max_new_tokens, do_sample=False, return_tensors=True)
+    return [[int(token) for token in answer[0]["generated_token_ids"]] for answer in answers]
+
+
 def translation(folder: str, texts: list[str], source: str, options: dict[str, Any]) -> list[list[int]]:
     """Return the ids that `generate` makes of each text, behind the decoder's start."""
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -80,6 +88,7 @@ USES = {
         token_classification,
         fill_mask,
         text_generation,
+        conversation,
         translation,
         question_answering,
     )

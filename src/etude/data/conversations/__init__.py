@@ -1,0 +1,1 @@
+"""Conversations, of which a model learns what the assistant has written."""

@@ -1,0 +1,243 @@
+"""Chat templates: how a conversation becomes ids, and which of them the assistant has written.
+
+A template is Jinja, in the layout of Hugging Face's tokenizers, and rendered by transformers. What it writes may hold the
+tokenizer's special tokens. A message that holds the text of one holds that text, never the token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import tokenizers
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from etude.errors import ConfigurationError
+from etude.tokenization.base import Tokenizer
+from etude.tokenization.conversation import Conversation, Message
+
+TURNS = Path(__file__).with_name("turns.jinja").read_text(encoding="utf-8").strip()
+"""The template of tokenizers that have none: `<s>user⏎Hello</s>assistant⏎Hello!</s>`."""
+
+FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What rendering a template raises: its own messages, and whatever its expressions come to."""
+
+MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""The begin of a block that the assistant writes."""
+
+CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+"""Before a template that asks for the date: what a run learns does not depend on the day. The date is that of Llama's own."""
+
+OPEN, CLOSE = "\U000f0000", "\U000f0001"
+"""Around the text of a special token in a message, between here and the encoding: private characters of Unicode."""
+
+PROBE = (Message("user", "a"), Message("assistant", "b"))
+
+Span = tuple[int, int]
+"""The first and one past the last."""
+
+
+class ChatTokens(NamedTuple):
+    """A conversation as ids.
+
+    Attributes:
+        ids: All ids, those that a template writes before and after included.
+        answers: The ids that the assistant has written, as ranges in ascending order; the token that ends a turn is one
+            of them.
+    """
+
+    ids: list[int]
+    answers: list[Span]
+
+
+class ChatTemplate:
+    """A template with the tokenizer whose special tokens it writes.
+
+    Where the template marks what the assistant writes by `{% generation %}`, every token with a character of it is an
+    answer's. Otherwise an answer is what the conversation up to it adds to the conversation before it, opened for the
+    assistant: both must be the begin of the whole, id for id.
+
+    Args:
+        tokenizer: The tokenizer.
+        source: The template; None: the tokenizer's own, or `TURNS`.
+
+    Attributes:
+        source: The template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, source: str | None = None) -> None:
+        self.source = source or tokenizer.chat_template or TURNS
+        self._tokenizer = tokenizer
+        self._marked = MARKED.search(self.source) is not None
+        self._backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+        self._backend.encode_special_tokens = False
+        special = tokenizer.special
+        names = {"bos": special.bos, "eos": special.eos, "pad": special.pad, "unk": special.unknown}
+        names |= {} if special.mask is None else {"mask": special.mask}
+        self._variables = {f"{name}_token": token for name, token in names.items()}
+        self._backend.add_special_tokens(list(dict.fromkeys(names.values())))
+        added = self._backend.get_added_tokens_decoder()
+        self._special = {number for number, token in added.items() if token.special}
+        texts = sorted((added[number].content for number in self._special), key=len, reverse=True)
+        self._special_text = re.compile("|".join(map(re.escape, texts)))
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of all that determines the ids of a conversation."""
+        return hashlib.sha256(f"1\n{self._tokenizer.fingerprint}\n{self.source}".encode()).hexdigest()
+
+    @property
+    def rendered_source(self) -> str:
+        """The template as it is rendered: one that asks for the date is given a constant one."""
+        return CLOCK + self.source if "strftime_now" in self.source else self.source
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The id that ends an assistant's turn.
+
+        Raises:
+            ConfigurationError: If the template cannot be rendered, or no special token is part of an answer.
+        """
+        try:
+            ids, answers = self.encode(PROBE)
+        except ValueError as error:
+            raise ConfigurationError(f"{error}; give another one: data.chat_template=FILE.jinja") from error
+        ends = [number for start, stop in answers for number in ids[start:stop] if number in self._special]
+        if not ends:
+            written = self._render(PROBE)[0]
+            raise ConfigurationError(
+                f"the chat template ends an answer with no special token ({written[-40:]!r}), so that a model would not learn "
+                "where to end; write {{ eos_token }} after the assistant's content, inside of {% generation %} if it has that: "
+                "data.chat_template=FILE.jinja"
+            )
+        return ends[-1]
+
+    def encode(self, conversation: Conversation) -> ChatTokens:
+        """Return the ids of a conversation.
+
+        Raises:
+            ValueError: If the template fails, or the assistant's tokens cannot be found; in one line.
+        """
+        return self._by_marks(conversation) if self._marked else self._by_prefixes(conversation)
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """Return the ids of a conversation that the assistant has to answer.
+
+        Raises:
+            ValueError: If the template fails.
+        """
+        return self._ids(self._render(conversation, opened=True)[0])
+
+    def written(self, conversation: Conversation) -> str:
+        """Return a conversation as the template writes it, with a space for each special token of its own.
+
+        Raises:
+            ValueError: If the template fails.
+        """
+        parts = self._parts(self._render(conversation)[0])
+        return "".join(text if plain else self._special_text.sub(" ", text) for text, _, plain in parts)
+
+    def _by_marks(self, conversation: Conversation) -> ChatTokens:
+        text, spans = self._render(conversation)
+        ids, places = self._with_places(text)
+        answers = list[Span]()
+        for start, stop in spans:
+            inside = [n for n, (begin, end) in enumerate(places) if begin < stop and end > start and begin < end]
+            if not inside:
+                continue
+            first, last = inside[0], inside[-1] + 1
+            # Some templates mark the content alone: the token after it is what ends the turn.
+            if not self._special.intersection(ids[first:last]) and last < len(ids) and ids[last] in self._special:
+                last += 1
+            first = max(first, answers[-1][1] if answers else 0)  # a token may have characters of two blocks
+            if first < last:
+                answers.append((first, last))
+        return ChatTokens(ids, answers)
+
+    def _by_prefixes(self, conversation: Conversation) -> ChatTokens:
+        whole, answers = self._ids(self._render(conversation)[0]), list[Span]()
+        for number, message in enumerate(conversation, 1):
+            if message.role != "assistant":
+                continue
+            before = self.prompt(conversation[: number - 1])
+            after = self._ids(self._render(conversation[:number])[0])
+            begins = len(before) < len(after) and after[: len(before)] == before
+            if not begins or whole[: len(after)] != after:
+                raise ValueError(
+                    f"the chat template writes the first {number} messages otherwise where {len(conversation)} are there or the "
+                    "last is to be answered, so that the assistant's tokens cannot be told; mark them in the template by "
+                    "{% generation %} and {% endgeneration %}"
+                )
+            answers.append((len(before), self._end(whole, len(before), len(after))))
+        return ChatTokens(whole, answers)
+
+    def _end(self, ids: Sequence[int], start: int, stop: int) -> int:
+        """Return the end of an answer without the white space that a template writes after its last special token."""
+        last = max((place + 1 for place in range(start, stop) if ids[place] in self._special), default=stop)
+        return stop if self._backend.decode(list(ids[last:stop])).strip() else last
+
+    def _render(self, conversation: Conversation, *, opened: bool = False) -> tuple[str, list[Span]]:
+        """Return what the template writes, and which characters of it are marked as the assistant's."""
+        # transformers takes most of a second to import.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        messages = [{"role": role, "content": self._guarded(content)} for role, content in conversation]
+        try:
+            (text,), spans = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.rendered_source,
+                return_assistant_tokens_mask=self._marked,
+                add_generation_prompt=opened,
+                **self._variables,
+            )
+        except TemplateSyntaxError as error:
+            raise ValueError(f"the chat template is not Jinja: {error.message} in its line {error.lineno}") from error
+        except FAILURES as error:
+            raise ValueError(f"the chat template refuses the conversation: {' '.join(str(error).split())}") from error
+        return text, [(start, stop) for start, stop in spans[0]] if spans else []
+
+    def _guarded(self, content: str) -> str:
+        """Return a content with marks around the texts of special tokens."""
+        if self._special_text.search(content) is None:
+            return content
+        if OPEN in content or CLOSE in content:
+            raise ValueError(
+                "a message has the text of a special token beside U+F0000 or U+F0001, which hide it; take these out"
+            )
+        return self._special_text.sub(rf"{OPEN}\g<0>{CLOSE}", content)
+
+    def _parts(self, text: str) -> list[tuple[str, int, bool]]:
+        """Return a text in parts, each with its first character, and whether it is the text of a message's special token."""
+        if OPEN not in text:
+            return [(text, 0, False)]
+        parts, place = list[tuple[str, int, bool]](), 0
+        for found in re.finditer(f"{OPEN}([^{CLOSE}]*)(?:{CLOSE}|$)", text):
+            parts += [(text[place : found.start()], place, False), (found[1], found.start() + 1, True)]
+            place = found.end()
+        return [part for part in (*parts, (text[place:], place, False)) if part[0]]
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of a text that the template has written."""
+        return [
+            number
+            for part, _, plain in self._parts(text)
+            for number in (
+                self._tokenizer.encode([part])[0]
+                if plain
+                else self._backend.encode_batch_fast([part], add_special_tokens=False)[0].ids
+            )
+        ]
+
+    def _with_places(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return the same ids, and the characters of the text that each represents."""
+        ids, places = list[int](), list[Span]()
+        for part, first, plain in self._parts(text):
+            backend = self._tokenizer.backend if plain else self._backend
+            encoding = backend.encode(part, add_special_tokens=False)
+            ids += encoding.ids
+            places += [(first + start, first + stop) for start, stop in encoding.offsets]
+        return ids, places
