@@ -153,7 +153,7 @@ class Tokenizer:
 
     def with_chat_template(self, source: str) -> Tokenizer:
         """Return the same tokenizer with a chat template."""
-        return Tokenizer(self.backend, self.special, self._source, source)
+        return Tokenizer(self.backend, self.special, self._source, self.languages, source)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens."""
