@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from etude.data.base import DataSettings
-from etude.data.corpora.parallel_files import ParallelFiles
+from etude.data.corpora.parallel.parallel_files import ParallelFiles
 from etude.data.loader import PlanLoader, PlanSampler
 from etude.data.sizes import BatchSize
 from etude.data.subword_regularization import BPEDropout, Sampling, UnigramSampling

@@ -81,7 +81,7 @@ def swaps(cell: str) -> Iterator[list[str]]:
     """Yield the overrides that a cell shows: a bare word is another choice of the group before it."""
     key = ""
     for text in re.findall(r"`([^`]*)`(?!\])", cell):
-        words = text.split()
+        words = shlex.split(text)
         if "=" not in words[0] and "." not in words[0]:
             words[0] = f"{key}={words[0]}"
         if "=" in words[0]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from etude.data.base import DataSettings
-from etude.data.corpora.direction_files import DirectionFiles
+from etude.data.corpora.parallel.direction_files import DirectionFiles
 from etude.data.directions.prefixed_sources import PrefixedSources
 from etude.data.directions.wanted_directions import WantedDirection, WantedDirections, sides_of
 from etude.data.loader import Slice

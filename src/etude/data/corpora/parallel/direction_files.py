@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from etude.data.corpora.holdout import digest
-from etude.data.corpora.parallel_files import ParallelFiles
+from etude.data.corpora.parallel.parallel_files import ParallelFiles
 from etude.data.directions.wanted_directions import DIRECTION, sides_of
 from etude.data.readers.sources import Dropped, Row
 

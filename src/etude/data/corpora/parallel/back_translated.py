@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from etude.data.corpora.holdout import digest
-from etude.data.corpora.parallel_files import ParallelFiles
+from etude.data.corpora.parallel.parallel_files import ParallelFiles
 from etude.data.readers.sources import Row
 
 

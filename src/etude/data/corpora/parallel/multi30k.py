@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from etude.data.corpora.parallel_files import ParallelFiles
+from etude.data.corpora.parallel.parallel_files import ParallelFiles
 from etude.data.readers.sources import download
 from etude.errors import DataError
 from etude.packages import cache_folder
