@@ -115,8 +115,9 @@ class Facts:
         return self.directions or (Direction("", self.bos, after_source=(self.eos,), after_target=(self.eos,)),)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain values, without directions if there are none."""
-        return {key: value for key, value in asdict(self).items() if key != "directions" or value}
+        """Return the facts as plain values, without directions and the end of a turn if there are none."""
+        left_out = {"directions": (), "turn_end": -1}
+        return {key: value for key, value in asdict(self).items() if key not in left_out or value != left_out[key]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:

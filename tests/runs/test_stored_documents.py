@@ -73,7 +73,7 @@ DATA = {
 }
 WAY = Direction("en-de", 1, (2, 7), (2,), before_target=(8,), prefix="into German:")
 FACTS = json.loads(
-    json.dumps(Facts(vocabulary=100, pad=0, bos=1, eos=2, mask=4, classes=("no", "yes"), directions=(WAY,)).to_json())
+    json.dumps(Facts(100, pad=0, bos=1, eos=2, mask=4, classes=("no", "yes"), directions=(WAY,), turn_end=6).to_json())
 )
 COST = {
     "parameters": {"total": 10, "trainable": 9},
@@ -214,7 +214,7 @@ def test_facts_are_those_of_the_data(run: Path) -> None:
 def test_what_a_file_may_leave_out(run: Path) -> None:
     optional = {
         "manifest.json": {"start"},
-        "facts.json": {"directions"},
+        "facts.json": {"directions", "turn_end"},
         "finished.json": {"files", "settings", "left_out_or_changed", "ensemble", "averages"},
         "evaluations/test.json": {"files", "settings", "left_out_or_changed", "ensemble", "details"},
     }
