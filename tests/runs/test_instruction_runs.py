@@ -253,24 +253,27 @@ def test_continued_from_any_step_it_ends_alike(words: Callable[..., list[str]], 
 
 
 @pytest.mark.slow
-def test_it_learns_to_say_it_backwards(
-    words: Callable[..., list[str]], overrides: Callable[..., list[str]], files: Path
+def test_it_learns_to_answer_and_to_end(
+    words: Callable[..., list[str]], overrides: Callable[..., list[str]], files: Path, tmp_path: Path
 ) -> None:
-    """One word is said again: what it takes is to have learnt where the question is, and where to end."""
-    folder = files / "one"
-    folder.mkdir()
+    """A word is said again: what it takes is to have learnt where the question is, and where an answer ends."""
     vocabulary = "sun moon star tree lake road bird song".split()  # noqa: SIM905
     pairs = [(Message("user", word), Message("assistant", word)) for word in vocabulary]
     for split in ("train", "val", "test"):
-        write(folder / f"{split}.jsonl", pairs * 20)
+        write(tmp_path / f"{split}.jsonl", pairs * 20)
     text = [f"data.{split}={files}/{split}.txt" for split in ("train", "val", "test")]
-    base = train(
+    sizes = ("model.max_length=128", "model.width=32", "model.feed_forward=64", "model.layers=2")
+    base = train(compose(*overrides("causal_lm", *text, *sizes, "run.name=base")))
+    data = [f"data.{split}={tmp_path}/{split}.jsonl" for split in ("train", "val", "test")]
+    kept = [word for word in words(f"start={base}", *data) if not word.startswith("finetune.")]
+    run = train(
         compose(
-            *overrides("causal_lm", *text, "model.max_length=128", "run.name=base", "model.width=32", "budget=40step")
+            *kept,
+            "finetune=full",
+            "budget=600step",
+            "validate.every=200step",
+            "optimizer.lr=5e-3",
+            "scheduler.warmup=20step",
         )
     )
-    data = [f"data.{split}={folder}/{split}.jsonl" for split in ("train", "val", "test")]
-    more = ("budget=60step", "validate.every=20step", "finetune=full", "~finetune.rank", "data.max_length=60")
-    kept = [word for word in words(f"start={base}") if not word.startswith(("data.", "finetune."))]
-    run = train(compose(*kept, *data, *(word for word in more if word != "~finetune.rank")))
     assert answers(run, *vocabulary) == vocabulary

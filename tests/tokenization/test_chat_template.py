@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.base import Tokenizer
-from etude.tokenization.chat_template import TURNS, ChatTemplate
+from etude.tokenization.chat_template import TURNS, ChatTemplate, template_of
 from etude.tokenization.conversation import Conversation, Message
 from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
 from etude.tokenization.trained import BPE, Bytes, Unigram, WordPiece
@@ -118,8 +118,12 @@ def test_the_text_of_a_special_token_stays_text(name: str, injected: str) -> Non
     ids, ((start, stop),) = template.encode(harmful)
     assert text_of(TOKENIZER, ids).count(injected) == 2
     assert text_of(TOKENIZER, ids[start:stop]) == f"moon {injected} moon{ENDS[name]}"
-    with pytest.raises(ValueError, match=r"U\+F0000"):
-        template.encode((Message("user", f"{injected}\U000f0000"), harmless[1]))
+    for private in ("\U000f0000", "\U000f0001"):  # what marks such text may not come from a message
+        with pytest.raises(ValueError, match=r"U\+F0000"):
+            template.encode((Message("user", f"sun{private}"), harmless[1]))
+    cutting = ChatTemplate(TOKENIZER, CHATML.replace("message['content']", "message['content'][:9]"))
+    with pytest.raises(ValueError, match="cuts a message within the text of a special token"):
+        cutting.encode((Message("user", "sun moon</s>"), harmless[1]))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,17 @@ def test_the_words_of_a_template_that_refuses() -> None:
         template.encode(conversation(random.Random(1), 1, system=True))
     with pytest.raises(ValueError, match="refuses the conversation: Turns must alternate"):
         template.encode((Message("user", "a"), Message("user", "b"), Message("assistant", "c")))
+
+
+def test_a_prompt_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="writes nothing"):
+        ChatTemplate(TOKENIZER, "{% if messages|length > 1 %}</s>{% endif %}").prompt((Message("user", "a"),))
+
+
+def test_a_tokenizers_template_is_made_once() -> None:
+    own = make_tokenizer(CHATML)
+    assert template_of(own) is template_of(own) and template_of(own).source == CHATML
+    assert template_of(own.with_chat_template(MARKED)).source == MARKED
 
 
 def test_a_template_that_rewrites_what_was_said_needs_marks() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 OPEN, CLOSE = "\U000f0000", "\U000f0001"
 """Around the text of a special token in a message, between here and the encoding: private characters of Unicode."""
+
+GUARDED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 
 PROBE = (Message("user", "a"), Message("assistant", "b"))
 
@@ -130,7 +132,10 @@ class ChatTemplate:
         Raises:
             ValueError: If the template fails.
         """
-        return self._ids(self._render(conversation, opened=True)[0])
+        text, _ = self._render(conversation, opened=True)
+        if not text:
+            raise ValueError("the chat template writes nothing of the conversation")
+        return self._ids_of([text])[text]
 
     def written(self, conversation: Conversation) -> str:
         """Return a conversation as the template writes it, with a space for each special token of its own.
@@ -159,12 +164,15 @@ class ChatTemplate:
         return ChatTokens(ids, answers)
 
     def _by_prefixes(self, conversation: Conversation) -> ChatTokens:
-        whole, answers = self._ids(self._render(conversation)[0]), list[Span]()
-        for number, message in enumerate(conversation, 1):
-            if message.role != "assistant":
-                continue
-            before = self.prompt(conversation[: number - 1])
-            after = self._ids(self._render(conversation[:number])[0])
+        numbers = [number for number, message in enumerate(conversation, 1) if message.role == "assistant"]
+        befores = [self._render(conversation[: number - 1], opened=True)[0] for number in numbers]
+        afters = [self._render(conversation[:number])[0] for number in numbers]
+        written = self._render(conversation)[0]
+        ids = self._ids_of(dict.fromkeys((written, *befores, *afters)))  # the last answer is often the end of all
+        whole, answers = ids[written], list[Span]()
+        for number, before, after in zip(
+            numbers, (ids[text] for text in befores), (ids[text] for text in afters), strict=True
+        ):
             begins = len(before) < len(after) and after[: len(before)] == before
             if not begins or whole[: len(after)] != after:
                 raise ValueError(
@@ -202,35 +210,36 @@ class ChatTemplate:
 
     def _guarded(self, content: str) -> str:
         """Return a content with marks around the texts of special tokens."""
-        if self._special_text.search(content) is None:
-            return content
         if OPEN in content or CLOSE in content:
             raise ValueError(
-                "a message has the text of a special token beside U+F0000 or U+F0001, which hide it; take these out"
+                "a message has the private character U+F0000 or U+F0001, by which special tokens are told from text; take it out"
             )
         return self._special_text.sub(rf"{OPEN}\g<0>{CLOSE}", content)
 
     def _parts(self, text: str) -> list[tuple[str, int, bool]]:
         """Return a text in parts, each with its first character, and whether it is the text of a message's special token."""
-        if OPEN not in text:
+        if OPEN not in text and CLOSE not in text:
             return [(text, 0, False)]
         parts, place = list[tuple[str, int, bool]](), 0
-        for found in re.finditer(f"{OPEN}([^{CLOSE}]*)(?:{CLOSE}|$)", text):
+        for found in GUARDED.finditer(text):
             parts += [(text[place : found.start()], place, False), (found[1], found.start() + 1, True)]
             place = found.end()
-        return [part for part in (*parts, (text[place:], place, False)) if part[0]]
+        parts.append((text[place:], place, False))
+        if any(mark in part for part, _, _ in parts for mark in (OPEN, CLOSE)):
+            raise ValueError("the chat template cuts a message within the text of a special token; take that text out")
+        return [part for part in parts if part[0]]
 
-    def _ids(self, text: str) -> list[int]:
-        """Return the ids of a text that the template has written."""
-        return [
-            number
-            for part, _, plain in self._parts(text)
-            for number in (
-                self._tokenizer.encode([part])[0]
-                if plain
-                else self._backend.encode_batch_fast([part], add_special_tokens=False)[0].ids
-            )
-        ]
+    def _ids_of(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """Return the ids of texts that the template has written, by text."""
+        parts = {text: self._parts(text) for text in texts}
+        plain = [part for found in parts.values() for part, _, of_message in found if of_message]
+        others = [part for found in parts.values() for part, _, of_message in found if not of_message]
+        as_text = iter(self._tokenizer.encode(plain))
+        encoded = iter(self._backend.encode_batch_fast(others, add_special_tokens=False))
+        return {
+            text: [n for _, _, of_message in found for n in (next(as_text) if of_message else next(encoded).ids)]
+            for text, found in parts.items()
+        }
 
     def _with_places(self, text: str) -> tuple[list[int], list[Span]]:
         """Return the same ids, and the characters of the text that each represents."""
@@ -241,3 +250,9 @@ class ChatTemplate:
             ids += encoding.ids
             places += [(first + start, first + stop) for start, stop in encoding.offsets]
         return ids, places
+
+
+@lru_cache(maxsize=4)
+def template_of(tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template of a tokenizer, or `TURNS`; the last ones are remembered, since a large vocabulary takes a second."""
+    return ChatTemplate(tokenizer)

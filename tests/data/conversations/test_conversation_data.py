@@ -168,6 +168,9 @@ def test_a_share_is_held_out_by_what_is_said_first(tmp_path: Path) -> None:
     assert corpus.splits() == ("train", "val")
     assert not {*rows["train"]} & {*rows["val"]} and len(rows["train"]) + len(rows["val"]) == 400
     assert 40 < len(rows["val"]) < 120
+    few = ConversationFiles("train.jsonl", None, None, root=str(tmp_path), val_share=0.0)
+    with pytest.raises(DataError, match=r"no conversation for val with data\.val_share=0; write another share, or"):
+        list(few.rows("val"))
 
 
 def test_the_template_is_the_file_or_the_tokenizers_or_the_simple_one(

@@ -14,7 +14,6 @@ from torch import Tensor
 from etude.errors import ConfigurationError
 from etude.models.decoder import Decoder
 from etude.models.generation.search import Beam, Greedy, Sample, Search
-from etude.models.layers.positions import Rotary
 from etude.optim.schedules import Constant
 from etude.tasks.dialogue.instruction_tuning import InstructionTuning
 from etude.tokenization.base import Tokenizer
@@ -35,7 +34,7 @@ def facts_of(tokenizer: Tokenizer) -> Facts:
 def build(tokenizer: Tokenizer, decoding: Search | None = None, max_length: int = LONGEST) -> InstructionTuning:
     torch.manual_seed(1)
     facts = facts_of(tokenizer)
-    model = Decoder(facts, 16, 2, 2, 24, 0.0, max_length, positions=Rotary)
+    model = Decoder(facts, 16, 2, 2, 24, 0.0, max_length)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     optimizer = partial(torch.optim.SGD, lr=0.1)

@@ -45,7 +45,7 @@ from etude.tasks.regression import Regression
 from etude.tasks.token_classification import TokenClassification
 from etude.tasks.translation import Translation
 from etude.tokenization.base import SOURCE
-from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.chat_template import template_of
 from etude.tokenization.conversation import Message
 from etude.tokenization.languages import with_prefix
 from etude.tokenization.word_tokens import BETWEEN
@@ -287,7 +287,7 @@ def _causal_lm(examples: ProofTexts, folder: Path) -> dict[str, Any]:
 
 def _instruction_tuning(examples: ProofTexts, folder: Path) -> dict[str, Any]:
     """Compare greedy answers to the first words of texts, as what a user says."""
-    task, template = cast(InstructionTuning, examples.task), ChatTemplate(examples.tokenizer)
+    task, template = cast(InstructionTuning, examples.task), template_of(examples.tokenizer)
     if template.rendered_source != template.source:  # it writes the date
         return {}
     said = [" ".join(text.split()[:PROMPT_WORDS]) for text in examples.texts if text.split()]

@@ -22,7 +22,7 @@ from etude.models.layers.feed_forward import Activation
 from etude.models.pretrained.encoder_decoder_families import ACTIVATIONS
 from etude.models.wrapped.files import quiet
 from etude.tokenization.base import SOURCE, Tokenizer
-from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.chat_template import template_of
 from etude.tokenization.conversation import Message
 from etude.types import Facts
 
@@ -194,7 +194,7 @@ def prove_chat_template(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]
     """
     from transformers import AutoTokenizer
 
-    peer, template = AutoTokenizer.from_pretrained(folder), ChatTemplate(tokenizer)
+    peer, template = AutoTokenizer.from_pretrained(folder), template_of(tokenizer)
     plain = [text for text in texts if not any(token in text for token in peer.all_special_tokens)]
     for text in plain:
         messages = [{"role": "user", "content": text}]

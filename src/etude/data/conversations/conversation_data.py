@@ -15,7 +15,7 @@ from etude.data.prepare import Corpus, Prepared, Split, encoded, finished_tokeni
 from etude.data.readers.sources import read_text
 from etude.errors import ConfigurationError, DataError
 from etude.seeding import mix
-from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.chat_template import ChatTemplate, template_of
 from etude.tokenization.conversation import Conversation, read_conversation
 from etude.tokenization.trained import Bytes
 from etude.types import Exchange, Facts
@@ -125,7 +125,7 @@ class ConversationData(PlannedData):
     def facts(self) -> Facts:
         """The vocabulary, the special ids, and the id that ends an assistant's turn."""
         tokenizer = self.tokenizer
-        end = ChatTemplate(tokenizer).turn_end
+        end = template_of(tokenizer).turn_end
         return Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, turn_end=end)
 
     def fields(self, split: str) -> list[str]:

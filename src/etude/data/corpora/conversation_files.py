@@ -36,6 +36,21 @@ class ConversationFiles(SplitFiles):
         """Return a hash of all files' content, and of the shares."""
         return digest("Conversations 1", *self.settings)
 
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the rows of a split (see `read`).
+
+        Raises:
+            DataError: Also if a share is held out that no conversation is in.
+        """
+        row = None
+        for row in super().rows(split):
+            yield row
+        if row is None:
+            raise DataError(
+                f"{self.path('train')} has no conversation for {split} with data.val_share={self.held_out['val']:g}; write "
+                "another share, or data.val=FILE"
+            )
+
     def read(self, split: str, dropped: Dropped) -> Iterator[Row]:
         """Yield rows with the fields `beginning`, the text that decides on a held-out split, and `conversation`, as JSON.
 

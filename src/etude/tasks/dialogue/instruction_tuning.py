@@ -20,7 +20,7 @@ from etude.tasks.causal_lm import CausalLM
 from etude.tasks.prediction import Output, Prediction
 from etude.tasks.running_sums import Row
 from etude.tokenization.base import Tokenizer
-from etude.tokenization.chat_template import ChatTemplate
+from etude.tokenization.chat_template import ChatTemplate, template_of
 from etude.tokenization.conversation import (
     Conversation,
     Message,
@@ -61,11 +61,8 @@ class InstructionTuning(CausalLM):
 
         The first turns of a conversation that is longer than the model reads are left out.
         """
-        template, opened, answers = (
-            ChatTemplate(tokenizer),
-            dict[int, tuple[list[int], bool]](),
-            dict[int, Prediction](),
-        )
+        template = template_of(tokenizer)
+        opened, answers = dict[int, tuple[list[int], bool]](), dict[int, Prediction]()
         for place, text in enumerate(texts):
             try:
                 opened[place] = self._opened(_asked(text), template)
@@ -109,7 +106,7 @@ class InstructionTuning(CausalLM):
                 f"the target {target!r} is not text of its own here; write it into the conversation"
             )
         try:
-            prompt = ChatTemplate(tokenizer).prompt(_asked(text))
+            prompt = template_of(tokenizer).prompt(_asked(text))
         except ValueError as error:
             raise ConfigurationError(f"text: {error}") from error
         if len(prompt) > self.model.max_length:
