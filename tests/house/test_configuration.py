@@ -37,6 +37,7 @@ CHOICES = [f"{group}={name}" for group in FITTING for name in COMPOSER.options(g
 OWN_DATA = {
     "data=parallel": ["experiment=null", "data.root=texts"],
     "data=directions": ["experiment=null", "data.root=texts", "data.pairs=[en-de,de-en]", "data.languages.de=deu_Latn"],
+    "data=back_translated": ["experiment=null", "data.synthetic=a", "batch.shuffle=keyed", "batch.pool=9"],
     "data=tatoeba": ["experiment=null", "data.root=texts"],
     "data=pairs": ["experiment=summarization/scitldr", "data.train=a", "data.val=b", "data.source=article"],
     "data=scitldr": ["experiment=summarization/scitldr", "data.root=texts", "data.corpus.target=summary"],

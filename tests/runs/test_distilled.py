@@ -25,16 +25,23 @@ from tests.runs.doors import evaluate, reproduce, resume, train
 from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
 from tests.runs.test_exact_loss import NO_DROPOUT, gradients
 
-FAST = ("translation", "classification")
-EACH = [pytest.param(task, marks=() if task in FAST else pytest.mark.slow) for task in TASKS]
+EACH = [pytest.param(task, marks=() if task == "classification" else pytest.mark.slow) for task in TASKS]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the teachers that are trained once."""
+    return tmp_path_factory.mktemp("teachers")
 
 
 @pytest.fixture
-def taught(composed: Callable[..., Any]) -> Callable[..., Path]:
-    """Trains a teacher of a task."""
+def taught(composed: Callable[..., Any], teachers: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Trains a teacher of a task, or finds it trained; one of its own for a test that changes it."""
 
-    def run(task: str, *more: str) -> Path:
-        return train(composed(task, "run.name=teacher", "seed=5", "model.width=24", "budget=5step", *more))
+    def run(task: str, *more: str, own: bool = False) -> Path:
+        folder = (tmp_path if own else teachers) / "_".join(more).replace("=", "-")
+        words = ("run.name=teacher", "seed=5", "model.width=24", "budget=5step", f"paths.outputs={folder}")
+        return train(composed(task, *words, *more))
 
     return run
 
@@ -81,8 +88,9 @@ def test_the_record_tells_both_parts_and_the_manifest_the_teacher(
     assert cost["flops"] > alone["flops"] and cost["parameters"] == alone["parameters"]
 
 
+@pytest.mark.slow
 def test_what_is_made_needs_no_teacher_any_more(composed: Callable[..., Any], taught: Callable[..., Path]) -> None:
-    teacher = taught("classification")
+    teacher = taught("classification", own=True)
     run = train(composed("classification", "run.name=student", *learning_from(teacher)))
     repeated = reproduce(run, {})
     assert repeated["identical"] and "teacher" in repeated["data"]["is"]
@@ -91,7 +99,10 @@ def test_what_is_made_needs_no_teacher_any_more(composed: Callable[..., Any], ta
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 3), (1, 64)])
+@pytest.mark.parametrize(
+    ("world", "micro_batches"),
+    [(1, 3), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(1, 64, marks=pytest.mark.slow)],
+)
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     composed: Callable[..., Any], task: str, world: int, micro_batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,16 +142,17 @@ def refused(composed: Callable[..., Any], taught: Callable[..., Path]) -> Callab
 
 
 def test_another_vocabulary_is_refused_and_the_teacher_s_can_be_taken(
-    refused: Callable[..., str], composed: Callable[..., Any], tmp_path: Path
+    refused: Callable[..., str], composed: Callable[..., Any], taught: Callable[..., Path]
 ) -> None:
     said = refused("classification", "tokenizer.vocabulary=50")
     assert said.startswith("distillation.teacher=TEACHER has another vocabulary (tokenizer ")
     assert said.endswith("write tokenizer=stored tokenizer.folder=TEACHER/tokenizer ~tokenizer.vocabulary")
-    teacher = tmp_path / "outputs/classification/demo/teacher"
+    teacher = taught("classification")
     config: Config = composed("classification", "limit.train=150", "run.name=second", *learning_from(teacher))
     stored = {"_target_": "etude.tokenization.stored_tokenizer.StoredTokenizer", "folder": f"{teacher}/tokenizer"}
-    run = train(config.updated({"tokenizer": stored}))
-    assert (run / "tokenizer/tokenizer.json").read_bytes() == (teacher / "tokenizer/tokenizer.json").read_bytes()
+    experiment = with_teacher(build(config.updated({"tokenizer": stored})))
+    assert experiment.data.tokenizer.fingerprint == SavedRun.open(teacher).tokenizer.fingerprint
+    assert experiment.task.teacher is not None and experiment.teacher is not None
 
 
 def test_another_task_is_refused(refused: Callable[..., str]) -> None:
@@ -187,7 +199,7 @@ def test_a_loss_of_another_kind_has_no_teacher() -> None:
 
 def test_a_changed_teacher_is_refused(composed: Callable[..., Any], taught: Callable[..., Path]) -> None:
     """One that is trained further, or another in its place; the run is left as it was, and goes on when it is back."""
-    best = taught("classification", "checkpoint.every=1step", "checkpoint.keep_last=9") / "checkpoints" / "best"
+    best = taught("classification", "checkpoint.every=1step", "checkpoint.keep_last=9", own=True) / "checkpoints/best"
     name = best.resolve().name
     run = train(composed("classification", "run.name=student", "budget=2step", *learning_from(best.parent.parent)))
     best.unlink()
@@ -211,9 +223,7 @@ def student(composed: Callable[..., Any], taught: Callable[..., Path], tmp_path:
     """Begins a small run that learns from a teacher."""
 
     def begin_run(name: str, task: str, *more: str) -> Path:
-        teacher = tmp_path / f"outputs/{task}/demo/teacher"
-        teacher = teacher if teacher.exists() else taught(task)
-        words = learning_from(teacher, "distillation.temperature=2.0", "log.every=2step")
+        words = learning_from(taught(task), "distillation.temperature=2.0", "log.every=2step")
         return begin(tmp_path / name, with_teacher_folder(composed(task, *EXACT, BATCH[task], *words, *more)))
 
     return begin_run

@@ -20,7 +20,7 @@ from etude.config.compose import compose
 from etude.config.values import MACHINE, differences, public_arguments, without_secrets
 from etude.errors import ConfigurationError, FolderInUseError, StorageError
 from etude.runs import lock
-from etude.runs.folder import create, resolve, state
+from etude.runs.folder import create, resolve, runs_in, state
 from etude.runs.lock import RunLock
 from etude.runs.saved_run import SavedRun
 
@@ -439,3 +439,10 @@ def test_differences_worked_by_hand() -> None:
         "model.positions.base: 100 -> (none)",
         "model.width: 256 -> 512",
     ]
+
+
+def test_what_is_still_being_made_is_no_run(tmp_path: Path) -> None:
+    for name in ("a/first", "a/.second.17.tmp", ".b/third"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    assert runs_in(tmp_path) == [tmp_path / "a" / "first"]

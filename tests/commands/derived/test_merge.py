@@ -32,7 +32,14 @@ def words(data: Path, place: Path, *more: str) -> list[str]:
     return [
         *("experiment=classification/demo", *SMALL, "data=table", "model.layers=1", "tokenizer.vocabulary=60"),
         *(f"data.{split}={data}/{split}.tsv" for split in ("train", "val", "test")),
-        *("batch.examples=13", f"paths.outputs={place}/outputs", f"paths.cache={place}/cache", *more),
+        *(
+            "batch.examples=13",
+            "budget=4step",
+            "validate.every=2step",
+            f"paths.outputs={place}/outputs",
+            f"paths.cache={place}/cache",
+            *more,
+        ),
     ]
 
 

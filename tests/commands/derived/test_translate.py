@@ -87,6 +87,7 @@ def test_each_source_has_the_output_that_predict_writes(teacher: SavedRun, small
     assert not (corpus / ".shards").exists()
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_it_as_from_any_corpus(teacher: SavedRun, small_data: Path, tmp_path: Path) -> None:
     corpus = made(teacher, tmp_path / "made")
     own = ("data.source=source", "data.target=target", f"data.root={corpus}", "budget=2step", "validate.every=2step")
@@ -211,6 +212,7 @@ def test_other_folders_texts_and_tasks_are_refused(teacher: SavedRun, tmp_path: 
         made(other, tmp_path / "made")
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_named_with_its_weights(teacher: SavedRun, small_data: Path, tmp_path: Path) -> None:
     second = train(compose(*words(small_data, tmp_path, "seed=2", "limit.train=45"))).path
     (tmp_path / "text").write_text("sun moon\n")
