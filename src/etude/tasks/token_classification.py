@@ -162,8 +162,7 @@ class TokenClassification(Task):
 
     def labelled_states(self, batch: TokenClassificationBatch) -> LabelledStates:
         """Return the states of the words' first tokens, and the words' classes; smoothed in training only."""
-        states, labels = self._states(batch)
-        smoothing = self.label_smoothing if self.training else 0.0
+        (states, labels), smoothing = self._states(batch), self.label_smoothing if self.training else 0.0
         return LabelledStates(self.dropout(states), self.head.weight, labels, self.head.bias, smoothing=smoothing)
 
     def judge(

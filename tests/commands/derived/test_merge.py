@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import etude
 from etude.checkpoints.checkpoint import read_weights
 from etude.cli.main import main
 from etude.cli.run_commands import call
@@ -111,7 +112,7 @@ def test_the_mean_of_equal_weights_is_these_weights(runs: list[SavedRun], place:
 
 def test_the_same_again_is_found_made_and_another_is_refused(runs: list[SavedRun], place: Path) -> None:
     made = merge(runs[:2])
-    assert made.path == place / "a-mean-of-2"
+    assert made.path == place / "a-mean-of-2" == etude.merge(runs[0], place / "b").path
     stamp = (made.path / "manifest.json").stat().st_mtime_ns
     assert merge(runs[:2]).path == made.path and (made.path / "manifest.json").stat().st_mtime_ns == stamp
     for others, name in ((runs[1:], "a-mean-of-2"), (runs[:2], "c")):

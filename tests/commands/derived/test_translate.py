@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import etude
 from etude.cli.main import main
 from etude.cli.run_commands import call
 from etude.commands.derived import shared_work
@@ -249,6 +250,8 @@ def test_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.CaptureFix
         "translate", [folder], {"into": f"{tmp_path}/made", "text": f"{tmp_path}/text", "decoding.min_length": 2}
     )
     assert len(lines(tmp_path / "made/train.target")) == 2
+    again = etude.load(folder).translate(tmp_path / "made", tmp_path / "text", "decoding.min_length=2")
+    assert again == tmp_path / "made"
 
 
 @pytest.mark.slow
