@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -17,11 +17,12 @@ from jaxtyping import Int
 
 from etude.data.base import DataSettings, PlannedData
 from etude.data.directions.prefixed_sources import PrefixedSources
-from etude.data.directions.wanted_directions import DIRECTION, WantedDirections
+from etude.data.directions.wanted_directions import DIRECTION, WantedDirections, refuse_beside
 from etude.data.loader import MixableExamples, Slice, pad, token_mask
 from etude.data.plan import Counts, Plan, one_after_another
 from etude.data.prepare import Corpus, CorpusTexts, Prepared, Split, finished_tokenizer, prepare
 from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
+from etude.errors import ConfigurationError
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
@@ -124,6 +125,17 @@ class ReferencedCorpus(Protocol):
     FIELDS_AS_TEXT: ClassVar[tuple[str, ...]]
 
 
+@runtime_checkable
+class DirectedCorpus(Protocol):
+    """A corpus whose rows also have the field `direction`.
+
+    Attributes:
+        directions: The names of the directions.
+    """
+
+    directions: Collection[str]
+
+
 class TranslationData(PlannedData):
     """Pairs of texts from a corpus with the fields `source` and `target`, in one vocabulary or in two.
 
@@ -164,8 +176,15 @@ class TranslationData(PlannedData):
         super().__init__(corpus, max_length, settings=settings)
         if pairs is None:
             self.wanted = WantedDirections.of_one(source_language, target_language, source_prefix)
+            refuse_beside("data.pairs=null", languages=languages)
         else:
             self.wanted = WantedDirections.of_pairs(pairs, languages, source_prefix)
+            refuse_beside("data.pairs", source_language=source_language, target_language=target_language)
+            if not isinstance(corpus, DirectedCorpus):
+                raise ConfigurationError(
+                    f"data.pairs is given, but rows of {type(corpus).__name__} name no direction; write data=directions "
+                    f"data.root=FOLDER data.pairs=[{','.join(pairs)}]"
+                )
         self.overflow = overflow
         self.sampling = sampling
         self._has_references = isinstance(corpus, ReferencedCorpus)

@@ -11,6 +11,7 @@ import pytest
 
 from etude.data.base import DataSettings
 from etude.data.corpora.parallel.direction_files import DirectionFiles
+from etude.data.corpora.parallel.parallel_files import ParallelFiles
 from etude.data.directions.prefixed_sources import PrefixedSources
 from etude.data.directions.wanted_directions import WantedDirection, WantedDirections, sides_of
 from etude.data.loader import Slice
@@ -156,3 +157,20 @@ def test_a_tokenizer_that_is_there_must_have_the_tags(folder: Path) -> None:
     plain = DataSettings(Tokenizer(tagged.backend, tagged.special), batch=BatchSize(examples=4), cache=folder / "cache")
     with pytest.raises(ConfigurationError, match="has neither language codes nor tags of directions"):
         _ = TranslationData(corpus, 40, pairs=["fr-de"], settings=plain).facts
+
+
+def test_keys_that_mean_nothing_are_one_line(folder: Path) -> None:
+    given = DataSettings(BPE(vocabulary=70), cache=folder / "cache")
+    plain = ParallelFiles(str(folder), "en", "de", SPLITS)
+    with pytest.raises(
+        ConfigurationError, match=r"rows of ParallelFiles name no direction; write data=directions data.root"
+    ):
+        TranslationData(plain, 40, pairs=["en-de"], settings=given)
+    with pytest.raises(
+        ConfigurationError, match=r"data.languages=.* means nothing beside data.pairs=null; leave it out"
+    ):
+        TranslationData(plain, 40, languages={"en": "eng_Latn"}, settings=given)
+    with pytest.raises(
+        ConfigurationError, match=r"data.target_language=de means nothing beside data.pairs; leave it out"
+    ):
+        data_of(folder, target_language="de")

@@ -30,6 +30,7 @@ class EvaluationFiles:
 
     def __init__(self, source: str, references: list[str], direction: str | None = None) -> None:
         self.direction = direction
+        self.directions = () if direction is None else (direction,)
         self.paths = [Path(path).expanduser() for path in (source, *references)]
         self.dropped = Dropped()
 

@@ -156,6 +156,17 @@ class WantedDirections:
 _ADVICE = {True: "; data.languages='{en: CODE}' gives a file's language another name there", False: ""}
 
 
+def refuse_beside(given: str, **others: object) -> None:
+    """Refuse keys of the data that mean nothing beside another one.
+
+    Raises:
+        ConfigurationError: If one of them is given.
+    """
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigurationError(f"data.{name}={value} means nothing beside {given}; leave it out")
+
+
 def sides_of(pair: str) -> tuple[str, str]:
     """Return source and target of a pair such as `en-de`.
 
