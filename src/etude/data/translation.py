@@ -22,7 +22,7 @@ from etude.data.loader import MixableExamples, Slice, pad, token_mask
 from etude.data.plan import Counts, Plan, one_after_another
 from etude.data.prepare import Corpus, CorpusTexts, Prepared, Split, finished_tokenizer, prepare
 from etude.data.subword_regularization import SampledTokens, Sampling, Tokens
-from etude.errors import ConfigurationError
+from etude.errors import ConfigurationError, DataError
 from etude.tokenization.base import Tokenizer
 from etude.types import IGNORED, Facts, TranslationBatch
 
@@ -224,7 +224,16 @@ class TranslationData(PlannedData):
         return [self.text(split, "target", example)]
 
     def examples(self, split: Split, *, training: bool) -> SentencePairs:
-        """Return the pairs of a split; in training, in sampled segmentations if there is a sampling."""
+        """Return the pairs of a split; in training, in sampled segmentations if there is a sampling.
+
+        Raises:
+            DataError: If the rows of a direction do not stand together.
+        """
+        if self.wanted.several and (np.diff(np.asarray(split.labels)) < 0).any():
+            raise DataError(
+                f"rows of {type(self.corpus).__name__} stand in another order than the directions of data.pairs, one after "
+                "the other"
+            )
         return SentencePairs(split, self.facts, self._sampled(split) if training else None)
 
     def _sampled(self, split: Split) -> dict[str, Tokens]:

@@ -174,3 +174,12 @@ def test_keys_that_mean_nothing_are_one_line(folder: Path) -> None:
         ConfigurationError, match=r"data.target_language=de means nothing beside data.pairs; leave it out"
     ):
         data_of(folder, target_language="de")
+
+
+def test_directions_that_are_mixed_are_one_line(folder: Path) -> None:
+    data = data_of(folder, pairs=["de-en", "en-fr", "en-de"])
+    data.corpus = DirectionFiles(str(folder), PAIRS, SPLITS)
+    with pytest.raises(
+        DataError, match=r"rows of DirectionFiles stand in another order than the directions of data.pairs"
+    ):
+        _ = data.splits
