@@ -14,14 +14,19 @@ from etude.config.trust import trust_of_the_command
 
 ROOT = Path(__file__).parents[1]
 
-# Two test processes share two cores; and no test may talk to a dashboard.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["WANDB_MODE"] = "disabled"
-
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure() -> None:
+    """Two test processes share two cores; and no test may talk to a dashboard.
+
+    Here, and not where this module is read: the commands of cards are typed with the environment of a reader.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["WANDB_MODE"] = "disabled"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

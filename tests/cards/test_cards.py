@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -155,6 +157,14 @@ def test_the_runs_of_a_sweep_are_its_members() -> None:
 )
 def test_what_does_not_come_out_is_said(card: Card, fault: str) -> None:
     assert attempt(card)[1] == [fault]
+
+
+def test_a_command_has_the_environment_of_a_reader() -> None:
+    program = (
+        "import os; before = dict(os.environ); import tests.cards.__main__; assert os.environ == before, os.environ"
+    )
+    variables = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WANDB_MODE")}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=variables, check=True)
 
 
 def test_without_its_corpus_a_card_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
