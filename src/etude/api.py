@@ -156,7 +156,7 @@ class Run(SavedRun):
         Args:
             split: `train`, `val` or `test`; None: `test` where there is one, else `val`.
             overrides: Changes of the configuration.
-            options: `checkpoint`, `source`, `reference`, `pairs`, `name`, `ensemble`, `direction`.
+            options: `checkpoint`, `source`, `reference`, `pairs`, `name`, `ensemble`, `direction`, `track`.
 
         Returns:
             What `evaluations/<split>.json` says.

@@ -63,46 +63,30 @@ def evaluate(
     for run in runs if track else ():
         check_trackers(run)
     changes, checkpoint = changes or {}, str(checkpoint)
-    arguments = {"source": source, "reference": reference, "split": split, "ensemble": ensemble, "name": name}
-    if (minimal_pairs := RequestedPairs.of({**arguments, "pairs": pairs})) is not None:
-        return _on_pairs(runs, minimal_pairs, checkpoint, changes, track=track)
     arguments = {"source": source, "reference": reference, "name": name, "split": split, "direction": direction}
-    files = RequestedFiles.of(arguments)
+    minimal_pairs = RequestedPairs.of({**arguments, "ensemble": ensemble, "pairs": pairs})
+    files = None if minimal_pairs else RequestedFiles.of(arguments)
     evaluations: dict[str, Any] = {}
     scored: list[ScoredRows] = []
     for run in runs:
         config = run.changed(changes, CHANGEABLE)
         settings = changed_settings(run, config, changes, checkpoint)
         config = in_one_process(config, changes)
-        config = files.replacing_data(config, changes) if files else config
-        experiment = build(config, run.tokenizer, run)
-        members = load_members(ensemble, run, checkpoint)
-        evaluations[str(run.path)] = evaluation = evaluate_checkpoint(
-            run, experiment, run.checkpoint(checkpoint), split, members=members, files=files, settings=settings
-        )
+        if minimal_pairs is not None:
+            evaluation, rows = evaluate_pairs(run, config, checkpoint, minimal_pairs, settings)
+        else:
+            config = files.replacing_data(config, changes) if files else config
+            experiment = build(config, run.tokenizer, run)
+            members = load_members(ensemble, run, checkpoint)
+            evaluation = evaluate_checkpoint(
+                run, experiment, run.checkpoint(checkpoint), split, members=members, files=files, settings=settings
+            )
+            rows = ScoredRows.of(experiment.task)
         if track:
-            send_scores(run, evaluation, evaluation_name(evaluation["split"], settings, files, ensemble=bool(members)))
-        scored.append(ScoredRows.of(experiment.task))
-    for run, other in zip(runs[1:], scored[1:], strict=True):
-        evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
-    show_scores(evaluations)
-    return evaluations[str(runs[0].path)] if len(runs) == 1 else evaluations
-
-
-def _on_pairs(
-    runs: Sequence[SavedRun], requested: RequestedPairs, checkpoint: str, changes: Mapping[str, Any], *, track: bool
-) -> dict[str, Any]:
-    """Evaluate runs on minimal pairs, and compare them with the first."""
-    evaluations: dict[str, Any] = {}
-    scored: list[ScoredRows] = []
-    for run in runs:
-        config = run.changed(changes, CHANGEABLE)
-        settings = changed_settings(run, config, changes, checkpoint)
-        made = evaluate_pairs(run, in_one_process(config, changes), checkpoint, requested, settings)
-        evaluations[str(run.path)], results, rows = made
-        if track:
-            send_scores(run, made[0], evaluation_name(requested.name, settings))
-        scored.append(ScoredRows(results, [(row["id"], (row["good"], row["bad"])) for row in rows]))
+            stem = evaluation_name(evaluation["split"], settings, files, ensemble="ensemble" in evaluation)
+            send_scores(run, evaluation, stem)
+        evaluations[str(run.path)] = evaluation
+        scored.append(rows)
     for run, other in zip(runs[1:], scored[1:], strict=True):
         evaluations[str(run.path)]["against"] = {"run": str(runs[0].path), **differences(scored[0], other)}
     show_scores(evaluations)

@@ -14,7 +14,7 @@ from etude.data.readers.minimal_pairs import MinimalPair, read_minimal_pairs
 from etude.errors import ConfigurationError, DataError
 from etude.metrics.language_modeling import pair_statistics
 from etude.metrics.resampling import all_scored
-from etude.metrics.score import Score
+from etude.report.significance import ScoredRows
 from etude.runs.folder import EVALUATIONS
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
@@ -53,7 +53,7 @@ class RequestedPairs:
         """
         if arguments.get("pairs") is None:
             return None
-        for key in ("source", "reference", "split", "ensemble"):
+        for key in ("source", "reference", "split", "ensemble", "direction"):
             if arguments.get(key) is not None:
                 raise ConfigurationError(f"{key}={arguments[key]} and pairs= exclude each other (command line)")
         path = Path(str(arguments["pairs"])).expanduser()
@@ -67,7 +67,7 @@ class RequestedPairs:
 
 def evaluate_pairs(
     run: SavedRun, config: Config, checkpoint: str, requested: RequestedPairs, settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Score], list[Row]]:
+) -> tuple[dict[str, Any], ScoredRows]:
     """Score a checkpoint on minimal pairs, and write `evaluations/<name>.json` and `.jsonl` into the run's folder.
 
     Args:
@@ -78,7 +78,7 @@ def evaluate_pairs(
         settings: Settings that are not the run's own.
 
     Returns:
-        The content of the JSON file; the scores; and a row for each pair: both log-likelihoods in nats, and whether it is right.
+        The content of the JSON file, and the scores with the pairs that they are of.
 
     Raises:
         ConfigurationError: If the run's task gives texts no likelihood.
@@ -112,7 +112,7 @@ def evaluate_pairs(
         **score_values(results, requested.name),
     }
     write_evaluation(run.path / EVALUATIONS, evaluation_name(requested.name, settings), evaluation, rows)
-    return evaluation, results, rows
+    return evaluation, ScoredRows(results, [(row["id"], (row["good"], row["bad"])) for row in rows])
 
 
 def _likelihoods(

@@ -15,6 +15,7 @@ import etude
 from etude.cli.main import main
 from etude.cli.run_commands import call
 from etude.commands.derived import shared_work
+from etude.commands.derived import translate as translate_module
 from etude.commands.derived.shared_work import Shard, Shards, Share, cut_in_shards
 from etude.commands.derived.translate import DESCRIPTION, translate
 from etude.commands.predict import Predictor, predict
@@ -103,6 +104,24 @@ def test_shared_by_several_processes_in_any_order_it_is_the_same(teacher: SavedR
         assert [path.name for path in shared.iterdir() if path.suffix != ".json"] == [".shards"]
     translate(teacher, into=shared, part="2/3", changes={**SEARCH, "batch.examples": 3})
     assert content(shared) == content(whole)
+
+
+def test_parts_that_come_to_their_end_together_put_it_together_once(
+    teacher: SavedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = made(teacher, tmp_path / "whole")
+    made(teacher, tmp_path / "shared", part="1/2")
+    caplog.clear()
+    fill = translate_module._fill
+
+    def filled(*arguments: Any) -> None:
+        fill(*arguments)
+        monkeypatch.setattr(translate_module, "_fill", fill)
+        made(teacher, tmp_path / "shared", part="1/2")  # the other one sees the last shard, and is first
+
+    monkeypatch.setattr(translate_module, "_fill", filled)
+    assert content(made(teacher, tmp_path / "shared", part="2/2")) == content(whole)
+    assert "waits for" not in caplog.text
 
 
 def test_what_is_there_is_not_translated_again(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -106,6 +108,16 @@ class Shards:
             BrokenFileError: If it is damaged.
         """
         return read_json(self.path(number), Shard, _ADVICE, _BYTES)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one process at a time put the shards together; the system releases the lock of a process that dies."""
+        with storage_errors(self.folder):
+            make_folder(self.folder)
+            lock = (self.folder / ".lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def remove(self) -> None:
         """Remove all shards."""

@@ -129,7 +129,9 @@ def translate(
     shards = Shards(folder / ".shards")
     if not _begin(folder, description):
         _fill(shards, texts, own, lambda: Predictor.open(run, checkpoint, ensemble, changes))
-        _conclude(folder, description, texts, shards, data)
+        with shards.alone():
+            if not _begin(folder, description):  # another part may have come to its end meanwhile
+                _conclude(folder, description, texts, shards, data)
     return folder
 
 
