@@ -110,7 +110,7 @@ class Facts:
     turn_end: int = -1
 
     @property
-    def ways(self) -> tuple[Direction, ...]:
+    def all_directions(self) -> tuple[Direction, ...]:
         """The directions, or the only one: `source eos` and `bos target eos`."""
         return self.directions or (Direction("", self.bos, after_source=(self.eos,), after_target=(self.eos,)),)
 

@@ -130,7 +130,7 @@ def test_translations_are_those_of_generate_with_another_language_in_each_row(
     rest = {"length_penalty": 0.0, "early_stopping": "never"} if beams > 1 else {}
     assert batch.directions is not None
     for row, number in enumerate(batch.directions.tolist()):
-        way, size = data.facts.ways[number], int(batch.source_mask[row].sum())
+        way, size = data.facts.all_directions[number], int(batch.source_mask[row].sum())
         forced = {"forced_bos_token_id": way.before_target[0]} if way.before_target else {}
         (ids,) = theirs.generate(
             input_ids=batch.source[row : row + 1, :size],
@@ -165,7 +165,7 @@ def test_a_prefix_stands_before_each_source(tmp_path: Path, kind: str) -> None:
     batch = batch_of(data)
     read = data.tokenizer.encode([with_prefix(PREFIXES["en-fr"].strip(), LINES["en"][2])])[0]
     assert batch.source[5].tolist() == [*read, data.facts.eos] and data.text("train", "source", 5) == LINES["en"][2]
-    assert task.facts.ways[1].prefix == "into french"
+    assert task.facts.all_directions[1].prefix == "into french"
 
 
 def test_one_direction_is_written_by_its_two_keys(tmp_path: Path) -> None:

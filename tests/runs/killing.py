@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,16 @@ def kill_at(run: Path, point: Point) -> bool:
     process = _start(run, point)
     process.join()
     return _was_killed(run, process)
+
+
+def assert_killed_is_the_same(folder: Path, config: Config, calls: Sequence[int] = (11, 13)) -> None:
+    """Kill a run at calls of its processes for a micro-batch, two a step, and compare its end with an undisturbed one's."""
+    whole, killed = begin(folder / "whole", config), begin(folder / "killed", config)
+    finish(whole)
+    for call in calls:
+        assert kill_at(killed, Point(POINTS["at a step"][0], call))
+    finish(killed)
+    assert_same(end(killed), end(whole))
 
 
 def _start(run: Path, point: Point | None) -> Any:

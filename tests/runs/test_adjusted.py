@@ -16,8 +16,8 @@ from etude.cli.main import main
 from etude.runs.saved_run import SavedRun
 from etude.training.build import build_task
 from tests.runs.doors import evaluate, export, fit, load_run, train
-from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.processes import STEP, run
+from tests.runs.killing import BATCH, EXACT, assert_killed_is_the_same, begin
+from tests.runs.processes import run
 from tests.runs.test_ranks import WITHOUT_DROPOUT, assert_close
 
 Overrides = Callable[..., list[str]]
@@ -32,12 +32,7 @@ FINETUNES = {
 @pytest.mark.parametrize("name", ["gradual", "lora"])
 def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path, name: str) -> None:
     values = composed("classification", *EXACT, BATCH["classification"], *FINETUNES[name])
-    whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
-    finish(whole)
-    for call in (11, 13):  # of a process's micro-batches, two a step: in step 6, then after step 3 in step 10
-        assert kill_at(killed, Point(STEP, call))
-    finish(killed)
-    assert_same(end(killed), end(whole))
+    assert_killed_is_the_same(tmp_path, values)
 
 
 @pytest.mark.slow

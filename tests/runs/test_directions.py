@@ -21,8 +21,7 @@ from etude.training.build import build
 from tests.parity.pretrained_families import FAMILIES, made
 from tests.runs.conftest import SMALL
 from tests.runs.doors import compare, evaluate, export, fit, inspect, load_run, predict, train
-from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.processes import STEP
+from tests.runs.killing import BATCH, EXACT, assert_killed_is_the_same, begin
 from tests.runs.test_continued import continue_from_every_step
 
 PAIRS = ["en-de", "en-fr", "de-en"]
@@ -150,7 +149,7 @@ def test_a_direction_is_exported_with_its_tag(run: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(written)
     assert tokenizer.convert_ids_to_tokens(tokenizer("sun")["input_ids"])[0] == "<2fr>"
     task, _ = load_run(run)
-    assert task.facts.ways[1].before_source == (tokenizer.convert_tokens_to_ids("<2fr>"),)
+    assert task.facts.all_directions[1].before_source == (tokenizer.convert_tokens_to_ids("<2fr>"),)
 
 
 @pytest.mark.parametrize("to", ["ctranslate2", "onnx"])
@@ -172,12 +171,7 @@ def test_several_directions_continued_from_any_step_end_alike(several: Callable[
 @pytest.mark.slow
 def test_several_directions_killed_are_the_same_run(several: Callable[..., Any], tmp_path: Path) -> None:
     values = several(*EXACT, "batch.tokens=600")
-    whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
-    finish(whole)
-    for call in (11, 13):
-        assert kill_at(killed, Point(STEP, call))
-    finish(killed)
-    assert_same(end(killed), end(whole))
+    assert_killed_is_the_same(tmp_path, values)
 
 
 @pytest.mark.slow
@@ -254,7 +248,7 @@ def test_a_pretrained_model_translates_in_several_directions(adapted: Callable[.
     (batch,) = sentence_batches(data, 6, BatchSize(examples=6))
     assert batch.directions is not None and len(set(batch.directions.tolist())) == 3
     for row, number in enumerate(batch.directions.tolist()):
-        assert batch.inputs[row, 1] == facts.ways[number].before_target[0]
+        assert batch.inputs[row, 1] == facts.all_directions[number].before_target[0]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from etude.training.from_runs.teacher_run import with_teacher, with_teacher_fold
 from tests.runs.conftest import TASKS
 from tests.runs.doors import evaluate, reproduce, resume, train
 from tests.runs.killing import BATCH, EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.test_exact_loss import NO_DROPOUT, gradients
+from tests.runs.test_exact_loss import NO_DROPOUT, assert_cut_alike
 
 EACH = [pytest.param(task, marks=() if task == "classification" else pytest.mark.slow) for task in TASKS]
 
@@ -113,13 +113,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     experiment.task.teacher = Teacher(other, Distillation("RUN", temperature=2.0, weight=0.7))
     monkeypatch.setattr(Task, "loss", lambda self, batch: None)
     monkeypatch.setattr(type(experiment.task), "loss", lambda self, batch: self.training_loss(batch)[:2])
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    assert whole.keys() == cut.keys()
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    assert scale > 1e-4
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    assert_cut_alike(experiment, world, micro_batches)
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in other.parameters())
     assert not {id(parameter) for parameter in other.parameters()} & {*map(id, experiment.task.parameters())}
     assert not other.training and experiment.task.training

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from etude.data.loader import Slice
 from etude.training.build import Experiment, build
 from tests.runs.conftest import TASKS
 
@@ -21,14 +22,24 @@ def gradients(experiment: Experiment, step: int, world: int, micro_batches: int)
     plan, examples = data.plan(0), data.splits["train"]
     for rank in range(world):
         for micro_batch in range(micro_batches):
-            from etude.data.loader import Slice
-
             chosen = plan.examples(step, rank, world, micro_batch, micro_batches)
             filler = not len(chosen)
             part = Slice(plan.examples(step)[:1] if filler else chosen, 0, plan.count(step), filler)
             batch = examples.batch(part)
             (task.loss(batch)[0] / batch.step_count).backward()
     return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
+
+
+def assert_cut_alike(experiment: Experiment, world: int, micro_batches: int) -> dict[str, torch.Tensor]:
+    """Compare the gradient of a batch that ranks and micro-batches share with that of the whole batch, which is returned."""
+    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
+    cut = gradients(experiment, 1, world, micro_batches)
+    assert whole.keys() == cut.keys()
+    scale = max(float(gradient.abs().max()) for gradient in whole.values())
+    assert scale > 1e-4
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    return whole
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -38,13 +49,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
 ) -> None:
     extra = ("task.head_dropout=0.0",) if task.endswith("classification") else ()
     experiment = build(composed(task, *NO_DROPOUT, *extra))
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    assert whole.keys() == cut.keys()
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    assert scale > 1e-4
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    assert_cut_alike(experiment, world, micro_batches)
 
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 4), (1, 64)])
@@ -56,8 +61,4 @@ def test_gradients_of_drawn_segmentations_do_not_either(
         "task.consistency={_target_:etude.models.losses.consistency.RDrop,alpha:2.0}",
     )
     experiment = build(composed("translation", *NO_DROPOUT, *drawn))
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    assert_cut_alike(experiment, world, micro_batches)

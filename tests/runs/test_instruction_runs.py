@@ -25,10 +25,9 @@ from etude.training.build import build
 from tests.data.conversations.small_conversations import some, write
 from tests.runs.conftest import SMALL
 from tests.runs.doors import evaluate, export, inspect, load_run, predict, train
-from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.processes import STEP
+from tests.runs.killing import EXACT, assert_killed_is_the_same, begin
 from tests.runs.test_continued import continue_from_every_step
-from tests.runs.test_exact_loss import gradients
+from tests.runs.test_exact_loss import assert_cut_alike
 from tests.tokenization.chat_templates import CHATML, MARKED, make_tokenizer, save_tokenizer
 
 ASKED = as_json((Message("user", "star tree"), Message("assistant", "tree star"), Message("user", "bird")))
@@ -226,24 +225,14 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     for name, parameter in experiment.task.named_parameters():
         if name.endswith("lora_b"):  # at zero, nothing else would have a gradient
             torch.nn.init.normal_(parameter, std=0.1)
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    assert whole.keys() == cut.keys() and all("lora" in name for name in whole)
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    assert scale > 1e-4
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    whole = assert_cut_alike(experiment, world, micro_batches)
+    assert all("lora" in name for name in whole)
 
 
 @pytest.mark.slow
 def test_killed_it_is_the_same_run(words: Callable[..., list[str]], tmp_path: Path) -> None:
     config = compose(*words(*EXACT, "batch.tokens=500"))
-    whole, killed = begin(tmp_path / "whole", config), begin(tmp_path / "killed", config)
-    finish(whole)
-    for call in (3, 11, 13):
-        assert kill_at(killed, Point(STEP, call))
-    finish(killed)
-    assert_same(end(killed), end(whole))
+    assert_killed_is_the_same(tmp_path, config, calls=(3, 11, 13))
 
 
 @pytest.mark.slow

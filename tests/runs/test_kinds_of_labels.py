@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from etude.config.compose import compose
 from etude.config.schema import Config
@@ -23,7 +22,7 @@ from etude.training.build import build
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.doors import compare, evaluate, export, fit, predict
 from tests.runs.killing import begin
-from tests.runs.test_exact_loss import gradients
+from tests.runs.test_exact_loss import assert_cut_alike
 
 COLUMNS = ("text", "other", "same", "topics", "length")
 KINDS = {
@@ -267,12 +266,7 @@ def test_other_kinds_are_answered(trained: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 4), (2, 64)])
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(folder: Path, kind: str, world: int, micro_batches: int) -> None:
     experiment = build(composed(folder, kind, "model.dropout=0.0", "task.head_dropout=0.0"))
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    assert scale > 1e-4
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    assert_cut_alike(experiment, world, micro_batches)
 
 
 def test_wrong_combinations_are_refused(folder: Path) -> None:

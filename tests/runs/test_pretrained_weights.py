@@ -21,8 +21,7 @@ from etude.training.build import build_task
 from etude.types import Facts
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.doors import evaluate, export, find_checkpoint, load_run, replay, reproduce, resume, train
-from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.processes import STEP
+from tests.runs.killing import EXACT, assert_killed_is_the_same
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -230,12 +229,7 @@ def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path)
     """Dropout of transformers' own, and parts that begin to train one after the other."""
     exact = ("batch.examples=29", *EXACT, "finetune=gradual", "finetune.every=3step")
     values = composed("classification/minilm", "huggingface", "albert", *exact)
-    whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
-    finish(whole)
-    for call in (11, 13):
-        assert kill_at(killed, Point(STEP, call))
-    finish(killed)
-    assert_same(end(killed), end(whole))
+    assert_killed_is_the_same(tmp_path, values)
 
 
 def test_a_model_of_another_kind_is_refused_when_its_files_are_read(

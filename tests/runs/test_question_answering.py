@@ -19,7 +19,7 @@ from etude.types import QuestionBatch
 from tests.runs.conftest import SMALL
 from tests.runs.doors import compare, evaluate, export, predict, train
 from tests.runs.killing import EXACT, POINTS, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.test_exact_loss import gradients
+from tests.runs.test_exact_loss import assert_cut_alike
 
 NAMES = "ada bob cleo dan eve finn gus hana".split()  # noqa: SIM905
 THINGS = "key map ring lamp coin rope bell drum".split()  # noqa: SIM905
@@ -227,12 +227,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     file: Path, tmp_path: Path, world: int, micro_batches: int
 ) -> None:
     experiment = build(composed(*words(file, tmp_path, "model.dropout=0.0")))
-    whole = {name: gradient.clone() for name, gradient in gradients(experiment, 1, 1, 1).items()}
-    cut = gradients(experiment, 1, world, micro_batches)
-    scale = max(float(gradient.abs().max()) for gradient in whole.values())
-    assert whole.keys() == cut.keys() and scale > 1e-4
-    for name, gradient in whole.items():
-        torch.testing.assert_close(cut[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=name)
+    assert_cut_alike(experiment, world, micro_batches)
 
 
 def test_the_loss_is_the_mean_of_both_ends_at_what_may_be_chosen(file: Path, tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from etude.config.compose import compose as compose_words
 from etude.errors import ConfigurationError
 from tests.runs.conftest import SMALL, WORDS
 from tests.runs.doors import evaluate, export, inspect, load_run, train
-from tests.runs.killing import EXACT, Point, assert_same, begin, end, finish, kill_at
-from tests.runs.processes import STEP
+from tests.runs.killing import EXACT, assert_killed_is_the_same
 
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {
@@ -200,9 +199,4 @@ def test_killed_it_is_the_same_run(composed: Callable[..., Any], tmp_path: Path,
     """Dropout of transformers' own, everywhere, and parts that begin to train one after the other."""
     exact = (*EXACT, "batch.tokens=400", "finetune=gradual", "finetune.every=3step")
     values = composed(kind, *exact)
-    whole, killed = begin(tmp_path / "whole", values), begin(tmp_path / "killed", values)
-    finish(whole)
-    for call in (11, 13):
-        assert kill_at(killed, Point(STEP, call))
-    finish(killed)
-    assert_same(end(killed), end(whole))
+    assert_killed_is_the_same(tmp_path, values)

@@ -60,8 +60,8 @@ class SentencePairs(MixableExamples):
     def __init__(self, split: Split, facts: Facts, sampled: Mapping[str, Tokens] | None = None) -> None:
         source, target = split.tokens["source"], split.tokens["target"]
         self._facts = facts
-        self._directions = split.labels if len(facts.ways) > 1 else None
-        self._rooms = np.array([[way.source_room, way.target_room] for way in facts.ways], np.int64)
+        self._directions = split.labels if len(facts.all_directions) > 1 else None
+        self._rooms = np.array([[way.source_room, way.target_room] for way in facts.all_directions], np.int64)
         rooms = self._rooms[0 if self._directions is None else self._directions]
         self.lengths = np.stack([source.lengths, target.lengths], axis=1) + rooms
         self.counts = self.lengths[:, 1]
@@ -93,7 +93,7 @@ class SentencePairs(MixableExamples):
 
     def collate(self, rows: Sequence[PairOfIds], part: Slice) -> TranslationBatch:
         """Return the padded batch of some pairs."""
-        facts, ways = self._facts, self._facts.ways
+        facts, ways = self._facts, self._facts.all_directions
         both = [(ways[row.direction], row) for row in rows]
         source = [_around(way.before_source, row.source, way.after_source) for way, row in both]
         inputs = [_around((way.start, *way.before_target), row.target, way.after_target[:-1]) for way, row in both]
@@ -214,7 +214,7 @@ class TranslationData(PlannedData):
 
     def _room(self, tokenizer: Tokenizer) -> int:
         """Return the number of ids that a text must leave for what stands around it."""
-        ways = facts_of(tokenizer, self.wanted).ways
+        ways = facts_of(tokenizer, self.wanted).all_directions
         return max(max(way.source_room, way.target_room) for way in ways)
 
     def references(self, split: str, example: int) -> list[str]:
@@ -277,7 +277,7 @@ class TranslationData(PlannedData):
         text = super().text(split, field, example, epoch)
         if field != "source" or not self.wanted.prefixes:
             return text
-        return text.removeprefix(f"{self.facts.ways[self._direction_of(split, example)].prefix} ")
+        return text.removeprefix(f"{self.facts.all_directions[self._direction_of(split, example)].prefix} ")
 
     def _labels(self, split: str) -> Int[np.ndarray, " N"] | None:
         """Return the direction of each example of a split; None: there is one."""

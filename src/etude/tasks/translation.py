@@ -99,7 +99,7 @@ class Translation(Task):
             raise ConfigurationError(
                 "task.consistency takes no model whose logits have a bias; write task.consistency=null"
             )
-        self._chosen: Direction | None = facts.ways[0] if len(facts.ways) == 1 else None
+        self._chosen: Direction | None = facts.all_directions[0] if len(facts.all_directions) == 1 else None
         self.others = nn.ModuleList()  # models that `join` adds, for as long as the task lives; in no checkpoint
 
     def forward(self, batch: TranslationBatch) -> Float[Tensor, "B T V"]:
@@ -236,7 +236,7 @@ class Translation(Task):
         """
         if directions is None:
             return torch.tensor([self.direction.given(())], device=self.device).expand(rows, -1)
-        starts = torch.tensor([way.given(()) for way in self.facts.ways], device=self.device)
+        starts = torch.tensor([way.given(()) for way in self.facts.all_directions], device=self.device)
         return starts[directions]
 
     def judge(self, batch: TranslationBatch, split: str) -> tuple[Float[Tensor, ""], Int[Tensor, ""], list[Row]]:
@@ -246,7 +246,7 @@ class Translation(Task):
             row["references"] = self.data.references(split, max(row["id"], 0))
         if batch.directions is not None:
             for row, number in zip(rows, batch.directions.tolist(), strict=True):
-                row["direction"] = self.facts.ways[number].name
+                row["direction"] = self.facts.all_directions[number].name
         return *(self._ensemble_loss(batch) if len(self.others) else self.loss(batch)), rows
 
     def answers(self, batch: TranslationBatch) -> list[Row]:
@@ -255,7 +255,7 @@ class Translation(Task):
         best = [hypotheses[0] for hypotheses in found]
         decoded = self.data.decode([hypothesis.tokens for hypothesis in best])
         # A source of nothing but what stands around it is an empty text, which `predictions` leaves empty.
-        rooms = [way.source_room for way in self.facts.ways]
+        rooms = [way.source_room for way in self.facts.all_directions]
         numbers = [0] * len(best) if batch.directions is None else batch.directions.tolist()
         lengths = batch.source_mask.sum(dim=1).tolist()
         outputs = [

@@ -165,7 +165,7 @@ def _task(run: SavedRun, config: Config, checkpoint: Path, direction: Any) -> tu
     choose_direction(task, direction)
     fields = _fields(task)
     # Of several directions one is written, and is proved.
-    own = task.direction.name if isinstance(task, Translation) and len(task.facts.ways) > 1 else None
+    own = task.direction.name if isinstance(task, Translation) and len(task.facts.all_directions) > 1 else None
 
     def read(most: int) -> ProofTexts:
         every = range(len(data.splits["val"].counts))
