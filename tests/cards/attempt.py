@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from etude.runs.folder import CONFIGURATION
+import msgspec
+
+from etude.runs.folder import CONFIGURATION, COST
 from etude.runs.manifest import processor
 from etude.sweeps.sweep_documents import SWEEP
-from tests.cards.card import Card, Number, Result, Stamp
+from tests.cards.card import Card, Number, Result, Spent, Stamp
 from tests.conftest import ROOT, corpora
 
 _LAST_LINES = 5
@@ -52,7 +54,9 @@ def attempt(card: Card) -> tuple[Stamp, list[str]]:
         values = {name: list(_found(result, done, runs)) for name, result in card.results.items()}
         missing = [name for name in card.files if not any((place / name).exists() for place in [*runs, here])]
         faults = [f"{name} was not written" for name in missing] + card.faults(values)
-    return _stamp(seconds, values), faults
+        costs = [run / COST for run in runs]
+        spent = [msgspec.json.decode(path.read_bytes(), type=Spent) for path in costs if path.is_file()]
+    return msgspec.structs.replace(_stamp(seconds, values), spent=spent), faults
 
 
 def corpus_named(card: Card) -> str:

@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 
 CARDS = ROOT / "docs" / "cards"
 
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
 Number = float | list[float]
 """A value, or the two ends of an interval."""
 
@@ -63,6 +65,22 @@ class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     difference: float
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What a training took, of what its `cost.json` has.
+
+    Attributes:
+        seconds: Its time, validations included.
+        flops: Floating-point operations; None where they are not known.
+        energy_joules: Energy, measured or estimated.
+        energy_estimated: Whether a part of the energy is an estimate from the time of the processors.
+    """
+
+    seconds: float
+    flops: int | None
+    energy_joules: float
+    energy_estimated: bool
+
+
 class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """When, where and on what code a card was last tried, and what came out.
 
@@ -74,6 +92,7 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         values: One value for each run of the command, by the name of the result.
         remark: What else was different, such as other work on the machine.
         held: Where its training was last seen to be the same; None where it was not looked at again.
+        spent: What each training of the command took; empty where it trained nothing, or that was not kept.
     """
 
     commit: str
@@ -83,6 +102,7 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     values: dict[str, list[Number]] = {}
     remark: str = ""
     held: Held | None = None
+    spent: list[Spent] = []
 
     @property
     def proven(self) -> str:
@@ -144,12 +164,21 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     def duration(self) -> str:
         """Return the time of the whole command as people say it: `3 min 37 s`; empty where it was not kept."""
-        if self.stamp is None or self.stamp.seconds is None:
+        return "" if self.stamp is None or self.stamp.seconds is None else _said(self.stamp.seconds)
+
+    def cost(self) -> str:
+        """Return what its training took, or the mean of several: `2 min 4 s, 3.1 TFLOP, 1.8 kJ`; empty where it was not kept."""
+        if self.stamp is None or not self.stamp.spent:
             return ""
-        minutes, seconds = divmod(round(self.stamp.seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        parts = ((hours, "h"), (minutes, "min"), (0 if hours else seconds, "s"))
-        return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
+        spent = self.stamp.spent
+        flops = [one.flops for one in spent if one.flops is not None]
+        parts = [
+            _said(statistics.fmean(one.seconds for one in spent)),
+            _with_prefix(statistics.fmean(flops), "FLOP") if len(flops) == len(spent) else "FLOPs unknown",
+            _with_prefix(statistics.fmean(one.energy_joules for one in spent), "J")
+            + (" (estimated)" if any(one.energy_estimated for one in spent) else ""),
+        ]
+        return ", ".join(parts) + (f"; mean of {len(spent)}" if len(spent) > 1 else "")
 
     def faults(self, values: Mapping[str, Sequence[Number]]) -> list[str]:
         """Return what is wrong with values that came out, one line each."""
@@ -203,6 +232,19 @@ def write(name: str, card: Card) -> None:
 
 def _mean(values: Sequence[Number]) -> float:
     return statistics.fmean(statistics.fmean(one) if isinstance(one, list) else one for one in values)
+
+
+def _said(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (0 if hours else seconds, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
+
+
+def _with_prefix(value: float, unit: str) -> str:
+    """Return a quantity with three significant digits and a prefix of the SI: `3.12 TFLOP`."""
+    size, prefix = next((pair for pair in _PREFIXES if value >= pair[0]), (1.0, ""))
+    return f"{value / size:.3g} {prefix}{unit}"
 
 
 def _shown(values: Sequence[Number], digits: int) -> str:

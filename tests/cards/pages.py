@@ -7,7 +7,7 @@ A page holds blocks, invisible to its readers:
     <!-- end of cards -->
 
 `table` lists the cards, a row each, with all that they say; `brief` without remarks, commit and machine. What stands between
-is written anew.
+is written anew. A column that would be empty is left out.
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ def _body(form: str, of: Sequence[str]) -> str:
     cards = [read(name) for name in of]
     if form == "brief":
         head, rows = (
-            ["command", "what came out", "time"],
-            [[_code(card.command), card.result(), card.duration()] for card in cards],
+            ["command", "what came out", "time", "a training took"],
+            [[_code(card.command), card.result(), card.duration(), card.cost()] for card in cards],
         )
     else:
-        head = ["command", "what came out", "time", "commit, day, machine"]
-        rows = [[_typed(card), card.text(), card.duration(), _stamp(card)] for card in cards]
+        head = ["command", "what came out", "time", "a training took", "commit, day, machine"]
+        rows = [[_typed(card), card.text(), card.duration(), card.cost(), _stamp(card)] for card in cards]
+    filled_columns = [number for number in range(len(head)) if any(row[number] for row in rows)]
+    head, *rows = [[row[number] for number in filled_columns] for row in (head, *rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     return "\n".join(["", *lines, "", ""])
 

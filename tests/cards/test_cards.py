@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.cards.attempt import SkippedError, attempt, head
-from tests.cards.card import Card, Held, Result, Stamp, names, read
+from tests.cards.card import Card, Held, Result, Spent, Stamp, names, read
 from tests.cards.pages import filled, pages, shown, unproven
 from tests.cards.trace import ChangedError, compared, first_losses, hold
 from tests.conftest import ROOT
@@ -73,6 +73,17 @@ def test_values_are_shown_as_a_reader_wants_them() -> None:
     assert several.duration() == "2 h 30 min"
 
 
+def test_the_cost_of_trainings_stands_beside_what_came_out() -> None:
+    def costing(*spent: Spent) -> str:
+        stamp = msgspec.structs.replace(STAMP, spent=list(spent))
+        return msgspec.structs.replace(CARD, stamp=stamp).cost()
+
+    assert costing() == ""
+    assert costing(Spent(124.0, 3_120_000_000_000, 1844.0, True)) == "2 min 4 s, 3.12 TFLOP, 1.84 kJ (estimated)"
+    assert costing(Spent(3.0, 999, 0.5, False), Spent(5.0, 1001, 1.5, False)) == "4 s, 1 kFLOP, 1 J; mean of 2"
+    assert costing(Spent(3.0, None, 2.0, False), Spent(3.0, 10, 2.0, False)) == "3 s, FLOPs unknown, 2 J; mean of 2"
+
+
 def test_a_value_that_is_missing_or_out_of_its_range_is_named() -> None:
     assert CARD.faults(STAMP.values) == []
     assert CARD.faults({"bleu": [20.0], "interval": [[1.0, 2.0]]}) == ["bleu is 20.0, and should be from 25 to 29"]
@@ -114,7 +125,12 @@ def typed(command: str, **fields: object) -> Card:
     return msgspec.convert({"command": command, "says": "", "code": [], "allowance": 0, **fields}, Card)
 
 
-RUN = 'mkdir -p out/a && touch out/a/config.yaml && echo {\\"s\\": {\\"x/y\\": 2.5}} > out/a/scores.json && echo out/a'
+COST = '{"seconds": 1.5, "flops": 10, "energy_joules": 2.0, "energy_estimated": true, "steps": 3}'
+RUN = (
+    "mkdir -p out/a && touch out/a/config.yaml && "
+    f"echo '{COST}' > out/a/cost.json && "
+    'echo \'{"s": {"x/y": 2.5}}\' > out/a/scores.json && echo out/a'
+)
 
 
 def test_values_come_from_runs_standard_output_and_lines() -> None:
@@ -131,6 +147,7 @@ def test_values_come_from_runs_standard_output_and_lines() -> None:
     stamp, faults = attempt(card)
     assert faults == []
     assert stamp.values == {"of_the_run": [2.5], "of_stdout": [7], "of_a_line": [7.0]}
+    assert stamp.spent == [Spent(1.5, 10, 2.0, True)]
     assert in_history(stamp.commit)
 
 

@@ -272,6 +272,13 @@ def test_a_finished_run_is_on_one_page(run: Path) -> None:
         assert expected in text, expected
 
 
+def test_runs_that_weights_come_from_are_told(run: Path) -> None:
+    assert "Lineage" not in Page(report(run)).text
+    start = {"run": "outputs/first", "checkpoint": "step-00000004", "weights": "1f", "start": None}
+    write_json(run / "manifest.json", {**MANIFEST, "start": start})
+    assert "Lineage Began with step-00000004 of outputs/first" in Page(report(run)).text
+
+
 def test_it_stands_on_its_own(run: Path) -> None:
     page = Page(report(run))
     assert_runs_only_its_own(page.source, page.tags)

@@ -18,6 +18,7 @@ from etude.report.evaluated.judged_rows import judged_rows
 from etude.report.evaluated.unit_chart import UnitChart, unit_charts
 from etude.report.inspection import Inspection
 from etude.report.interactive import Drawn
+from etude.report.lineage import lineage_rows
 from etude.report.samples import ShownSamples
 from etude.runs.documents import RunManifest
 from etude.runs.folder import (
@@ -194,6 +195,11 @@ class Contents:
     def command(self) -> str:
         """The command that began the run; empty if it is unknown."""
         return " ".join(self.manifest.command) if self.manifest else ""
+
+    @property
+    def lineage(self) -> list[tuple[str, str]]:
+        """The runs and files that the weights come from, as names and texts."""
+        return lineage_rows(self.manifest) if self.manifest else []
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -126,4 +126,22 @@ def test_a_run_that_lost_its_start_goes_on(runs: tuple[SavedRun, SavedRun], capl
     caplog.set_level("INFO")
     run = SavedRun(runs[1].path, runs[1].config.updated({"start": str(runs[1].path / "gone")}))
     RunArtifacts(run, ["best"]).declare_inputs(object())  # which could not be told anything
-    assert f"W&B is not told what {run.path} began with: no run" in caplog.text
+    assert f"W&B is not told that {run.path} took weights from another run: no run" in caplog.text
+
+
+class Noting:
+    """In the place of a run of W&B's: it notes which artifacts are declared."""
+
+    def __init__(self) -> None:
+        self.names = list[str]()
+
+    def _log_artifact(self, artifact: Any, **_: Any) -> None:
+        self.names.append(artifact.name)
+
+
+@pytest.mark.slow
+def test_a_teacher_is_an_input(runs: tuple[SavedRun, SavedRun], tmp_path: Path) -> None:
+    words = ["distillation=from_run", f"distillation.teacher={runs[0].path}", f"paths.outputs={tmp_path}"]
+    student, noting = SavedRun(runs[0].path, compose(*WORDS, *words)), Noting()
+    RunArtifacts(student, ["best"]).declare_inputs(noting)
+    assert noting.names == [f"model-{runs[0].identity()}"]

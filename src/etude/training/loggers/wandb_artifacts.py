@@ -1,4 +1,4 @@
-"""Artifacts of a run in W&B, with their lineage: data, tokenizer, the model it began with, its checkpoints, its predictions.
+"""Artifacts of a run in W&B, with their lineage: data, tokenizer, start and teacher, its checkpoints, its predictions.
 
 What a run reads is declared when it connects, what it has made when it is finished. Equal content has equal digests, so the
 checkpoint that one run logs and another one begins with is one artifact, and W&B draws the line between them. Nothing is
@@ -48,8 +48,11 @@ class RunArtifacts:
             _use(wandb_run, self._data())
         if "tokenizer" in self.kinds:
             (_log_to if self.run.config.start is None else _use)(wandb_run, self._tokenizer())
-        if self.run.config.start is not None and set(_CHECKPOINTS) & set(self.kinds):
-            self._declare_start(wandb_run, self.run.config.start)
+        if set(_CHECKPOINTS) & set(self.kinds):
+            distillation = self.run.config.distillation
+            teacher = None if distillation is None else distillation.arguments["teacher"]
+            for source in filter(None, (self.run.config.start, teacher)):
+                self._declare_model(wandb_run, source)
 
     def log_outputs(self, wandb_run: Any) -> None:
         """Log what the run has made, once it is finished."""
@@ -63,12 +66,12 @@ class RunArtifacts:
         if "predictions" in self.kinds:
             _log_to(wandb_run, self._predictions())
 
-    def _declare_start(self, wandb_run: Any, start: str) -> None:
+    def _declare_model(self, wandb_run: Any, name: str) -> None:
         try:
-            source = SavedRun.open(resolve(start, self.run.config.paths.outputs))
+            source = SavedRun.open(resolve(name, self.run.config.paths.outputs))
             folder = source.checkpoint("best").resolve()
-        except ConfigurationError as error:  # a run that is continued needs it no more
-            _log.info("W&B is not told what %s began with: %s", self.run.path, error)
+        except ConfigurationError as error:  # a run that is continued needs its start no more
+            _log.info("W&B is not told that %s took weights from another run: %s", self.run.path, error)
             return
         _use(wandb_run, self._model(source, folder))
 
