@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import etude
 from etude import api
 from etude.commands.export import documented_use
 from etude.errors import ConfigurationError
+from etude.tasks.evaluation import EvaluatedTask
 from tests.runs.conftest import SMALL, sentence
 from tests.runs.doors import ask_here
 
@@ -135,6 +137,18 @@ def test_the_callers_process_is_left_as_it_was(words: list[str]) -> None:
     fresh.evaluate("val")
     after = state_of_the_process()
     assert after == before
+
+
+def test_a_training_leaves_no_model_behind(words: list[str]) -> None:
+    """Its memory is free for the next one at once, not when Python's collector comes by."""
+
+    def models() -> int:
+        return sum(isinstance(one, EvaluatedTask) for one in gc.get_objects())
+
+    gc.collect()
+    before = models()
+    etude.train("translation/demo", *words, "run.name=freed", "budget=2step", seed=2).evaluate("val")
+    assert models() == before
 
 
 def test_importing_etude_imports_nothing_heavy() -> None:

@@ -6,6 +6,7 @@ the state of its random number generators, and torch's settings.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -161,7 +162,7 @@ class Run(SavedRun):
         Returns:
             What `evaluations/<split>.json` says.
         """
-        with undisturbed():
+        with memory_given_back(), undisturbed():
             return evaluate_runs([self], split=split, changes=read_overrides(overrides), **options)
 
     def attention(
@@ -237,12 +238,12 @@ class Run(SavedRun):
         Returns:
             The run as it is then.
         """
-        with undisturbed():
+        with memory_given_back(), undisturbed():
             return type(self).open(resume_run(self, read_overrides(overrides)).path)
 
     def reproduce(self, name: str | None = None, *overrides: str) -> dict[str, Any]:
         """Run the run again from its folder and compare bit by bit; see `etude.commands.reproduce.reproduce`."""
-        with undisturbed():
+        with memory_given_back(), undisturbed():
             return reproduce_run(self, name=name, changes=read_overrides(overrides))
 
 
@@ -278,7 +279,7 @@ def train(*words: str, **keys: Any) -> Run:
         EtudeError: What is wrong with the configuration, or what stopped the training.
     """
     config = compose(*words, **keys)
-    with undisturbed():
+    with memory_given_back(), undisturbed():
         return Run.open(train_run(config).path)
 
 
@@ -383,7 +384,7 @@ def merge(*runs: SavedRun | str | Path, method: str = "mean", name: str | None =
         checkpoint: `best` or `last`, of each run.
     """
     opened = [run if isinstance(run, SavedRun) else load(os.fspath(run)) for run in runs]
-    with undisturbed():
+    with memory_given_back(), undisturbed():
         return Run.open(merge_runs(opened, method=method, name=name, checkpoint=checkpoint).path)
 
 
@@ -425,6 +426,18 @@ def _only_sweep(runs: Sequence[SavedRun | SavedSweep | str | Path]) -> SavedSwee
     if (Path(runs[0]) / CONFIGURATION).is_file() or (Path("outputs") / runs[0] / CONFIGURATION).is_file():
         return None
     return SavedSweep.open(resolve_sweep(os.fspath(runs[0]), Path("outputs")))
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Free what trainers leave when the block ends: they and their models refer to each other, so that it would take a while.
+
+    A second training in a notebook would find the weights, gradients and moments of the first still on its device.
+    """
+    try:
+        yield
+    finally:
+        gc.collect()
 
 
 @contextmanager

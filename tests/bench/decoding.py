@@ -1,16 +1,21 @@
-"""Beam search, side by side: etude, by hand with cached keys and values, Hugging Face's generate. The same weights in all.
+"""Beam search, side by side: etude, by hand with cached keys and values, Hugging Face's generate, CTranslate2.
+
+The weights are the same in all, in single precision.
 
     python -m tests.bench.decoding                           # a model that has not learned, embedded interface texts
     python -m tests.bench.decoding --run outputs/translation/multi30k/…      # a trained one and its own validation split
 
-Two comparisons of the same shape (3 + 3 layers, width 256, 8,000 pieces), 4 beams, batches of 64 sentences:
+Three comparisons of the same shape (3 + 3 layers, width 256, 8,000 pieces), 4 beams, batches of 64 sentences:
 
-    fixed   every translation has 16 tokens
-    mixed   a model that has not learned: every translation is as long as its reference, whose tokens it is not allowed to
-            end before. A trained one: as long as it finds right, ranked by log-probability, at most 2 x source + 10
+    fixed    every translation has 16 tokens
+    mixed    a model that has not learned: every translation is as long as its reference, whose tokens it is not allowed to
+             end before. A trained one: as long as it finds right, ranked by log-probability, at most 2 x source + 10
+    single   as mixed, one sentence at a time: the latency of an answer
 
 etude and the search by hand take sentences by their length, since order changes no output; generate takes them as they
-come, and once more by their length. The share of equal translations is reported too: without it a ratio says nothing.
+come, and once more by their length. CTranslate2 is given all of them at once, which it sorts itself, with a worker for each
+core; single ones with as many threads. It can give no translation a length of its own, so that a model that has not learned is
+compared with it at the fixed length alone. The share of equal translations is reported too: without it a ratio says nothing.
 Only a model with PostNorm is a MarianMTModel; of a run with PreNorm, the peer is Pegasus, which computes the same.
 """
 
@@ -31,9 +36,10 @@ import transformers
 from torch import Tensor
 
 from etude.commands.bench.decoding import NEVER
+from etude.commands.export.ctranslate import CTranslate2, vocabulary_of
 from etude.commands.export.huggingface_files import load_peer, write_model
 from etude.commands.export.huggingface_translation import seq2seq_config, sines_first
-from etude.commands.export.proof import native_translator
+from etude.commands.export.proof import ProofTexts, native_translator
 from etude.config.compose import compose
 from etude.models.generation.search import Beam
 from etude.models.layers.positions import Sinusoidal
@@ -62,11 +68,13 @@ class Sentences:
         source: Ids of each sentence, without eos.
         lengths: The most tokens of each translation, eos included.
         ends: Whether a translation may end before.
+        batch: Sentences that are translated together.
     """
 
     source: list[list[int]]
     lengths: Tensor
     ends: bool
+    batch: int = BATCH
     outputs: dict[str, Outputs] = field(default_factory=dict)
 
     def batches(self, by_length: bool) -> list[np.ndarray]:
@@ -74,7 +82,17 @@ class Sentences:
         sizes = np.array([len(ids) for ids in self.source])
         keys = (self.lengths.numpy(), sizes) if by_length else (np.zeros_like(sizes),)
         order = np.lexsort(keys)
-        return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+
+    def all_at_once(self, name: str, translate: Callable[[list[list[int]]], list[list[int]]]) -> Callable[[int], Work]:
+        """Return what does a round with all sentences in one call."""
+
+        def work(_: int) -> Work:
+            started = time.perf_counter()
+            self.outputs[name] = dict(enumerate(translate(self.source)))
+            return Work(len(self.source), time.perf_counter() - started)
+
+        return work
 
     def contender(
         self, name: str, translate: Callable[[np.ndarray], list[list[int]]], *, by_length: bool = True
@@ -184,6 +202,38 @@ def generate(task: Translation, peer: Any, sentences: Sentences) -> Callable[[np
     return translate
 
 
+def ctranslate2_of(
+    experiment: Experiment, sentences: Sentences, threads: int
+) -> Callable[[list[list[int]]], list[list[int]]]:
+    """Return CTranslate2's beam search over many sentences, in its own order and with its own parallelism."""
+    task, tokenizer = cast(Translation, experiment.task), experiment.data.prepared.tokenizer
+    library = CTranslate2(None)
+    vocabulary = vocabulary_of(tokenizer)
+    ids = {piece: index for index, piece in enumerate(vocabulary)}
+    workers = 1 if sentences.batch == 1 else threads
+    with tempfile.TemporaryDirectory() as folder:
+        library.save(ProofTexts(task, tokenizer, [], []), Path(folder) / "model", None)
+        translator = library.library.Translator(
+            str(Path(folder) / "model"), compute_type="float32", inter_threads=workers, intra_threads=threads // workers
+        )
+    longest = int(sentences.lengths.max())
+
+    def translate(source: list[list[int]]) -> list[list[int]]:
+        pieces = [[vocabulary[token] for token in [*row, task.facts.eos]] for row in source]
+        found = translator.translate_batch(
+            pieces,
+            beam_size=BEAMS,
+            length_penalty=0.0,
+            max_batch_size=sentences.batch,
+            min_decoding_length=0 if sentences.ends else longest,
+            max_decoding_length=longest,
+            max_input_length=0,
+        )
+        return [[ids[piece] for piece in one.hypotheses[0]] for one in found]
+
+    return translate
+
+
 def peer_of(task: Translation) -> torch.nn.Module:
     """Return the transformers model with a task's weights."""
     model = native_translator(task)
@@ -209,8 +259,11 @@ def chosen(experiment: Experiment, count: int) -> tuple[list[list[int]], Tensor]
     return [source[row].tolist() for row in rows], torch.tensor([len(target[row]) + 1 for row in rows])
 
 
-def race(title: str, task: Translation, sentences: Sentences, wanted: float, options: argparse.Namespace) -> None:
+def race(
+    title: str, experiment: Experiment, sentences: Sentences, wanted: float | None, options: argparse.Namespace
+) -> None:
     """Compare on some sentences."""
+    task = cast(Translation, experiment.task)
     peer = peer_of(task)
     searches = {
         "etude": (ours(task, sentences), True, None),
@@ -222,6 +275,13 @@ def race(title: str, task: Translation, sentences: Sentences, wanted: float, opt
         name: Contender(sentences.contender(name, search, by_length=by_length), wanted)
         for name, (search, by_length, wanted) in searches.items()
     }
+    if sentences.ends or int(sentences.lengths.min()) == int(sentences.lengths.max()):
+        search = ctranslate2_of(experiment, sentences, options.threads)
+        if sentences.batch == 1:
+            work = sentences.contender("CTranslate2", lambda rows: search([sentences.source[row] for row in rows]))
+        else:
+            work = sentences.all_at_once("CTranslate2", search)
+        contenders["CTranslate2"] = Contender(work, 0.9)
     compare(f"beam {BEAMS}, {title}, sentences per second", contenders, options)
     sys.stderr.write(f"equal to etude's translations: {sentences.equal()}\n")
 
@@ -240,11 +300,15 @@ def main() -> None:
         experiment = trained(options.run)
     task = cast(Translation, experiment.task.eval())
     source, lengths = chosen(experiment, options.sentences)
-    race(f"{FIXED} tokens each", task, Sentences(source, torch.full_like(lengths, FIXED), ends=False), 1.4, options)
+    race(
+        f"{FIXED} tokens each", experiment, Sentences(source, torch.full_like(lengths, FIXED), ends=False), 1.4, options
+    )
     ends = options.run is not None
     if ends:
         lengths = (2 * torch.tensor([len(ids) + 1 for ids in source]) + 10).clamp(max=task.model.max_length)
-    race("real sentences", task, Sentences(source, lengths, ends), 2.0, options)
+    race("real sentences", experiment, Sentences(source, lengths, ends), 2.0, options)
+    few = options.sentences // 8
+    race("one sentence at a time", experiment, Sentences(source[:few], lengths[:few], ends, batch=1), None, options)
 
 
 def _mask(sentences: Sentences, rows: Sequence[int] | np.ndarray) -> Tensor:

@@ -29,6 +29,8 @@ _CLAIM = re.compile(
          (?:\ \w+)?\ {_NUMBER}
        | {_NUMBER}\ times\ (?:as|the|faster|slower)\b
        | {_NUMBER}\ (?:tokens|sentences|examples|steps)/s
+       | {_NUMBER}\ [MG]i?B\ (?:a\ second|at\ its\ peak|of\ memory)
+       | \bMeasured:
        | \b(?:takes?|took|in)\ {_NUMBER}\ (?:min|s|h)\b""",
     re.VERBOSE,
 )

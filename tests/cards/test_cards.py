@@ -202,6 +202,8 @@ def test_without_its_corpus_a_card_is_not_tried(tmp_path: Path, monkeypatch: pyt
         ("which is 2.5 times as fast", True),
         ("8,000 tokens/s", True),
         ("it took 3 min", True),
+        ("it had 624 MB at its peak", True),
+        ("Measured: it fits.", True),
         ("Write `stop.accuracy 0.7` there.", False),
         ("each score with its 95 % interval", False),
         ("a checkpoint every 10 s", False),

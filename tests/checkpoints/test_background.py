@@ -77,6 +77,17 @@ def test_what_was_written_is_let_go() -> None:
     assert gone() is None
 
 
+def test_no_thread_is_left_when_the_work_is_done() -> None:
+    writer = BackgroundWriter()
+    for _ in range(3):
+        writer.start(lambda: None)
+    writer.wait()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("etude-writer")]
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_a_process_that_ends_waits(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time

@@ -37,3 +37,11 @@ def test_what_the_class_does_not_take_is_refused(config: Config, key: str) -> No
 def test_a_value_that_does_not_fit_is_refused(config: Config) -> None:
     with pytest.raises(ConfigurationError, match=r"decoding\.max_length"):
         changed(config, {"decoding.max_length": "long"}, ["decoding"], RUN)
+
+
+def test_a_metric_that_is_null_is_left_out(config: Config) -> None:
+    without = compose("experiment=translation/demo", "task.metrics.ter=null")
+    assert list(without.task.arguments["metrics"]) == ["bleu", "bleu_lowercase", "chrf"]
+    assert changed(config, {"task.metrics.ter": None}, ["task.metrics"], RUN).values == without.values
+    with pytest.raises(ConfigurationError, match="val/bleu is not a metric of Translation"):
+        compose("experiment=translation/demo", "task.metrics.bleu=null")

@@ -406,6 +406,13 @@ def test_the_summary_is_on_stderr_only(run: Path, capsys: pytest.CaptureFixture[
     assert "etude resume" not in text
 
 
+def test_the_summary_of_several_directions_names_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**CONFIG, "data": {"pairs": ["en-fr", "en-de"]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    terminal_summary(run)
+    assert f"etude predict {run} direction=en-fr" in capsys.readouterr().err
+
+
 def test_the_summary_of_an_unfinished_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     terminal_summary(tmp_path)
     assert "etude resume " in capsys.readouterr().err

@@ -155,7 +155,7 @@ def test_a_pipeline_of_transformers_gives_the_runs_probabilities(run: Path, tmp_
 
 
 def test_wrong_combinations_are_one_line(texts: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"Interpolation key 'data\.scheme' not found"):
+    with pytest.raises(ConfigurationError, match=r"there is no data\.scheme; choose another data=…"):
         compose("experiment=token_classification/demo", "data=reviews")
     with pytest.raises(
         ConfigurationError, match=r"takes TokenClassificationBatch, but data \(ClassificationData\) gives"

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent import futures
 
 
 class BackgroundWriter:
-    """Runs tasks in a thread, one after the other; after a failure, the tasks behind it are not started.
+    """Runs tasks in the background, one after the other; after a failure, the tasks behind it are not started.
 
-    An error is raised once, in the thread that waits for the work or checks on it. A process that ends waits for the
-    thread, unless it is killed. The work should leave the processor to the training: reading, hashing and writing do,
-    since they release Python's lock; computing with torch would start a second set of threads beside those of the step.
+    An error is raised once, in the thread that waits for the work or checks on it. A process that ends waits for the work,
+    unless it is killed. Each task has a thread of its own, which ends with it, so that a process that trains many runs keeps
+    none. The work should leave the processor to the training: reading, hashing and writing do, since they release Python's
+    lock; computing with torch would start a second set of threads beside those of the step.
     """
 
     def __init__(self) -> None:
-        self._thread = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="etude-writer")
         self._last: futures.Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
         """Run a task after those that were started before it."""
-        previous = self._last
+        previous, done = self._last, futures.Future[None]()
 
         def follow() -> None:
-            if previous is not None:
-                previous.result()
-            work()
+            try:
+                if previous is not None:
+                    previous.result()
+                work()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
-        self._last = self._thread.submit(follow)
+        self._last = done
+        threading.Thread(target=follow, name="etude-writer").start()
 
     def check(self) -> None:
         """Raise the error of the last task if it has failed already, without waiting."""

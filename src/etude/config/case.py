@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from etude.config.origins import Origins
 from etude.config.signatures import Signature
@@ -55,8 +55,12 @@ class Case:
             return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             key = error.full_key or name
-            reason = str(error).partition("\n")[0]
-            raise ConfigurationError(f"{key} = {get(self.raw, key)!r}: {reason} ({self.origins.of(key)})") from error
+            written, reason = get(self.raw, key), str(error).partition("\n")[0]
+            absent = [other for other in _references([(key, written)]) if get(self.raw, other) is None]
+            if isinstance(error, InterpolationKeyError) and absent:
+                group = absent[0].partition(".")[0]
+                reason = f"there is no {absent[0]}; choose another {group}=…, or write +{absent[0]}=…"
+            raise ConfigurationError(f"{key} = {written!r}: {reason} ({self.origins.of(key)})") from error
 
     def get(self, key: str) -> Any:
         """Return the value of a dotted key, None where there is none."""

@@ -15,16 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from etude.config.annotations import TARGET
 from etude.config.check import checked
 from etude.config.compose import CONF, Composer
-from etude.config.schema import MAPPINGS, Config
+from etude.config.schema import MAPPINGS, METRICS, Config
 from etude.config.signatures import signature
 from etude.config.values import within
 from etude.errors import ConfigurationError
 
 _SIZES = {"batch.examples": "batch.tokens", "batch.tokens": "batch.examples"}
 """The other size of a batch, which a given one replaces."""
-
-FREE_NAMES = ("task.metrics",)
-"""Keys under which new names may be added."""
 
 
 def changed(config: Config, changes: Mapping[str, Any], allowed: Sequence[str], run: Path) -> Config:
@@ -52,7 +49,7 @@ def changed(config: Config, changes: Mapping[str, Any], allowed: Sequence[str], 
         if "." not in key and isinstance(value, Mapping) and (TARGET in value or key in MAPPINGS):
             tree[key] = value  # another class: the old one's arguments are not merged with its own
             continue
-        if not (_exists(tree, key) or _is_argument(tree, key) or within(key, FREE_NAMES)):
+        if not (_exists(tree, key) or _is_argument(tree, key) or within(key, (METRICS,))):
             raise ConfigurationError(
                 f"{key} is not in the configuration of {run}; {_advice(tree, key, allowed)} (command line)"
             )

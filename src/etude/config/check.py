@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from etude.config.annotations import TARGET
 from etude.config.case import Case, join
 from etude.config.nodes import MARKS, check_nodes, check_root, check_yaml
 from etude.config.origins import Origins, Source
 from etude.config.rules import RULES
-from etude.config.schema import MAPPINGS, Config
+from etude.config.schema import MAPPINGS, METRICS, Config
 from etude.config.signatures import Signature, signature
 from etude.config.trust import trusted
 
@@ -29,7 +29,7 @@ def check(
     """Refuse a configuration that cannot be run, whatever the data.
 
     Args:
-        config: Composed configuration, not resolved.
+        config: Composed configuration, not resolved. Metrics that are null are taken out of it.
         overrides: Overrides of the command line, such as `model.width=512`.
         sources: Files that it was composed of.
         packages: Packages whose classes may be instantiated besides etude's. None: those that are trusted in this process.
@@ -38,6 +38,11 @@ def check(
     Raises:
         ConfigurationError: At the first mistake.
     """
+    metrics = OmegaConf.select(config, METRICS)
+    if isinstance(metrics, DictConfig):
+        with open_dict(metrics):
+            for name in [name for name, node in metrics.items_ex(resolve=False) if node is None]:
+                del metrics[name]
     case = Case.open(config, Origins(overrides, sources), trusted() if packages is None else packages)
     for rule in (check_yaml, check_root, check_nodes, *RULES):
         rule(case)

@@ -34,6 +34,9 @@ NODES = (
 MAPPINGS = ("callbacks", "logger")
 """The root keys that hold nodes by name."""
 
+METRICS = "task.metrics"
+"""Where a task has the nodes of its metrics, by the names of their scores."""
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
 """Lightning's names: the type of the weights (`true`), or of the factors of matrix products alone (`mixed`)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -73,5 +74,8 @@ def _files(contents: Contents) -> list[tuple[str, str]]:
 def _commands(contents: Contents) -> list[str]:
     run = shlex.quote(str(contents.run))
     if contents.status == "finished":
-        return [f"etude {verb} {run}" for verb in ("predict", "evaluate", "report")]
+        data = contents.config.get("data")
+        directions = data.get("pairs") if isinstance(data, Mapping) else None
+        direction = f" direction={directions[0]}" if isinstance(directions, list) and directions else ""
+        return [f"etude predict {run}{direction}", *(f"etude {verb} {run}" for verb in ("evaluate", "report"))]
     return [f"etude {verb} {run}" for verb in ("resume", "report")]

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from etude.config.annotations import PARTIAL, TARGET
-from etude.config.schema import Config
+from etude.config.schema import METRICS, Config
 from etude.config.signatures import constant
 from etude.config.values import changes, within
 from etude.errors import ConfigurationError
 from etude.runs.saved_run import SavedRun
 
 SPLITS = ("train", "val", "test")
-METRICS = "task.metrics"
 
 SAME_RESULTS = ("batch", "trainer", "paths")
 """Keys that change no result, and neither do keys below them."""

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
@@ -27,7 +28,8 @@ class PeakFlops:
 def peak_flops(device: torch.device, precision: str) -> PeakFlops | None:
     """Return the peak of a device for the type of its matrix products; None for an unknown device.
 
-    For a GPU it is the manufacturer's value in Lightning's table; for a CPU, that of a matrix product, measured now.
+    For a GPU it is the manufacturer's value in Lightning's table; for a CPU, that of a matrix product, which is measured once
+    in a process.
 
     Args:
         device: Device that computes the products.
@@ -41,10 +43,14 @@ def peak_flops(device: torch.device, precision: str) -> PeakFlops | None:
         return PeakFlops(float(published), f"published for {gpu}, {name}") if published else None
     if device.type != "cpu":
         return None
-    measured = matrix_multiply_flops(512, dtype=dtype)
-    return PeakFlops(
-        measured, f"measured: {name} matrix products of this CPU, threads in each process: {torch.get_num_threads()}"
-    )
+    threads = torch.get_num_threads()
+    source = f"measured: {name} matrix products of this CPU, threads in each process: {threads}"
+    return PeakFlops(_of_this_cpu(dtype, threads), source)
+
+
+@cache
+def _of_this_cpu(dtype: torch.dtype, threads: int) -> float:
+    return matrix_multiply_flops(512, dtype=dtype)
 
 
 def matrix_multiply_dtype(precision: str) -> torch.dtype:
