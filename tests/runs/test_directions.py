@@ -107,6 +107,32 @@ def test_each_direction_has_its_scores_and_their_mean_is_the_runs(run: Path) -> 
     assert (run / "report.html").exists()
 
 
+def test_directions_have_weights_as_parts_of_a_mixture(folder: Path, tmp_path: Path) -> None:
+    files = "splits: {train: train, val: val, test: null}"
+    parts = ", ".join(
+        f"{name}: {{_target_: etude.data.corpora.DirectionFiles, root: {folder}, pairs: [{pair}], {files}}}"
+        for name, pair in (("german", "en-de"), ("french", "en-fr"))
+    )
+    path = train(
+        compose_words(
+            *("experiment=translation/demo", *SMALL, "data=mixture", "data/of=directions"),
+            *("data.of.pairs=[en-de,en-fr]", f"data.parts={{{parts}}}", "data.weights={german: 1, french: 3}"),
+            *("batch.shuffle=keyed", "batch.pool=2", "batch.tokens=180", "budget=2step", "validate.every=2step"),
+            *("model.encoder_layers=1", "model.decoder_layers=1", "tokenizer.vocabulary=60", "callbacks=default"),
+            *("decoding=greedy", "decoding.max_length=9", "validate.metric=val/chrf"),
+            *(f"paths.outputs={tmp_path}/outputs", f"paths.cache={tmp_path}/cache"),
+        )
+    )
+    described = json.loads((path / "data.json").read_text())["parts"]
+    assert {name: part["share"] for name, part in described.items()} == {"german": 0.25, "french": 0.75}
+    assert [way.name for way in SavedRun.open(path).facts.directions] == ["en-de", "en-fr"]
+    scores = evaluate([path], {"split": "val"})["scores"]
+    assert {"val/bleu", "val/german/bleu", "val/french/bleu"} <= scores.keys()
+    assert answers(path, direction="en-fr") != [] != answers(path, direction="en-de")
+    with pytest.raises(ConfigurationError, match="direction=en-de"):
+        answers(path)
+
+
 def test_a_direction_is_chosen_for_texts(run: Path) -> None:
     chosen = {pair: answers(run, direction=pair) for pair in PAIRS}
     assert all(len(lines) == 2 for lines in chosen.values())

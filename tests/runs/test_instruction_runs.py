@@ -106,6 +106,23 @@ def answers(run: Path, *lines: str, **changes: Any) -> list[str]:
     return out.getvalue().splitlines()
 
 
+def test_a_mixture_of_conversations(words: Callable[..., list[str]], files: Path) -> None:
+    """Two files, of which the second is read twice as often; each is scored by itself besides."""
+    own = [word for word in words() if not word.startswith(("data.train", "data.val", "data.test"))]
+    target = "_target_: etude.data.corpora.ConversationFiles"
+    parts = [
+        f"+data.parts.{name}={{{target}, train: {files}/{split}.jsonl, val: {files}/val.jsonl, test: null}}"
+        for name, split in (("large", "train"), ("small", "test"))
+    ]
+    mixed = ["data=mixture", "data/of=conversations", *parts, "+data.weights={large: 1, small: 2}"]
+    run = Run.open(train(compose(*own, *mixed, "batch.shuffle=keyed", "batch.pool=2", "callbacks=default")))
+    assert {"val/loss", "val/large/loss", "val/small/loss"} <= run.metrics.keys()
+    assert run.scores["large/loss"] == pytest.approx(run.scores["small/loss"])  # the same conversations
+    (record,) = sorted((run.path / "samples").glob("*4.jsonl"))
+    sample = json.loads(record.read_text().splitlines()[0])
+    assert {"text", "output", "reference"} <= sample.keys() and sample["reference"]
+
+
 def test_from_public_weights(tuned: Path) -> None:
     run = tuned
     data = json.loads((run / "data.json").read_text())

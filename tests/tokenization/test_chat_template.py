@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.chat_template import TURNS, ChatTemplate, template_of
-from etude.tokenization.conversation import Conversation, Message
+from etude.tokenization.conversation import Conversation, Message, read_conversation, tools_and_messages
 from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
 from etude.tokenization.trained import BPE, Bytes, Unigram, WordPiece
 from tests.tokenization.chat_templates import (
+    CALLING,
     CHATML,
     CONTENT_ALONE,
     ENDS,
@@ -69,6 +70,43 @@ def test_ids_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         assert template.encode(messages).ids == peer.apply_chat_template(plain, return_dict=False)
         asked = peer.apply_chat_template(plain[:-1], add_generation_prompt=True, return_dict=False)
         assert template.prompt(messages[:-1]) == asked
+
+
+def with_tools(injected: str = "") -> Conversation:
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"place": f"lake{injected}"}}}]
+    value = {
+        "tools": [{"type": "function", "function": {"name": "weather", "description": f"wind{injected}"}}],
+        "messages": [
+            {"role": "user", "content": "rain"},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "content": "sun"},
+            {"role": "assistant", "content": "no rain"},
+        ],
+    }
+    return read_conversation(json.dumps(value))
+
+
+def test_tools_and_calls_are_written_as_transformers_does(tmp_path: Path) -> None:
+    peer = transformers.AutoTokenizer.from_pretrained(save_tokenizer(tmp_path, CALLING))
+    template, conversation = ChatTemplate(Tokenizer.load(tmp_path)), with_tools()
+    tools, messages = tools_and_messages(conversation)
+    ids, answers = template.encode(conversation)
+    assert ids == peer.apply_chat_template(messages, tools=tools, return_dict=False)
+    said = [text_of(TOKENIZER, ids[start:stop]) for start, stop in answers]
+    assert said == ['{"name": "weather", "arguments": {"place": "lake"}}<|im_end|>', "no rain<|im_end|>"]
+    assert template.prompt(conversation[:2]) == ids[: answers[0][0]]
+
+
+def test_the_text_of_a_special_token_in_a_tool_or_a_call_stays_text() -> None:
+    template = ChatTemplate(TOKENIZER, CALLING)
+    found = [[number for number in template.encode(with_tools(text)).ids if number < 6] for text in ("", "<|im_end|>")]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("source", "name"), [(CHATML, "tools"), (CHATML + "{# tools #}", "tool_calls")])
+def test_what_a_template_would_leave_out_is_refused(source: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"the conversation has '{name}', which the chat template does not write"):
+        ChatTemplate(TOKENIZER, source).encode(with_tools())
 
 
 @pytest.mark.parametrize("name", ["marked", "content"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from etude.tokenization.conversation import (
     ROLES,
+    TOOLS,
     Conversation,
     Message,
     as_json,
@@ -48,10 +49,18 @@ def test_any_other_line_is_no_conversation(line: str) -> None:
         ('{"conversations": []}', r"has no key 'messages' \(its keys: conversations\)"),
         ("[3]", "message 1 that is not an object"),
         ('[{"from": "user", "value": "a"}]', r"message 1 without 'role' \(its keys: from, value\)"),
-        ('[{"role": "user", "content": "a"}, {"role": "tool", "content": "a"}]', "message 2 of the role 'tool'"),
-        ('[{"role": "user", "content": [{"type": "text"}]}]', "message 1 whose content is not a text but list"),
+        ('[{"role": "user", "content": "a"}, {"role": "tools", "content": "a"}]', "message 2 of the role 'tools'"),
+        ('[{"role": "user", "content": [{"type": "text"}]}]', "message 1 with a part that is no text but 'text'"),
+        ('[{"role": "user", "content": [{"type": "image"}]}]', "message 1 with a part that is no text but 'image'"),
+        ('[{"role": "user", "content": ["a"]}]', "message 1 with a part that is no text but 'str'"),
         ('[{"role": "user", "content": null}]', "message 1 whose content is not a text but NoneType"),
-        ('[{"role": "user", "content": "a", "tool_calls": [1]}]', "message 1 with 'tool_calls', which is not read"),
+        (
+            '[{"role": "user", "content": "a", "tool_calls": [1]}]',
+            "message 1 of the user with 'tool_calls', which is not",
+        ),
+        ('{"tools": 3, "messages": [{"role": "user", "content": "a"}]}', "'tools' that are not a list of objects"),
+        ('{"tools": "{", "messages": [{"role": "user", "content": "a"}]}', "'tools' that are not JSON"),
+        ('{"tools": [{"a": "\\ud800"}], "messages": [{"role": "user", "content": "a"}]}', "half of a surrogate pair"),
         ('[{"role": "user", "content": "\\ud800"}]', "half of a surrogate pair"),
     ],
 )
@@ -64,6 +73,28 @@ def test_what_is_wrong_is_said(line: str, words: str) -> None:
 def test_a_key_without_a_value_is_none() -> None:
     line = '[{"role": "user", "content": "a", "tool_calls": null}]'
     assert read_conversation(line) == (Message("user", "a"),)
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = '[{"role": "user", "content": [{"type": "text", "text": "sun "}, {"type": "text", "text": "moon"}]}]'
+    assert read_conversation(parts) == (Message("user", "sun moon"),)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_tools_and_their_calls_are_written_and_read_again(as_text: bool) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"place": "Bonn"}}}]
+    messages = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "name": "weather", "content": "no"},
+    ]
+    found = read_conversation(json.dumps({"tools": json.dumps(tools) if as_text else tools, "messages": messages}))
+    assert [message.role for message in found] == [TOOLS, "user", "assistant", "tool"]
+    assert json.loads(found[0].content) == tools
+    assert found[2:] == (Message("assistant", "", {"tool_calls": calls}), Message("tool", "no", {"name": "weather"}))
+    assert read_conversation(as_json(found)) == found
+    assert without_first_turns((*found, *found[1:]), lambda part: len(part) == 4) == found
 
 
 @settings(max_examples=50, deadline=None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -74,8 +75,14 @@ def _files(contents: Contents) -> list[tuple[str, str]]:
 def _commands(contents: Contents) -> list[str]:
     run = shlex.quote(str(contents.run))
     if contents.status == "finished":
-        data = contents.config.get("data")
-        directions = data.get("pairs") if isinstance(data, Mapping) else None
-        direction = f" direction={directions[0]}" if isinstance(directions, list) and directions else ""
+        direction = next((f" direction={name}" for name in _directions(contents.config.get("data"))), "")
         return [f"etude predict {run}{direction}", *(f"etude {verb} {run}" for verb in ("evaluate", "report"))]
     return [f"etude {verb} {run}" for verb in ("resume", "report")]
+
+
+def _directions(data: Any) -> Sequence[str]:
+    """Return the directions of a translation in several, be they those of the data or of the parts of a mixture."""
+    if not isinstance(data, Mapping):
+        return ()
+    pairs = data.get("pairs")
+    return pairs if isinstance(pairs, list) else _directions(data.get("of"))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from etude.errors import ConfigurationError
 from etude.tokenization.base import Tokenizer
-from etude.tokenization.conversation import Conversation, Message
+from etude.tokenization.conversation import Conversation, Message, tools_and_messages
 
 TURNS = Path(__file__).with_name("turns.jinja").read_text(encoding="utf-8").strip()
 """The template of tokenizers that have none: `<s>user⏎Hello</s>assistant⏎Hello!</s>`."""
@@ -137,6 +137,10 @@ class ChatTemplate:
             raise ValueError("the chat template writes nothing of the conversation")
         return self._ids_of([text])[text]
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return ids as text, without special tokens."""
+        return self._tokenizer.decode([ids])[0]
+
     def written(self, conversation: Conversation) -> str:
         """Return a conversation as the template writes it, with a space for each special token of its own.
 
@@ -164,19 +168,21 @@ class ChatTemplate:
         return ChatTokens(ids, answers)
 
     def _by_prefixes(self, conversation: Conversation) -> ChatTokens:
-        numbers = [number for number, message in enumerate(conversation, 1) if message.role == "assistant"]
-        befores = [self._render(conversation[: number - 1], opened=True)[0] for number in numbers]
-        afters = [self._render(conversation[:number])[0] for number in numbers]
+        places = [place for place, message in enumerate(conversation) if message.role == "assistant"]
+        befores = [self._render(conversation[:place], opened=True)[0] for place in places]
+        afters = [self._render(conversation[: place + 1])[0] for place in places]
         written = self._render(conversation)[0]
         ids = self._ids_of(dict.fromkeys((written, *befores, *afters)))  # the last answer is often the end of all
         whole, answers = ids[written], list[Span]()
-        for number, before, after in zip(
-            numbers, (ids[text] for text in befores), (ids[text] for text in afters), strict=True
+        for place, before, after in zip(
+            places, (ids[text] for text in befores), (ids[text] for text in afters), strict=True
         ):
             begins = len(before) < len(after) and after[: len(before)] == before
             if not begins or whole[: len(after)] != after:
+                count = len(tools_and_messages(conversation)[1])
+                number = place + 1 - (len(conversation) - count)
                 raise ValueError(
-                    f"the chat template writes the first {number} messages otherwise where {len(conversation)} are there or the "
+                    f"the chat template writes the first {number} messages otherwise where {count} are there or the "
                     "last is to be answered, so that the assistant's tokens cannot be told; mark them in the template by "
                     "{% generation %} and {% endgeneration %}"
                 )
@@ -193,10 +199,12 @@ class ChatTemplate:
         # transformers takes most of a second to import.
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        messages = [{"role": role, "content": self._guarded(content)} for role, content in conversation]
+        tools, messages = tools_and_messages(conversation)
+        self._refuse_unread(tools, messages)
         try:
             (text,), spans = render_jinja_template(
-                conversations=[messages],
+                conversations=[self._guarded(messages)],
+                tools=self._guarded(tools) or None,
                 chat_template=self.rendered_source,
                 return_assistant_tokens_mask=self._marked,
                 add_generation_prompt=opened,
@@ -208,13 +216,32 @@ class ChatTemplate:
             raise ValueError(f"the chat template refuses the conversation: {' '.join(str(error).split())}") from error
         return text, [(start, stop) for start, stop in spans[0]] if spans else []
 
-    def _guarded(self, content: str) -> str:
-        """Return a content with marks around the texts of special tokens."""
-        if OPEN in content or CLOSE in content:
+    def _refuse_unread(self, tools: list[Any], messages: list[dict[str, Any]]) -> None:
+        """Refuse what the template would leave out without a word.
+
+        Raises:
+            ValueError: If it does not write tools, or their calls, and there are some.
+        """
+        for name, given in (("tools", bool(tools)), ("tool_calls", any("tool_calls" in one for one in messages))):
+            if given and name not in self.source:
+                raise ValueError(
+                    f"the conversation has '{name}', which the chat template does not write; give one that does "
+                    "(data.chat_template=FILE.jinja), or take them out"
+                )
+
+    def _guarded(self, value: Any) -> Any:
+        """Return a text, or all texts of a value of JSON, with marks around the texts of special tokens."""
+        if isinstance(value, list):
+            return [self._guarded(one) for one in value]
+        if isinstance(value, Mapping):
+            return {self._guarded(key): self._guarded(one) for key, one in value.items()}
+        if not isinstance(value, str):
+            return value
+        if OPEN in value or CLOSE in value:
             raise ValueError(
                 "a message has the private character U+F0000 or U+F0001, by which special tokens are told from text; take it out"
             )
-        return self._special_text.sub(rf"{OPEN}\g<0>{CLOSE}", content)
+        return self._special_text.sub(rf"{OPEN}\g<0>{CLOSE}", value)
 
     def _parts(self, text: str) -> list[tuple[str, int, bool]]:
         """Return a text in parts, each with its first character, and whether it is the text of a message's special token."""

@@ -24,7 +24,7 @@ from etude.tokenization.conversation import Message, as_json
 from etude.tokenization.trained import BPE, Bytes
 from etude.types import IGNORED, ConversationBatch
 from tests.data.conversations.small_conversations import batch_of, data_of, rows_of, some, write
-from tests.tokenization.chat_templates import CHATML, INSTRUCTIONS, TEMPLATES, conversation, make_tokenizer
+from tests.tokenization.chat_templates import CALLING, CHATML, INSTRUCTIONS, TEMPLATES, conversation, make_tokenizer
 
 
 @pytest.fixture
@@ -152,6 +152,24 @@ def test_without_an_answer_it_is_counted_and_at_last_refused(folder: Path) -> No
     write(folder / "train.jsonl", [unanswered] * 2)
     with pytest.raises(
         DataError, match=r"no conversation with an assistant's turn; dropped: 2 without .*first at train\.jsonl:1"
+    ):
+        _ = data_of(folder).prepared
+
+
+def test_calls_of_tools_are_answers_too(folder: Path) -> None:
+    tool = '{"type": "function", "function": {"name": "weather"}}'
+    call = '{"type": "function", "function": {"name": "weather", "arguments": {"place": "lake"}}}'
+    asked = '{"role": "user", "content": [{"type": "text", "text": "rain "}, {"type": "text", "text": "lake"}]}'
+    line = f'{{"tools": [{tool}], "messages": [{asked}, {{"role": "assistant", "content": null, "tool_calls": [{call}]}}]}}'
+    (folder / "val.jsonl").write_text(line + "\n")
+    data = data_of(folder, make_tokenizer(CALLING))
+    exchange = data.exchange("val", 0)
+    answer = '{"name": "weather", "arguments": {"place": "lake"}}'
+    assert (exchange.question, exchange.answer) == ("rain lake", answer)
+    assert data.text("val", "text", 0).startswith(f"system\n{tool}")
+    assert rows_of(data, "val").answers(0).text_bytes == len(answer)
+    with pytest.raises(
+        DataError, match=r"val\.jsonl:1: the conversation has 'tools', which the chat template does not"
     ):
         _ = data_of(folder).prepared
 

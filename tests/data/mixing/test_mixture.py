@@ -16,6 +16,7 @@ import torch
 from etude.data.base import DataSettings, PlannedData
 from etude.data.causal_lm import CausalLMData
 from etude.data.classification import ClassificationData
+from etude.data.conversations.conversation_data import ConversationData
 from etude.data.corpora import QuestionFiles
 from etude.data.loader import Slice
 from etude.data.masked_lm import MaskedLMData
@@ -28,6 +29,7 @@ from etude.data.readers.sources import Dropped, Row
 from etude.data.sizes import BatchSize, Limit
 from etude.data.translation import TranslationData
 from etude.errors import ConfigurationError, DataError
+from etude.tokenization.conversation import Message, as_json
 from etude.tokenization.trained import BPE, Bytes
 
 
@@ -48,7 +50,9 @@ class Words:
         for number in range(self.sizes[split]):
             text = " ".join([self.word] * source.randint(1, 9) + [str(number)])
             label = self.labels[number % len(self.labels)]
-            yield Row({"text": text, "source": text, "target": text[::-1], "label": label}, f"{number}")
+            turns = as_json((Message("user", text), Message("assistant", text[::-1])))
+            fields = {"text": text, "source": text, "target": text[::-1], "label": label, "conversation": turns}
+            yield Row(fields, f"{number}")
 
 
 KINDS: dict[str, Callable[..., PlannedData]] = {
@@ -56,6 +60,7 @@ KINDS: dict[str, Callable[..., PlannedData]] = {
     "masked_lm": functools.partial(MaskedLMData, max_length=12, masking=TokenMasking()),
     "translation": functools.partial(TranslationData, max_length=60),
     "classification": functools.partial(ClassificationData, max_length=60),
+    "conversations": functools.partial(ConversationData, max_length=200, packing=False),
 }
 SIZES = {"sun": {"train": 23, "val": 5}, "rain": {"train": 7, "val": 3, "test": 2}}
 
@@ -197,9 +202,10 @@ def test_parts_are_evaluated_one_after_the_other(tmp_path: Path) -> None:
         data.test_dataloader()
 
 
-def test_one_tokenizer_reads_the_texts_of_all_parts(tmp_path: Path) -> None:
-    data = mixture(tmp_path, tokenizer=BPE(vocabulary=80))
-    assert all(part.tokenizer is data.tokenizer for part in data.parts.values())
+@pytest.mark.parametrize("kind", ["classification", "conversations"])
+def test_one_tokenizer_reads_the_texts_of_all_parts(tmp_path: Path, kind: str) -> None:
+    data = mixture(tmp_path, kind, tokenizer=BPE(vocabulary=110))
+    assert {part.tokenizer.fingerprint for part in data.parts.values()} == {data.tokenizer.fingerprint}
     assert all(len(data.tokenizer.encode([word])[0]) == 1 for word in ("sun", "rain"))
     joined = JoinedCorpus({word: Words(word, sizes) for word, sizes in SIZES.items()})
     assert joined.splits() == ("train", "val", "test")

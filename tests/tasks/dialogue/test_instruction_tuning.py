@@ -186,7 +186,7 @@ def test_a_long_conversation_loses_its_first_turns() -> None:
     ("line", "words"),
     [
         ('{"messages": []}', "is not a list of messages"),
-        ('[{"role": "tool", "content": "a"}]', "the role 'tool'"),
+        ('[{"role": "robot", "content": "a"}]', "the role 'robot'"),
         (as_json((Message("user", "a"), Message("assistant", "b"))), "nothing to answer"),
         (as_json((Message("system", "a"), Message("user", "b"))), "refuses the conversation: No system here!"),
     ],

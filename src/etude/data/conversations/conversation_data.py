@@ -142,7 +142,11 @@ class ConversationData(PlannedData):
         (ids,), (number,) = rows.ids(example), rows.conversations(example)
         last = max(place for place, message in enumerate(conversation) if message.role == "assistant")
         question = conversation[last - 1].content if last else ""
-        return Exchange(ids[: int(rows.answers(number).spans[-1, 0])], question, conversation[last].content)
+        start, stop = rows.answers(number).spans[-1].tolist()
+        answer = conversation[last].content
+        if conversation[last].more:  # a call of a tool, as the template writes it
+            (answer,) = self.decode([ids[start:stop]])
+        return Exchange(ids[:start], question, answer)
 
     def _messages(self, split: str, example: int) -> Conversation:
         (number,) = self._rows(split).conversations(example)

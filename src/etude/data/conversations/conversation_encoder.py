@@ -81,13 +81,13 @@ class ConversationEncoder:
         conversation = read_conversation(row.fields["conversation"])
         found = self._tokens(row.origin, conversation)
         if self._fits(found):
-            return _stored(conversation, found), None
+            return self._stored(conversation, found), None
         if training and self._overflow == "drop":
             return None, f"longer than {self._max_length} tokens"
         rest = without_first_turns(conversation, lambda part: self._fits(self._tokens(row.origin, part)))
         if rest is None:
             return None, f"with a last turn longer than {self._max_length} tokens"
-        return _stored(rest, self._tokens(row.origin, rest)), "truncated"
+        return self._stored(rest, self._tokens(row.origin, rest)), "truncated"
 
     def _fits(self, found: ChatTokens) -> bool:
         return found.answers[-1][1] - 1 <= self._max_length
@@ -105,9 +105,11 @@ class ConversationEncoder:
             )
         return ChatTokens(found.ids, answers)
 
-
-def _stored(conversation: Conversation, found: ChatTokens) -> tuple[list[int], list[int]]:
-    """Return the ids up to the end of the last answer, and the answers as numbers."""
-    said = sum(len(message.content.encode()) for message in conversation if message.role == "assistant")
-    answers = StoredAnswers(said, np.array(found.answers))
-    return found.ids[: found.answers[-1][1]], answers.numbers()
+    def _stored(self, conversation: Conversation, found: ChatTokens) -> tuple[list[int], list[int]]:
+        """Return the ids up to the end of the last answer, and the answers as numbers."""
+        said = [message for message in conversation if message.role == "assistant"]
+        texts = [message.content for message in said]
+        if any(message.more for message in said):  # the template says how a call of a tool is written
+            texts = [self._template.text_of(found.ids[start:stop]) for start, stop in found.answers]
+        answers = StoredAnswers(sum(len(text.encode()) for text in texts), np.array(found.answers))
+        return found.ids[: found.answers[-1][1]], answers.numbers()

@@ -8,7 +8,7 @@ from etude.data.corpora.holdout import digest
 from etude.data.corpora.split_files import SplitFiles
 from etude.data.readers.sources import Dropped, Row, is_text, read_lines
 from etude.errors import DataError
-from etude.tokenization.conversation import Conversation, as_json, read_conversation
+from etude.tokenization.conversation import HEAD, Conversation, as_json, read_conversation
 
 
 class ConversationFiles(SplitFiles):
@@ -78,5 +78,5 @@ class ConversationFiles(SplitFiles):
 
 
 def _beginning(conversation: Conversation) -> str:
-    """Return the first message that is not a system's: many conversations share that."""
-    return next(message.content for message in conversation if message.role != "system")
+    """Return the first message of the first turn: many conversations share what is said before."""
+    return next(message.content for message in conversation if message.role not in HEAD)

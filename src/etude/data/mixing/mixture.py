@@ -26,7 +26,7 @@ from etude.data.prepare import Corpus, Prepared, Split
 from etude.errors import ConfigurationError
 from etude.seeding import mix
 from etude.tokenization.base import Tokenizer
-from etude.types import Facts
+from etude.types import Exchange, Facts
 
 
 class MixtureData(PlannedData):
@@ -280,6 +280,12 @@ class MixtureData(PlannedData):
         """Return the reference outputs of an example; of data that has such."""
         data, inner, _ = self._located(split, example, 0)
         found: list[str] = data.references(split, inner)  # type: ignore[attr-defined]
+        return found
+
+    def exchange(self, split: str, example: int) -> Exchange:
+        """Return the last exchange of a conversation that is evaluated; of data that has such."""
+        data, inner, _ = self._located(split, example, 0)
+        found: Exchange = data.exchange(split, inner)  # type: ignore[attr-defined]
         return found
 
     def bytes_per_token(self, split: str) -> float:

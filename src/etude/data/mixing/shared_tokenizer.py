@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from etude.data.conversations.conversation_data import WrittenConversations
 from etude.data.corpora.holdout import digest
 from etude.data.prepare import Corpus, CorpusTexts
 from etude.data.readers.sources import Row
@@ -66,7 +67,7 @@ class SharedRecipe:
 
     def build(self, texts: TrainingTexts) -> Tokenizer:
         """Return the tokenizer, trained on the same fields of all corpora."""
-        if not isinstance(texts, CorpusTexts):
+        if not isinstance(texts, CorpusTexts | WrittenConversations):
             raise ConfigurationError(
                 f"{type(texts).__name__} are not the texts of a corpus, and cannot be joined by others"
             )
