@@ -15,8 +15,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.api import undisturbed
 from etude.atomic import replace_link
+from etude.calling_process import undisturbed
 from etude.checkpoints.checkpoint import snapshot, write
 from etude.commands.evaluate import CHANGEABLE, evaluate
 from etude.config.compose import compose

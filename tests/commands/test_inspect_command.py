@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etude.api import undisturbed
+from etude.calling_process import undisturbed
 from etude.commands.inspect import CHANGEABLE, INSPECTIONS, PAGE, inspect
 from etude.errors import ConfigurationError, DataError, EtudeError, StorageError
 from etude.report.alignment_errors import alignment_errors, read_alignments

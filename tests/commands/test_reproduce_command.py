@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from etude.api import undisturbed
+from etude.calling_process import undisturbed
 from etude.checkpoints.checkpoint import read, remove, snapshot, write
 from etude.checkpoints.integrity import CheckpointBrokenError
 from etude.commands.reproduce import reproduce
