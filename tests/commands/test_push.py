@@ -202,5 +202,5 @@ def test_of_several_exports_one_is_named(run: SavedRun, hub: StandIn, tmp_path: 
 
 
 def test_the_name_follows_the_run_without_a_key() -> None:
-    words, texts = take_texts("push", find("push"), ["last", "ann/model", "dry_run=true"])
+    words, texts = take_texts(find("push"), ["last", "ann/model", "dry_run=true"])
     assert (words, texts) == (["last", "dry_run=true"], {"repository": "ann/model"})

@@ -120,11 +120,20 @@ def test_every_masking_and_every_answer_passes(data: str, masking: str, decoding
     composed("experiment=masked_lm/demo", *choices)
 
 
+MIXED = {
+    "classification": ("classification/demo", "data.max_length=96"),
+    "conversations": ("causal_lm/instruct", "model.name=a"),
+    "directions": ("translation/demo", "data.of.pairs=[en-de,de-en]"),
+}
+"""The experiment that mixes a kind of data, and what has to be written besides; of others, their demo."""
+
+
 @pytest.mark.parametrize("of", COMPOSER.options("data/of"))
 def test_every_kind_of_data_can_be_mixed(of: str) -> None:
+    experiment, *own = MIXED.get(of, (f"{of}/demo",))
     parts = "+data.parts={a: {_target_: etude.data.corpora.Reviews}}"
     choices = ("data=mixture", f"data/of={of}", parts, "+data.weights={a: 1}", "batch.shuffle=keyed", "batch.pool=9")
-    tree = composed(f"experiment={of}/demo", *choices, *(["data.max_length=96"] if of == "classification" else [])).tree
+    tree = composed(f"experiment={experiment}", *choices, *own).tree
     assert plain(tree)["data"]["of"]["max_length"] == tree.data.max_length
 
 

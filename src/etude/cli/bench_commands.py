@@ -1,11 +1,14 @@
-"""`etude bench compare`: two files of benches, beside each other."""
+"""`etude bench`: a bench of training or of decoding, or two files of benches beside each other."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from etude.cli.command_table import Command
+from etude.cli.hydra_commands import run_composed
 from etude.cli.streams import data_stream, write_result
 from etude.commands.bench.bench_comparison import SLOWER, compare_benches, plain, show
 from etude.errors import ConfigurationError, defects
@@ -19,6 +22,18 @@ something has become slower. For example:
 
   etude bench compare build/before.jsonl build/bench.jsonl
 """
+
+
+def run_bench(command: Command, words: Sequence[str]) -> int:
+    """Run the bench that the first word names, and return the exit code.
+
+    Raises:
+        EtudeError: What is wrong with the words, or what stopped the work.
+    """
+    kind, rest = (words[0], words[1:]) if words and words[0] in command.kinds else ("train", words)
+    if kind == "compare":
+        return run_comparison(rest)
+    return run_composed(replace(command, target=command.kinds[kind]), rest)
 
 
 def run_comparison(words: Sequence[str]) -> int:

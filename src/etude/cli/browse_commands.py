@@ -37,14 +37,15 @@ _USAGE = {
 }
 
 
-def browse(name: str, command: Command, words: Sequence[str]) -> int:
+def browse(command: Command, words: Sequence[str]) -> int:
     """Run one of the commands and return the exit code: 65 if a folder could not be read.
 
     Raises:
         EtudeError: What is wrong with the words.
     """
+    name = command.name
     if "--help" in words or "-h" in words:
-        sys.stdout.write(browse_usage(name, command))
+        sys.stdout.write(browse_usage(command))
         return 0
     rest, folder = take_folder(words) if name == "schema" else (list(words), None)
     option = next((word for word in rest if word.startswith("-")), None)
@@ -108,8 +109,9 @@ def _schema(command: Command, words: Sequence[str], folder: Path | None) -> Any:
     return load(command.target)(folder)
 
 
-def browse_usage(name: str, command: Command) -> str:
+def browse_usage(command: Command) -> str:
     """Return the text of `etude COMMAND --help`."""
+    name = command.name
     words, meaning = _USAGE[name]
     tables = f"\n{load(_TABLES)()}".rstrip("\n") + "\n" if name == "query" else ""
     return (

@@ -12,12 +12,18 @@ from typing import Any
 
 from etude.errors import ConfigurationError
 
+ON_RUNS = "etude.cli.run_commands:run_on_runs"
+BROWSING = "etude.cli.browse_commands:browse"
+COMPOSED = "etude.cli.hydra_commands:run_composed"
+ON_SWEEPS = "etude.cli.sweep_commands:run_on_sweeps"
+
 
 @dataclass(frozen=True)
 class Command:
     """One command.
 
     Attributes:
+        name: Its name.
         help: What it does, in a line.
         target: `module:function`, imported when it is called, since torch takes seconds.
         example: What a person might type after the command's name.
@@ -32,9 +38,10 @@ class Command:
             argument `name`.
         changes: Keys of a run's configuration that the command may change, and what they mean; with an ellipsis, all keys
             below are meant too. Empty: the function takes no changes.
-        browses: Whether it looks at all runs, or at none, and takes no one RUN; see `etude.cli.browse_commands`.
+        runner: `module:function` that is called with the command and the words after its name, and returns the exit code.
     """
 
+    name: str
     help: str
     target: str
     example: str
@@ -47,7 +54,12 @@ class Command:
     texts: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
-    browses: bool = False
+    runner: str = ON_RUNS
+
+    @property
+    def browses(self) -> bool:
+        """Whether it looks at all runs, or at none, and takes no one RUN."""
+        return self.runner == BROWSING
 
     @property
     def keys(self) -> dict[str, str]:
@@ -85,18 +97,22 @@ _PATHS = {"paths…": "folders: paths.outputs=FOLDER"}
 _MACHINE = {"trainer…": "the machine: trainer=cpu, trainer.workers=2", **_PATHS}
 _OUTPUTS = {"paths.outputs": "the folder of all runs"}
 
-COMMANDS: dict[str, Command] = {
-    "train": Command(
+_ALL = (
+    Command(
+        "train",
         "train one experiment, or with -m many; writes the run's folder",
         "etude.commands.train:train",
         "experiment=translation/demo optimizer.lr=1e-3",
         root="train",
+        runner=COMPOSED,
     ),
-    "sweep": Command(
+    Command(
+        "sweep",
         "train many runs from one search space; sweep status, stop and resume look after it",
         "etude.commands.sweep:sweep_runs",
         "experiment=translation/demo search=learning_rate searcher=tpe sweep.trials=20",
         root="sweep",
+        runner=ON_SWEEPS,
         kinds={
             "status": "etude.commands.sweep:sweep_status",
             "stop": "etude.commands.sweep:stop_sweep",
@@ -104,19 +120,24 @@ COMMANDS: dict[str, Command] = {
             "wandb": "etude.commands.sweep:wandb_sweep",
         },
     ),
-    "check": Command(
+    Command(
+        "check",
         "try out what train, train -m or sweep would do: all errors at once, time and memory",
         "etude.commands.check_runs:check",
         "experiment=translation/demo model.width=128,256",
         root="check",
+        runner=ON_SWEEPS,
     ),
-    "prepare": Command(
+    Command(
+        "prepare",
         "download or read the data, make the tokenizer, fill the cache",
         "etude.commands.train:prepare",
         "experiment=translation/demo",
         root="prepare",
+        runner=COMPOSED,
     ),
-    "resume": Command(
+    Command(
+        "resume",
         "continue a run that was stopped; writes its folder",
         "etude.commands.train:resume",
         "last",
@@ -128,7 +149,8 @@ COMMANDS: dict[str, Command] = {
             "paths…": "folders: paths.cache=FOLDER",
         },
     ),
-    "evaluate": Command(
+    Command(
+        "evaluate",
         "score runs; writes one JSON object",
         "etude.commands.evaluate:evaluate",
         "last split=test decoding.beams=5",
@@ -154,7 +176,8 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
-    "runs": Command(
+    Command(
+        "runs",
         "list runs and sweeps with state, score and cost; runs diff shows what differs between two",
         "etude.commands.browse.listing:list_runs",
         "task=translation 'val/bleu>30' state=finished sort=-score",
@@ -165,16 +188,18 @@ COMMANDS: dict[str, Command] = {
             "format": "table, markdown, csv or json",
             **_OUTPUTS,
         },
-        browses=True,
+        runner=BROWSING,
     ),
-    "query": Command(
+    Command(
+        "query",
         "answer a question in SQL over all runs; without one, show the tables",
         "etude.commands.browse.query:query_runs",
         "\"select run, score from runs where state = 'finished' order by score desc\"",
         options={"format": "table, markdown, csv or json", **_OUTPUTS},
-        browses=True,
+        runner=BROWSING,
     ),
-    "compare": Command(
+    Command(
+        "compare",
         "show what differs between runs or a sweep's trials: configuration, scores over seeds, significance, cost",
         "etude.commands.compare:compare",
         "translation/demo format=latex",
@@ -190,7 +215,8 @@ COMMANDS: dict[str, Command] = {
             **_OUTPUTS,
         },
     ),
-    "predict": Command(
+    Command(
+        "predict",
         "read texts, or records in JSON, from standard input; writes a line for each line",
         "etude.commands.predict:predict",
         "last < texts.txt",
@@ -207,7 +233,8 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
-    "translate": Command(
+    Command(
+        "translate",
         "make a corpus of a run's translations, for distillation or back-translation; writes its folder",
         "etude.commands.derived.translate:translate",
         "last into=distilled decoding=beam",
@@ -225,7 +252,8 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
-    "merge": Command(
+    Command(
+        "merge",
         "make a run of the mean of the weights of several; writes its folder",
         "etude.commands.derived.merge:merge",
         "translation/demo/a translation/demo/b method=greedy",
@@ -240,7 +268,8 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
-    "export": Command(
+    Command(
+        "export",
         "write a run's model for another library and prove that it computes the same; writes its folder",
         "etude.commands.export.command:export",
         "last to=huggingface",
@@ -259,7 +288,8 @@ COMMANDS: dict[str, Command] = {
             **_MACHINE,
         },
     ),
-    "push": Command(
+    Command(
+        "push",
         "send an export of a run to the Hugging Face hub; writes one JSON object",
         "etude.commands.push:push",
         "last owner/name dry_run=true",
@@ -272,7 +302,8 @@ COMMANDS: dict[str, Command] = {
             **_OUTPUTS,
         },
     ),
-    "reproduce": Command(
+    Command(
+        "reproduce",
         "run a finished run again from its folder and compare bit by bit; writes one JSON object",
         "etude.commands.reproduce:reproduce",
         "last",
@@ -283,7 +314,8 @@ COMMANDS: dict[str, Command] = {
             "data.parts…": "the same of a mixture",
         },
     ),
-    "inspect": Command(
+    Command(
+        "inspect",
         "show what a run attends to in a sentence; writes the path of a page",
         "etude.commands.inspect:inspect",
         'last "Delete all selected files?"',
@@ -298,13 +330,15 @@ COMMANDS: dict[str, Command] = {
         },
         changes={**_SEARCH, **_MACHINE},
     ),
-    "replay": Command(
+    Command(
+        "replay",
         "do one step of a run again and find what is not finite in it; writes one JSON object",
         "etude.commands.replay:replay",
         "last step=17",
         options={"step": "which one, from 1", **_OUTPUTS},
     ),
-    "report": Command(
+    Command(
+        "report",
         "make one self-contained page of a run, of several laid over one another, or of a sweep; writes its path",
         "etude.report.page:write_pages",
         "last",
@@ -312,7 +346,8 @@ COMMANDS: dict[str, Command] = {
         leaves_out=True,
         sweeps="etude.report.sweep_page:write_sweep_report",
     ),
-    "dashboard": Command(
+    Command(
+        "dashboard",
         "make W&B's workspace and report of a run, a sweep or all runs of an experiment; writes their folder, or their addresses",
         "etude.commands.dashboard.dashboards:dashboard_of_run",
         "experiment=translation/demo",
@@ -321,25 +356,31 @@ COMMANDS: dict[str, Command] = {
             "logger…": "where it belongs: logger.wandb.project=study logger.wandb.entity=team",
             "experiment…": "in the place of RUN: of all its runs, with whatever a configuration takes",
         },
+        runner="etude.cli.dashboard_command:run_dashboard",
     ),
-    "schema": Command(
+    Command(
+        "schema",
         "write the JSON Schema of experiments, by which an editor completes and checks them",
         "etude.commands.schema_file:schema_text",
         "> .vscode/experiment.schema.json",
-        browses=True,
+        runner=BROWSING,
     ),
-    "bench": Command(
+    Command(
+        "bench",
         "measure training (bench train) or decoding (bench decode); bench compare says which of two benches is faster",
         "etude.commands.bench.training_step:bench",
         "decode experiment=translation/demo decoding.beams=4",
         root="bench",
+        runner="etude.cli.bench_commands:run_bench",
         kinds={
             "train": "etude.commands.bench.training_step:bench",
             "decode": "etude.commands.bench.decoding:bench_decoding",
             "compare": "etude.cli.bench_commands:run_comparison",
         },
     ),
-}
+)
+
+COMMANDS = {command.name: command for command in _ALL}
 
 
 def find(name: str) -> Command:

@@ -20,7 +20,7 @@ def run_dashboard(command: Command, words: Sequence[str]) -> int:
     """
     composed = any(word.startswith("experiment=") for word in words)
     if not composed or "--help" in words or "-h" in words or any("=" not in word for word in words):
-        return run_on_runs("dashboard", command, words)
+        return run_on_runs(command, words)
     with defects(), data_stream() as data:
         config = load("etude.config.compose:compose")(*words)
         write_result(load(_EXPERIMENT)(config), data)

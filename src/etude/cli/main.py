@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from etude import __version__
@@ -77,20 +76,8 @@ def dispatch(words: Sequence[str]) -> int:
             return int(load("etude.cli.completion:complete")(rest))
     name, *rest = words
     command = find(name)
-    if name in ("sweep", "check"):
-        return int(load("etude.cli.sweep_commands:run_on_sweeps")(command, rest))
-    if name == "bench" and rest[:1] == ["compare"]:
-        return int(load(command.kinds["compare"])(rest[1:]))
-    if command.browses:
-        return int(load("etude.cli.browse_commands:browse")(name, command, rest))
-    if rest and rest[0] in command.kinds:
-        command = replace(command, target=command.kinds[rest.pop(0)])
-    if name == "dashboard":
-        return int(load("etude.cli.dashboard_command:run_dashboard")(command, rest))
     # Imported when needed: Hydra takes as long as all the rest of `etude --help`.
-    if command.root is not None:
-        return int(load("etude.cli.hydra_commands:run_composed")(command, rest))
-    return int(load("etude.cli.run_commands:run_on_runs")(name, command, rest))
+    return int(load(command.runner)(command, rest))
 
 
 def _require_working_directory() -> None:

@@ -34,17 +34,18 @@ _NO_TEXT = re.compile(r"--?[A-Za-z][\w-]*$|[+~]*[\w./]+=")
 _FOLDER = re.compile(r"--config-dir(=|$)")
 
 
-def run_on_runs(name: str, command: Command, words: Sequence[str]) -> int:
+def run_on_runs(command: Command, words: Sequence[str]) -> int:
     """Call a command's function with the runs and overrides of the command line; returns the exit code.
 
     Raises:
         EtudeError: If the words do not fit the command, or what stopped the work.
     """
+    name = command.name
     if "--help" in words or "-h" in words:
-        sys.stdout.write(usage(name, command))
+        sys.stdout.write(usage(command))
         return 0
     words, folder = take_folder(words)
-    words, texts = take_texts(name, command, words)
+    words, texts = take_texts(command, words)
     overrides = {**read_overrides([word for word in words if "=" in word]), **texts}
     trust(as_packages(overrides.pop("trust", [])))
     if folder is not None:
@@ -198,7 +199,7 @@ def take_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
     return rest, folder
 
 
-def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def take_texts(command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Separate the texts of a command from its other words: those after the RUN, and `text=…` as it is written.
 
     A text may hold anything but look like `key=…` or `--option`; with its key before it, it may do that as well.
@@ -219,14 +220,15 @@ def take_texts(name: str, command: Command, words: Sequence[str]) -> tuple[list[
             texts[place] = word
         else:
             raise ConfigurationError(
-                f"etude {name} takes {' and '.join(command.texts)} after RUN, but {word!r} is one more; write each text in "
-                "quotes (command line)"
+                f"etude {command.name} takes {' and '.join(command.texts)} after RUN, but {word!r} is one more; write each text "
+                "in quotes (command line)"
             )
     return rest, texts
 
 
-def usage(name: str, command: Command) -> str:
+def usage(command: Command) -> str:
     """Return the text of `etude COMMAND --help`."""
+    name = command.name
     runs = "RUN_OR_FOLDER…" if command.folders else "RUN…" if command.many else "RUN"
     runs += "|SWEEP" if command.sweeps else ""
     texts = "".join(f' ["{key.upper()}"]' for key in command.texts)

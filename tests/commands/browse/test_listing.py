@@ -291,7 +291,7 @@ def test_small_things() -> None:
 
 @pytest.mark.parametrize("name", ["runs", "query", "schema"])
 def test_usage_shows_an_example_and_all_options(name: str) -> None:
-    text = browse_usage(name, COMMANDS[name])
+    text = browse_usage(COMMANDS[name])
     assert f"etude {name} {COMMANDS[name].example}" in text
     assert all(option in text for option in COMMANDS[name].options)
 
@@ -299,7 +299,7 @@ def test_usage_shows_an_example_and_all_options(name: str) -> None:
 @pytest.mark.parametrize("words", [["--sort", "x"], ["-x"]])
 def test_options_of_other_programs_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="is not an option of etude runs"):
-        browse("runs", COMMANDS["runs"], words)
+        browse(COMMANDS["runs"], words)
 
 
 def test_torch_is_not_loaded(write_run: WriteRun, outputs: Path) -> None:
