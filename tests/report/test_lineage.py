@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from etude.report.lineage import lineage_rows
+from etude.report.contents import lineage_rows
 from etude.runs.documents import RunManifest
 from tests.report.test_report import MANIFEST
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import yaml
+from msgspec import UNSET
 
 from etude.report.cost_rows import cost_rows, time_parts
 from etude.report.curves import charts_of
@@ -18,9 +19,9 @@ from etude.report.evaluated.judged_rows import judged_rows
 from etude.report.evaluated.unit_chart import UnitChart, unit_charts
 from etude.report.inspection import Inspection
 from etude.report.interactive import Drawn
-from etude.report.lineage import lineage_rows
 from etude.report.samples import ShownSamples
-from etude.runs.documents import RunManifest
+from etude.report.writing import score
+from etude.runs.documents import MergedSource, RunManifest, Start
 from etude.runs.folder import (
     ATTENTION,
     CHECKPOINTS,
@@ -257,3 +258,32 @@ def _samples(path: Path) -> ShownSamples:
 
 def _attention(run: Path) -> list[Inspection]:
     return [Inspection.from_json(document.plain()) for document in read_attention(run)]
+
+
+def lineage_rows(manifest: RunManifest) -> list[tuple[str, str]]:
+    """Return what a manifest says of pretrained weights, of the run's start, its teacher, and the runs that it is the mean of.
+
+    Empty where a model began with new weights and learned from labels alone.
+    """
+    rows = list[tuple[str, str]]()
+    if manifest.pretrained.name is not UNSET:
+        version = f" {manifest.pretrained.version}" if manifest.pretrained.version else ""
+        rows.append(("Pretrained weights", f"{manifest.pretrained.name}{version}"))
+    if manifest.merged is not None:
+        rows += [("Mean of weights", _source(source, manifest.merged.metric)) for source in manifest.merged.sources]
+    elif manifest.start is not None:
+        rows.append(("Began with", _ancestry(manifest.start)))
+    if manifest.teacher is not None:
+        rows.append(("Teacher", _ancestry(manifest.teacher)))
+    return rows
+
+
+def _ancestry(start: Start) -> str:
+    """Return a run and its checkpoint, and those that it began with itself."""
+    own = f"{start.checkpoint} of {start.run}"
+    return own if start.start is None else f"{own}, which began with {_ancestry(start.start)}"
+
+
+def _source(source: MergedSource, metric: str) -> str:
+    alone = "" if source.score is None else f"; {metric} {score(source.score)} by itself"
+    return f"{_ancestry(source)}{alone}{'' if source.kept else '; left out, since the mean is better without it'}"
