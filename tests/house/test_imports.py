@@ -39,6 +39,7 @@ LAYERS = [
     {"report"},
     {"training"},
     {"commands"},
+    {"calling_process"},
     {"api"},
     {"cli"},
     {"__main__"},
