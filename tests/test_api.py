@@ -140,7 +140,7 @@ def test_the_callers_process_is_left_as_it_was(words: list[str]) -> None:
 
 
 def test_a_training_leaves_no_model_behind(words: list[str]) -> None:
-    """Its memory is free for the next one at once, not when Python's collector comes by."""
+    """Its memory is free for the next one as soon as it returns."""
 
     def models() -> int:
         return sum(isinstance(one, EvaluatedTask) for one in gc.get_objects())

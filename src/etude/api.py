@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from etude.calling_process import memory_given_back, undisturbed
+from etude.calling_process import garbage_collected, undisturbed
 from etude.commands.compare import compare as compare_runs
 from etude.commands.compare_sweep import compare_sweep
 from etude.commands.derived.merge import merge as merge_runs
@@ -152,7 +152,7 @@ class Run(SavedRun):
         Returns:
             What `evaluations/<split>.json` says.
         """
-        with memory_given_back(), undisturbed():
+        with garbage_collected(), undisturbed():
             return evaluate_runs([self], split=split, changes=read_overrides(overrides), **options)
 
     def attention(
@@ -228,12 +228,12 @@ class Run(SavedRun):
         Returns:
             The run as it is then.
         """
-        with memory_given_back(), undisturbed():
+        with garbage_collected(), undisturbed():
             return type(self).open(resume_run(self, read_overrides(overrides)).path)
 
     def reproduce(self, name: str | None = None, *overrides: str) -> dict[str, Any]:
         """Run the run again from its folder and compare bit by bit; see `etude.commands.reproduce.reproduce`."""
-        with memory_given_back(), undisturbed():
+        with garbage_collected(), undisturbed():
             return reproduce_run(self, name=name, changes=read_overrides(overrides))
 
 
@@ -269,7 +269,7 @@ def train(*words: str, **keys: Any) -> Run:
         EtudeError: What is wrong with the configuration, or what stopped the training.
     """
     config = compose(*words, **keys)
-    with memory_given_back(), undisturbed():
+    with garbage_collected(), undisturbed():
         return Run.open(train_run(config).path)
 
 
@@ -374,7 +374,7 @@ def merge(*runs: SavedRun | str | Path, method: str = "mean", name: str | None =
         checkpoint: `best` or `last`, of each run.
     """
     opened = [run if isinstance(run, SavedRun) else load(os.fspath(run)) for run in runs]
-    with memory_given_back(), undisturbed():
+    with garbage_collected(), undisturbed():
         return Run.open(merge_runs(opened, method=method, name=name, checkpoint=checkpoint).path)
 
 

@@ -21,10 +21,10 @@ from etude.signals import SIGNALS
 
 
 @contextmanager
-def memory_given_back() -> Iterator[None]:
-    """Free what trainers leave when the block ends: they and their models refer to each other, so that it would take a while.
+def garbage_collected() -> Iterator[None]:
+    """Collect garbage when the block ends: a trainer and its model refer to each other, so that Python would free them later.
 
-    A second training in a notebook would find the weights, gradients and moments of the first still on its device.
+    Until then a second training in a notebook would find the weights, gradients and moments of the first on its device.
     """
     try:
         yield

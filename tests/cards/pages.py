@@ -77,11 +77,11 @@ def _body(form: str, of: Sequence[str]) -> str:
     cards = [read(name) for name in of]
     if form == "brief":
         head, rows = (
-            ["command", "what came out", "time", "a training took"],
+            ["command", "what came out", "time", "training cost"],
             [[_code(card.command), card.result(), card.duration(), card.cost()] for card in cards],
         )
     else:
-        head = ["command", "what came out", "time", "a training took", "commit, day, machine"]
+        head = ["command", "what came out", "time", "training cost", "commit, day, machine"]
         rows = [[_typed(card), card.text(), card.duration(), card.cost(), _stamp(card)] for card in cards]
     filled_columns = [number for number in range(len(head)) if any(row[number] for row in rows)]
     head, *rows = [[row[number] for number in filled_columns] for row in (head, *rows)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import operator
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from etude.commands.export import documented_use
-from etude.commands.export.ctranslate import CTranslate2
+from etude.commands.export.ctranslate import CTranslate2, vocabulary_of
 from etude.commands.export.documented_use import ask, prove_use
 from etude.commands.export.huggingface_decoder import HuggingFaceDecoder
 from etude.commands.export.huggingface_encoder import HuggingFaceEncoder
 from etude.commands.export.huggingface_translation import HuggingFaceTranslation
-from etude.commands.export.proof import MismatchError, ProofTexts
+from etude.commands.export.proof import MismatchError, ProofPairs, ProofTexts, proven_beams, translation
 from etude.models.decoder import Decoder
 from etude.models.generation.search import Greedy
 from etude.models.layers.positions import Rotary
@@ -163,14 +164,32 @@ def test_ctranslate2_is_given_one_end(examples: Callable[..., ProofTexts], tmp_p
     proof = prove_use(made, tmp_path, "ctranslate2")
     assert proof["greedy"] == proof["of_plain_tokens"] == {"sentences": 31, "equal": 31, "ties": 0}
     assert proof["beam"]["equal"] == 31
-    CTranslate2("int8").write(made, tmp_path / "int8")
-    counted = prove_use(made, tmp_path / "int8", "ctranslate2", quantized=True)
-    assert counted["greedy"] == counted["of_plain_tokens"] and counted["greedy"]["equal"] > 15
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["add_source_eos"] is False
     (tmp_path / "config.json").write_text(json.dumps({**config, "add_source_eos": True}))
     with pytest.raises(MismatchError, match="CTranslate2 translates sentence"):
         prove_use(made, tmp_path, "ctranslate2")
+
+
+def test_what_a_quantized_model_translates_alike_is_counted(
+    examples: Callable[..., ProofTexts], tmp_path: Path
+) -> None:
+    """How many that is depends on the processor: products of int8 saturate where it has no instructions for them."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    made = examples()
+    CTranslate2("int8").write(made, tmp_path)
+    counted = prove_use(made, tmp_path, "ctranslate2", quantized=True)
+    sentences, vocabulary = ProofPairs.of(made), vocabulary_of(made.tokenizer)
+    translator = ctranslate2.Translator(str(tmp_path), compute_type="int8")
+    pieces = [[vocabulary[index] for index in (*ids, made.tokenizer.eos)] for ids in sentences.sources]
+    limits = {"length_penalty": 0.0, "max_decoding_length": sentences.limit, "min_decoding_length": 0}
+    for name, beams in (("greedy", 1), ("beam", proven_beams(translation(made)))):
+        own, _ = sentences.native(translation(made).model, beams)
+        results = translator.translate_batch(pieces, beam_size=beams, **limits)
+        theirs = [tuple(map(vocabulary.index, result.hypotheses[0])) for result in results]
+        equal = sum(map(operator.eq, own, theirs))
+        assert counted[name] == {"sentences": 31, "equal": equal} and equal > 0
+    assert counted["of_plain_tokens"] == counted["greedy"]
 
 
 def test_another_model_is_found(tokenizer: Tokenizer, texts: list[str], tmp_path: Path) -> None:

@@ -168,6 +168,10 @@ def test_calls_of_tools_are_answers_too(folder: Path) -> None:
     assert (exchange.question, exchange.answer) == ("rain lake", answer)
     assert data.text("val", "text", 0).startswith(f"system\n{tool}")
     assert rows_of(data, "val").answers(0).text_bytes == len(answer)
+    opened = f'{{"tools": [{tool}], "messages": [{{"role": "assistant", "content": "Rain?"}}]}}'
+    (folder / "val.jsonl").write_text(opened + "\n")
+    assert data_of(folder, make_tokenizer(CALLING)).exchange("val", 0).question == ""
+    (folder / "val.jsonl").write_text(line + "\n")
     with pytest.raises(
         DataError, match=r"val\.jsonl:1: the conversation has 'tools', which the chat template does not"
     ):

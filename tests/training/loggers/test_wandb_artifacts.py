@@ -126,7 +126,7 @@ def test_a_run_that_lost_its_start_goes_on(runs: tuple[SavedRun, SavedRun], capl
     caplog.set_level("INFO")
     run = SavedRun(runs[1].path, runs[1].config.updated({"start": str(runs[1].path / "gone")}))
     RunArtifacts(run, ["best"]).declare_inputs(object())  # which could not be told anything
-    assert f"W&B is not told that {run.path} took weights from another run: no run" in caplog.text
+    assert f"W&B is not told of a run that {run.path} begins with or learns from: no run" in caplog.text
 
 
 class Noting:

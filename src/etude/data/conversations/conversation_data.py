@@ -16,7 +16,7 @@ from etude.data.readers.sources import read_text
 from etude.errors import ConfigurationError, DataError
 from etude.seeding import mix
 from etude.tokenization.chat_template import ChatTemplate, template_of
-from etude.tokenization.conversation import Conversation, read_conversation
+from etude.tokenization.conversation import TOOLS, Conversation, read_conversation
 from etude.tokenization.trained import Bytes
 from etude.types import Exchange, Facts
 
@@ -141,7 +141,8 @@ class ConversationData(PlannedData):
         rows, conversation = self._rows(split), self._messages(split, example)
         (ids,), (number,) = rows.ids(example), rows.conversations(example)
         last = max(place for place, message in enumerate(conversation) if message.role == "assistant")
-        question = conversation[last - 1].content if last else ""
+        asked = [message.content for message in conversation[:last] if message.role != TOOLS]
+        question = asked[-1] if asked else ""
         start, stop = rows.answers(number).spans[-1].tolist()
         answer = conversation[last].content
         if conversation[last].more:  # a call of a tool, as the template writes it

@@ -71,7 +71,7 @@ class RunArtifacts:
             source = SavedRun.open(resolve(name, self.run.config.paths.outputs))
             folder = source.checkpoint("best").resolve()
         except ConfigurationError as error:  # a run that is continued needs its start no more
-            _log.info("W&B is not told that %s took weights from another run: %s", self.run.path, error)
+            _log.info("W&B is not told of a run that %s begins with or learns from: %s", self.run.path, error)
             return
         _use(wandb_run, self._model(source, folder))
 
