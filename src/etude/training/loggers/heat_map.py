@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -27,6 +29,16 @@ def heat_map(attention: InspectedAttention) -> UInt8[np.ndarray, "height width 3
     pixels = np.rint(255 - share * (255 - DARKEST)).astype(np.uint8)
     side = max(LEAST, min(SIDE, LARGEST // max(weights.shape)))
     return pixels.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def of_one_size(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Return images at the upper left of white ones of one size, since W&B shows a step's images in the size of the first."""
+    height, width = (max((image.shape[axis] for image in images), default=0) for axis in (0, 1))
+    white: list[UInt8[np.ndarray, "height width 3"]] = []
+    for image in images:
+        white.append(np.full((height, width, 3), 255, np.uint8))
+        white[-1][: image.shape[0], : image.shape[1]] = image
+    return white
 
 
 def caption(attention: InspectedAttention) -> str:
