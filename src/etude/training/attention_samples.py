@@ -19,7 +19,7 @@ from etude.runs.folder import ATTENTION, SAMPLES
 from etude.runs.saved_run import SavedRun
 from etude.tasks.attention_maps import ShowsAttention, UnseenError
 from etude.tasks.prediction import choose_direction
-from etude.training.loggers.heat_map import caption, heat_map, of_one_size
+from etude.training.loggers.heat_map import caption, heat_map, pad_to_largest
 from etude.training.restore import load_run
 
 SHOWN = 2
@@ -61,7 +61,7 @@ def save_attention_samples(run: SavedRun, loggers: Iterable[Logger], step: int) 
                 log_table("heads", *_head_table(inspections[0]), step=step)
             if (log_images := getattr(logger, "log_heat_maps", None)) is not None:
                 maps = [attention for inspection in inspections for attention in inspection.maps][:IMAGES]
-                images = of_one_size([heat_map(one) for one in maps])
+                images = pad_to_largest([heat_map(one) for one in maps])
                 log_images("attention_maps", list(zip(images, map(caption, maps), strict=True)), step)
     except Exception as error:  # the run has its scores: a figure must not make it fail
         _log.warning("no attention is shown of this run: %s", " ".join(str(error).split()))

@@ -7,7 +7,7 @@ import pytest
 
 from etude.metrics.attention_head import HeadSummary
 from etude.report.inspection import InspectedAttention
-from etude.training.loggers.heat_map import DARKEST, LEAST, SIDE, caption, heat_map, of_one_size
+from etude.training.loggers.heat_map import DARKEST, LEAST, SIDE, caption, heat_map, pad_to_largest
 
 
 def inspected(weights: list[list[list[float]]]) -> InspectedAttention:
@@ -36,16 +36,16 @@ def test_weights_of_zero_are_white() -> None:
     assert (heat_map(inspected([[[0.0, 0.0]]])) == 255).all()
 
 
-def test_images_of_one_size_hold_the_images_and_white() -> None:
+def test_padded_images_hold_the_images_and_white() -> None:
     """W&B shows a step's images in the size of the first, and warns on stderr where they differ."""
     maps = [heat_map(inspected([[[0.2] * columns] * rows])) for rows, columns in ((2, 3), (5, 1), (1, 4))]
-    images = of_one_size(maps)
+    images = pad_to_largest(maps)
     assert {image.shape for image in images} == {(5 * SIDE, 4 * SIDE, 3)}
     for image, small in zip(images, maps, strict=True):
         height, width, _ = small.shape
         assert (image[:height, :width] == small).all()
         assert (image[height:] == 255).all() and (image[:, width:] == 255).all()
-    assert of_one_size([]) == []
+    assert pad_to_largest([]) == []
 
 
 def test_the_caption_names_the_tokens() -> None:

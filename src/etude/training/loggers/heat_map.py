@@ -31,14 +31,14 @@ def heat_map(attention: InspectedAttention) -> UInt8[np.ndarray, "height width 3
     return pixels.repeat(side, axis=0).repeat(side, axis=1)
 
 
-def of_one_size(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[UInt8[np.ndarray, "height width 3"]]:
-    """Return images at the upper left of white ones of one size, since W&B shows a step's images in the size of the first."""
+def pad_to_largest(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Pad images with white, to the right and below, since W&B shows all images of a step in the size of the first."""
     height, width = (max((image.shape[axis] for image in images), default=0) for axis in (0, 1))
-    white: list[UInt8[np.ndarray, "height width 3"]] = []
-    for image in images:
-        white.append(np.full((height, width, 3), 255, np.uint8))
-        white[-1][: image.shape[0], : image.shape[1]] = image
-    return white
+    missing = [(height - image.shape[0], width - image.shape[1]) for image in images]
+    return [
+        np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
+        for image, (below, right) in zip(images, missing, strict=True)
+    ]
 
 
 def caption(attention: InspectedAttention) -> str:
