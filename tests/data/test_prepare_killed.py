@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -22,9 +21,8 @@ from etude.data.readers.sources import Dropped, Row
 from etude.errors import DataError
 from etude.tokenization import word_memory
 from etude.tokenization.trained import BPE, Bytes
+from tests.forked import CONTEXT
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["etude.data.prepare", "etude.tokenization.trained"])
 SETTINGS: dict[str, dict[str, Any]] = {
     "labelled": {"label_field": "label", "max_length": 12, "overflow": "drop"},
     "windows": {"max_length": 7, "overflow": "window"},

@@ -1,7 +1,4 @@
-"""Ends runs by SIGKILL, continues them, and tells what they ended with.
-
-A server that has imported etude forks a process for each attempt, so that an attempt costs a fraction of a second.
-"""
+"""Ends runs by SIGKILL, continues them, and tells what they ended with."""
 
 from __future__ import annotations
 
@@ -23,9 +20,7 @@ from etude.report.page import REPORT
 from etude.runs.folder import FINISHED
 from etude.runs.record import RECORD, comparable, read
 from etude.runs.saved_run import SavedRun
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["etude.commands.train"])
+from tests.forked import CONTEXT
 
 EXACT = (
     "callbacks=averaged",

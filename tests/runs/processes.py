@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from etude.cli import worker
 from etude.cli.main import main
 from etude.training import launch
-from tests.runs.killing import CONTEXT
+from tests.forked import CONTEXT
 
 STEP = "etude.tasks.base:Task.training_step"
 VALIDATION = "etude.tasks.base:Task.validation_step"

@@ -26,6 +26,7 @@ from etude.config.schema import Validation
 from etude.duration import Duration
 from etude.errors import ConfigurationError, StorageError
 from etude.runs.record import RECORD, Event, Record, read
+from etude.training.loggers import safe_logger
 from etude.training.loggers.safe_logger import SafeLogger
 from etude.training.loggers.tracking import STEP, RecordLogger, WeightsAndBiases, wandb_logger
 
@@ -223,6 +224,9 @@ def test_a_stopped_run_of_a_sweep_is_preempted_and_not_finished(
     for variable, value in (("SWEEP_ID", "k3v9x1c2"), ("RUN_ID", RUN_ID), ("SWEEP_PARAM_PATH", str(file))):
         monkeypatch.setenv(f"WANDB_{variable}", value)
     wandb.teardown()  # W&B reads the environment once in a process
+    # A run that is stopped has long been connected. This one has only begun, which takes more than the patience of a failure
+    # where the machine is busy.
+    monkeypatch.setattr(safe_logger, "FAILURE_PATIENCE", 60.0)
     logger = SafeLogger(dashboard(tmp_path))
     logger.log_metrics({"train/loss": 2.5}, 1)
     if number is not None:
