@@ -9,4 +9,4 @@ from __future__ import annotations
 import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["etude.commands.train"])
+CONTEXT.set_forkserver_preload(["tests.preloaded"])

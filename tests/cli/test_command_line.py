@@ -12,10 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
+import hydra.experimental.callback
 import pytest
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
 
 from etude.cli.command_table import COMMANDS, Command
 from etude.cli.main import main
@@ -70,6 +73,40 @@ def test_the_only_line_on_stdout_is_the_run_folder(calls: Calls, capfd: pytest.C
 def test_nothing_is_written_into_the_working_folder(calls: Calls, here: Path) -> None:
     assert main(["train"]) == 0
     assert not list(here.iterdir())
+
+
+class Told(hydra.experimental.callback.Callback):
+    """A callback of Hydra that notes what it is told of a run."""
+
+    notes: ClassVar[list[Any]] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self.notes.append(["run starts", config.seed])
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        self.notes.append(["job starts", config.hydra.job.name, list(config.hydra.overrides.task), os.environ["NOTED"]])
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        self.notes.append(["job ends", job_return.status.name, job_return.cfg.seed])  # type: ignore[union-attr]
+
+
+def test_a_run_is_composed_once_and_hydras_callbacks_hear_of_it(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed, load = [], ConfigLoaderImpl._load_configuration_impl
+
+    def counted(*given: Any, **named: Any) -> DictConfig:
+        composed.append(given)
+        return load(*given, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    monkeypatch.setattr(Told, "notes", [])
+    told = f"+hydra.callbacks.told._target_={__name__}.{Told.__name__}"
+    assert main(["train", "seed=7", told, "+hydra.job.env_set.NOTED=here"]) == 0
+    assert [config.seed for config in calls] == [7] and len(composed) == 1
+    assert Told.notes == [
+        ["run starts", 7],
+        ["job starts", "etude", ["++seed=7"], "here"],
+        ["job ends", "COMPLETED", 7],
+    ]
 
 
 ONE_BY_ONE = ("paths.outputs=runs", "hydra/launcher=basic")

@@ -7,6 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from etude.config.compose import CONF, Composer
+from etude.config.compose import _loader as loader
+from etude.errors import ConfigurationError
 
 
 def composed(extra: Path | None = None, *words: str) -> str:
@@ -49,6 +51,26 @@ def test_values_are_not_shared_with_the_next_composition() -> None:
     OmegaConf.update(first.tree, "seed", 12345)
     OmegaConf.update(first.tree, "model.width", 4, force_add=True)
     assert composed(None, "experiment=translation/demo") == before
+
+
+def test_what_was_composed_before_changes_nothing() -> None:
+    chosen = [
+        ("experiment=classification/demo", "finetune=lora"),
+        ("experiment=translation/demo", "optimizer=sgd"),
+        ("experiment=causal_lm/demo", "model/norm=rms"),
+    ]
+    one_after_the_other = [composed(None, *words) for words in (*chosen, *reversed(chosen))]
+    loader.cache_clear()
+    for words, first, again in zip(chosen, one_after_the_other, reversed(one_after_the_other), strict=False):
+        loader.cache_clear()
+        assert composed(None, *words) == first == again
+
+
+def test_a_search_path_of_ones_own_is_searched_at_once(tmp_path: Path) -> None:
+    composed(None, "optimizer=adamw")
+    assert "eps: 0.25\n" in composed(None, f"hydra.searchpath=[file://{own(tmp_path, 0.25)}]", "optimizer=own")
+    with pytest.raises(ConfigurationError, match="optimizer=own does not exist"):
+        composed(None, "optimizer=own")
 
 
 def test_the_working_folder_is_that_of_the_composition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,19 @@ def test_every_search_that_comes_with_etude_can_be_read_and_composes(path: Path)
         assert plan.compose(member).run.name == "000"
 
 
-@pytest.mark.parametrize("finetune", [None, "lora", "layer_decay", "gradual", "head", "bitfit"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+ADJUSTED = ["lora", "layer_decay", "gradual", "head", "bitfit"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "finetune"),
+    [
+        *((experiment, None) for experiment in EXPERIMENTS),
+        *(
+            pytest.param(experiment, finetune, marks=() if experiment.endswith("/demo") else pytest.mark.slow)
+            for experiment, finetune in product(EXPERIMENTS, ADJUSTED)
+        ),
+    ],
+)
 def test_the_range_test_fits_every_experiment(experiment: str, finetune: str | None) -> None:
     betas = ["~optimizer.betas"] if "shakespeare" in experiment else []  # of AdamW
     chosen = ["optimizer=sgd", *betas] if finetune is None else [f"finetune={finetune}"]

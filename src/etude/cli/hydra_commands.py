@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -60,7 +62,10 @@ def run_composed(command: Command, words: Sequence[str]) -> int:
             _checked_or_incomplete(members)
         return 0
     call = Call(command, composer, _checked(members), tuple(options.overrides))
-    call_hydra(root, call, [*flags, *overrides])
+    if multirun:
+        call_hydra(root, call, [*flags, *overrides])
+    else:
+        run_composition(composer, members[0], call)
     if call.failures and (sweeps or not multirun):
         raise call.failures[0]
     return 1 if call.failures else 0
@@ -200,6 +205,17 @@ def _refuse(message: str) -> NoReturn:
 
 def _no_call(config: DictConfig) -> None:
     """Do nothing: the options only ask for something to be shown."""
+
+
+def run_composition(composer: Composer, composition: Composition, call: Callable[[DictConfig], None]) -> None:
+    """Let Hydra run what is composed already, with its callbacks; `hydra.main` would compose it twice more."""
+    hydra.version.setbase("1.3")
+    application = Hydra("etude", composer.loader_of(composition))
+    GlobalHydra.instance().initialize(application)
+    try:
+        application.run(composer.name, call, list(composition.overrides))
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def call_hydra(root: str, call: Callable[[DictConfig], None], words: Sequence[str]) -> None:

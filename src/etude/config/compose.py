@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -105,6 +107,40 @@ class Composition:
         return [name for name in names if isinstance(name, str)] if isinstance(names, ListConfig) else ()
 
 
+class _Files(ConfigRepository):
+    """Hydra's repository of one state of the files, each of which is read and looked for once.
+
+    To read YAML and to ask which files there are takes two fifths of a composition. Hydra copies its repository for each one:
+    the copies share what was read, until they are given another search path.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
+        return copy.copy(self)
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        self._read: dict[str, ConfigResult | None] = {}
+        self._listed: dict[tuple[str, ObjectType | None], list[str]] = {}
+        self._found: dict[tuple[str, ObjectType | None], ConfigSource | None] = {}
+        super().initialize_sources(config_search_path)
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self._read[config_path])  # it becomes a part of the composition
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        key = (group_name, results_filter)
+        if key not in self._listed:
+            self._listed[key] = super().get_group_options(group_name, results_filter)
+        return list(self._listed[key])
+
+    def _find_object_source(self, config_path: str, object_type: ObjectType | None) -> ConfigSource | None:
+        key = (config_path, object_type)
+        if key not in self._found:
+            self._found[key] = super()._find_object_source(config_path, object_type)
+        return self._found[key]
+
+
 class _Loader(ConfigLoaderImpl):
     """Hydra's loader of one state of the files.
 
@@ -118,11 +154,25 @@ class _Loader(ConfigLoaderImpl):
 
     def __init__(self, path: ConfigSearchPath) -> None:
         super().__init__(path)
+        self.repository = _Files(path)
         self.choices: dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]] = {}
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.composed = tuple(defaults)
         return super()._compose_config_from_defaults_list(defaults, repo)
+
+
+class _Composed(ConfigLoaderImpl):
+    """A loader that gives Hydra one composition wherever it would compose."""
+
+    def __init__(self, path: ConfigSearchPath, tree: DictConfig) -> None:
+        super().__init__(path)
+        self._tree = tree
+
+    def load_configuration(self, *_: Any, **__: Any) -> DictConfig:
+        tree = copy.deepcopy(self._tree)
+        OmegaConf.set_readonly(tree.hydra, False)  # as after composing: Hydra adds the mode and the folder
+        return tree
 
 
 @lru_cache(maxsize=4)
@@ -161,6 +211,10 @@ class Composer:
             raise ConfigurationError(f"--config-dir {self.extra} is not a folder (command line)")
         folders = [folder.resolve() for folder in (self.folder, self.extra) if folder is not None]
         return _loader(*folders, files=_state(folders))
+
+    def loader_of(self, composition: Composition) -> ConfigLoader:
+        """Return a loader by which Hydra runs a composition."""
+        return _Composed(self._loader.config_search_path, composition.tree)
 
     def groups(self) -> list[str]:
         """Return the names of all configuration groups but Hydra's own; dashboards are files of another kind."""
