@@ -100,7 +100,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("experiment", "model", "kind", "architecture"), CASES)
+@pytest.mark.parametrize(
+    ("experiment", "model", "kind", "architecture"),
+    [pytest.param(*case, marks=() if index in (0, 4, 5) else pytest.mark.slow) for index, case in enumerate(CASES)],
+)
 def test_trained_evaluated_and_exported(
     composed: Callable[..., Any], experiment: str, model: str, kind: str, architecture: str
 ) -> None:
@@ -122,7 +125,7 @@ def test_trained_evaluated_and_exported(
 
 @pytest.mark.parametrize(
     ("experiment", "model", "kind", "_architecture"),
-    [pytest.param(*case, marks=() if index in (0, 4, 5) else pytest.mark.slow) for index, case in enumerate(CASES)],
+    [pytest.param(*case, marks=() if index == 0 else pytest.mark.slow) for index, case in enumerate(CASES)],
 )
 def test_a_run_needs_no_files_but_its_own(
     composed: Callable[..., Any], tmp_path: Path, experiment: str, model: str, kind: str, _architecture: str

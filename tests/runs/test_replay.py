@@ -25,6 +25,7 @@ from tests.runs.killing import BATCH, EXACT, begin
 from tests.runs.processes import run
 
 Overrides = Callable[..., list[str]]
+SLOW = ("causal_lm", "masked_lm", "token_classification")
 EXPLODING = ("optimizer.lr=1e20", "scheduler=constant", "log.every=50step", "budget=20step", "validate.every=100step")
 
 
@@ -52,9 +53,7 @@ def test_an_exploding_rate_stops_with_the_step_and_keeps_nothing_broken(
     assert {"id", "loss", "text"} <= set(seen["examples"][0])
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.slow if task == "token_classification" else ()) for task in TASKS]
-)
+@pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.slow if task in SLOW else ()) for task in TASKS])
 def test_replay_has_the_weights_of_the_step_before(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     """Trained forward from the last checkpoint that is left, or from the start: bit for bit, and outside of the folder."""
     settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")
