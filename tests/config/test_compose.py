@@ -7,7 +7,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from etude.config.compose import CONF, Composer
-from etude.config.compose import _loader as loader
 from etude.errors import ConfigurationError
 
 
@@ -53,17 +52,18 @@ def test_values_are_not_shared_with_the_next_composition() -> None:
     assert composed(None, "experiment=translation/demo") == before
 
 
-def test_what_was_composed_before_changes_nothing() -> None:
+def test_what_was_composed_before_changes_nothing(tmp_path: Path) -> None:
     chosen = [
         ("experiment=classification/demo", "finetune=lora"),
         ("experiment=translation/demo", "optimizer=sgd"),
         ("experiment=causal_lm/demo", "model/norm=rms"),
     ]
-    one_after_the_other = [composed(None, *words) for words in (*chosen, *reversed(chosen))]
-    loader.cache_clear()
-    for words, first, again in zip(chosen, one_after_the_other, reversed(one_after_the_other), strict=False):
-        loader.cache_clear()
-        assert composed(None, *words) == first == again
+    again = [composed(tmp_path, *words) for words in (*chosen, *reversed(chosen))][len(chosen) :]
+    for words, found in zip(reversed(chosen), again, strict=True):
+        own(tmp_path, 0.5).joinpath("new.yaml").write_text(
+            f"# {words}"
+        )  # another state of the files: all are read anew
+        assert composed(tmp_path, *words) == found
 
 
 def test_a_search_path_of_ones_own_is_searched_at_once(tmp_path: Path) -> None:
