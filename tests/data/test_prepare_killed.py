@@ -116,7 +116,9 @@ def undisturbed(folder: Path, kind: str) -> dict[str, str]:
     return content(prepared(folder, kind))
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(
+    "kind", ["labelled", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("windows", "whole"))]
+)
 def test_killed_again_and_again(tmp_path: Path, kind: str) -> None:
     wanted = undisturbed(tmp_path / "whole", kind)
     cache, attempts = tmp_path / "killed", 0

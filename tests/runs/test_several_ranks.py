@@ -101,7 +101,7 @@ def test_ranks_score_the_same_weights_as_one_process_does(
     ("devices", "ranks", "hook", "reduced", "said"),
     [
         (2, [1], "on_validation_batch_end", False, "rank 1 and not by rank 0"),
-        (3, [0, 2], "on_validation_epoch_end", True, "rank 0, 2 and not by rank 1"),
+        pytest.param(3, [0, 2], "on_validation_epoch_end", True, "rank 0, 2 and not by rank 1", marks=pytest.mark.slow),
         pytest.param(2, [0], "on_train_batch_end", True, "rank 0 and not by rank 1", marks=pytest.mark.slow),
     ],
 )

@@ -31,6 +31,7 @@ def gathered(launcher: SubmititLauncher, count: int, seconds: float = 60.0) -> d
     return endings
 
 
+@pytest.mark.slow
 def test_a_member_that_cannot_be_configured_is_a_job_that_says_so(job: Callable[..., Job]) -> None:
     launcher = SubmititLauncher("local", slots=2)
     made = job(no="configuration")

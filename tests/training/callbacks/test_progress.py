@@ -88,6 +88,7 @@ def test_a_terminal_shows_the_whole_budget_in_steps(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_a_bar() -> None:
     """In a real kernel: its streams are no terminals, and rewrite their last line on a carriage return."""
     cell = """
