@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etude.data.corpora import (
@@ -34,6 +34,7 @@ from etude.errors import ConfigurationError, DataError
 # Held-out rows
 
 
+@example(": /", "spaced")
 @given(st.text(max_size=200), st.sampled_from(["upper", "title", "spaced", "marked"]))
 def test_variants_stay_together(text: str, variant: str) -> None:
     other = {

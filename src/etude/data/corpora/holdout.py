@@ -14,11 +14,11 @@ NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
 
 def normalised(text: str) -> str:
-    """Return the text's letters and digits, case-folded; the text itself if it has none.
+    """Return the text's letters and digits, case-folded; if it has none, the text with single spaces.
 
     Texts that differ only in case, punctuation or spacing are then equal: they must not be divided between splits.
     """
-    return _letters(text) or text.strip()
+    return _letters(text) or " ".join(text.split())
 
 
 def _letters(text: str) -> str:
