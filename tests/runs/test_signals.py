@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_leaves_at_once(beginning: Begin, tmp_path: Path) -> Non
     assert not checkpoints(folder / "checkpoints")
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("times", [3, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_one_signalled_rank_stops_both(beginning: Begin, tmp_path: Path, times: int) -> None:
     more = ("trainer.devices=2", f"budget={3 * times}step", "checkpoint.every=100step")
     whole, stopped = (beginning(name, "classification", *more) for name in ("whole", "stopped"))

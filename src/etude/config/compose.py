@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -118,27 +118,19 @@ class _Files(ConfigRepository):
         return copy.copy(self)
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        self._read: dict[str, ConfigResult | None] = {}
-        self._listed: dict[tuple[str, ObjectType | None], list[str]] = {}
-        self._found: dict[tuple[str, ObjectType | None], ConfigSource | None] = {}
         super().initialize_sources(config_search_path)
+        self._read = cache(super().load_config)
+        self._listed = cache(super().get_group_options)
+        self._found = cache(super()._find_object_source)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        if config_path not in self._read:
-            self._read[config_path] = super().load_config(config_path)
-        return copy.deepcopy(self._read[config_path])  # it becomes a part of the composition
+        return copy.deepcopy(self._read(config_path))  # it becomes a part of the composition
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
-        key = (group_name, results_filter)
-        if key not in self._listed:
-            self._listed[key] = super().get_group_options(group_name, results_filter)
-        return list(self._listed[key])
+        return list(self._listed(group_name, results_filter))
 
     def _find_object_source(self, config_path: str, object_type: ObjectType | None) -> ConfigSource | None:
-        key = (config_path, object_type)
-        if key not in self._found:
-            self._found[key] = super()._find_object_source(config_path, object_type)
-        return self._found[key]
+        return self._found(config_path, object_type)
 
 
 class _Loader(ConfigLoaderImpl):
