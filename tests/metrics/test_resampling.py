@@ -13,35 +13,11 @@ from hypothesis import strategies as st
 
 from etude.metrics.classification import ClassF1, Matthews
 from etude.metrics.resampling import all_scored, holm, paired_p_value, pooled_p_value
-from etude.metrics.score import Recomputed, Summed, mean_of_rows
-
-
-@pytest.mark.parametrize("warn_only", [False, True])
-def test_scores_are_computed_outside_deterministic_mode(warn_only: bool) -> None:
-    """In that mode torchmetrics compares each row with each pair of classes, where torch's counting is exact on a CPU."""
-    seen = []
-
-    def score(rows: np.ndarray) -> float:
-        seen.append(torch.are_deterministic_algorithms_enabled())
-        if len(seen) == 4:
-            raise ZeroDivisionError
-        return 0.0
-
-    statistics = {"score": Recomputed(np.zeros((5, 1)), score, None, "nrefs:1")}
-    torch.use_deterministic_algorithms(True, warn_only=warn_only)
-    try:
-        all_scored(statistics, bootstrap=2)
-        with pytest.raises(ZeroDivisionError):
-            all_scored(statistics)
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert seen == [False] * 4
+from etude.metrics.score import Summed, mean_of_rows
 
 
 def test_many_classes_in_deterministic_mode() -> None:
-    """With a comparison of each row and pair of classes, this would take sixty gigabytes."""
+    """With a comparison of each row and pair of classes, as in torchmetrics in that mode, this would take sixty gigabytes."""
     generator = np.random.default_rng(1)
     labels = generator.integers(600, size=20_000)
     predictions = np.where(generator.random(20_000) < 0.8, labels, generator.integers(600, size=20_000))

@@ -1,24 +1,61 @@
-"""Scores of predicted classes by torchmetrics, over all rows of a split at once.
+"""Scores of predicted classes, over all rows of a split at once.
 
-Axes: N rows, M rows of a sample. Rows whose label is `IGNORED` do not count.
+All of them are functions of a few counts of each class, so that a thousand resamplings need no other pass over the rows.
+
+Axes: N rows, C classes, T trials. Rows whose label is `IGNORED` do not count.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-import torch
-from jaxtyping import Int
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score, multiclass_matthews_corrcoef
+from jaxtyping import Bool, Float64, Int
 
 from etude.errors import ConfigurationError
-from etude.metrics.score import Recomputed, Statistics, mean_of_rows
+from etude.metrics.score import Statistics, mean_of_rows
 from etude.types import IGNORED
+
+Counts = Float64[np.ndarray, "3 C"]
+"""How many rows of each class there are, how many were predicted to be, and how many of these rightly."""
+
+
+@dataclass(frozen=True)
+class ClassCounts(Statistics):
+    """Statistics whose score is a function of counts of classes, [3, C]. `rows` are the right and the predicted class, [N, 2].
+
+    Attributes:
+        classes: C.
+    """
+
+    classes: int = 0
+
+    @property
+    def whole(self) -> float:
+        """The score of all rows."""
+        return self.resampled(np.ones(len(self.rows), np.int64))
+
+    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
+        """Return the score of a sample that has each row the given number of times."""
+        return self.score(self._counts(times))
+
+    def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
+        """Yield both scores of each trial."""
+        for stays in kept:
+            own, others = self._counts(stays), other._counts(stays)
+            yield self.score(own + other._counts(~stays)), self.score(others + self._counts(~stays))
+
+    def _counts(self, times: Int[np.ndarray, " N"] | Bool[np.ndarray, " N"]) -> Counts:
+        right, predicted = self.rows.T
+        weights = times * (right != IGNORED)
+        hits = weights * (right == predicted)
+        occurs = np.where(right == IGNORED, 0, right)
+        columns = ((occurs, weights), (predicted, weights), (occurs, hits))
+        return np.stack([np.bincount(ids, some, self.classes) for ids, some in columns])
 
 
 class ClassMetric(ABC):
@@ -90,16 +127,14 @@ class ClassF1(ClassMetric):
     ) -> Statistics:
         """Return the predicted class and the right one of each row."""
         kind = f"average:{self.average}" if self.positive is None else f"positive:{self.positive}"
-        return Recomputed(
-            _pairs(predictions, labels), partial(self._of, classes), None, _signature(classes, kind), (0, 1)
-        )
+        score = self._mean if self.positive is None else partial(_f1_of, list(classes).index(self.positive))
+        return ClassCounts(_pairs(predictions, labels), score, None, _signature(classes, kind), (0, 1), len(classes))
 
-    def _of(self, classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
-        average: Literal["macro", "weighted", "none"] = self.average if self.positive is None else "none"
-        score = multiclass_f1_score(
-            *_columns(rows), len(classes), average=average, ignore_index=IGNORED, validate_args=False
-        )
-        return float(score if self.positive is None else score[list(classes).index(self.positive)])
+    def _mean(self, counts: Counts) -> float:
+        right, predicted, _ = counts
+        weights = right if self.average == "weighted" else ((right + predicted) > 0).astype(np.float64)
+        total = weights.sum()
+        return float(weights @ _f1(counts) / total) if total else 0.0
 
 
 class Matthews(ClassMetric):
@@ -112,23 +147,28 @@ class Matthews(ClassMetric):
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
         """Return the predicted class and the right one of each row."""
-        return Recomputed(_pairs(predictions, labels), partial(_matthews, classes), None, _signature(classes), (-1, 1))
+        return ClassCounts(_pairs(predictions, labels), _matthews, None, _signature(classes), (-1, 1), len(classes))
 
 
-def _matthews(classes: Sequence[str], rows: Int[np.ndarray, "M 2"]) -> float:
-    counted = rows[rows[:, 1] != IGNORED]
-    if not (counted != counted[:1]).any(axis=0).all():
-        return 0.0  # torchmetrics returns another value there
-    return float(multiclass_matthews_corrcoef(*_columns(counted), len(classes), validate_args=False))
+def _f1(counts: Counts) -> Float64[np.ndarray, " C"]:
+    """Return the F1 of each class; 0 of one that neither occurs nor is predicted."""
+    right, predicted, hits = counts
+    return 2 * hits / np.maximum(right + predicted, 1)
+
+
+def _f1_of(place: int, counts: Counts) -> float:
+    return float(_f1(counts)[place])
+
+
+def _matthews(counts: Counts) -> float:
+    right, predicted, hits = counts
+    rows = right.sum()
+    spread = (rows**2 - right @ right) * (rows**2 - predicted @ predicted)
+    return float((hits.sum() * rows - right @ predicted) / np.sqrt(spread)) if spread else 0.0
 
 
 def _pairs(predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N 2"]:
-    return np.stack([predictions, labels], axis=1)
-
-
-def _columns(rows: Int[np.ndarray, "M 2"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    predictions, labels = torch.from_numpy(np.ascontiguousarray(rows.T))
-    return predictions, labels
+    return np.stack([labels, predictions], axis=1)
 
 
 def _signature(classes: Sequence[str], *settings: str) -> str:

@@ -1,6 +1,6 @@
-"""Scores of predicted sets of classes by torchmetrics, over all rows of a split at once.
+"""Scores of predicted sets of classes, over all rows of a split at once.
 
-Axes: N rows, C classes, M rows of a sample.
+Axes: N rows, C classes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
-from torchmetrics.functional.classification import multilabel_f1_score
+from jaxtyping import Bool, Float64
 
-from etude.metrics.score import Recomputed, Statistics, mean_of_rows
+from etude.metrics.score import Statistics, Summed, mean_of_rows
 
 
 class MultilabelMetric(ABC):
@@ -46,14 +44,15 @@ class MultilabelF1(MultilabelMetric):
         self.average = average
 
     def statistics(self, predictions: Bool[np.ndarray, "N C"], labels: Bool[np.ndarray, "N C"]) -> Statistics:
-        """Return the predicted classes of each row, then its right ones, as zeros and ones."""
-        rows = np.concatenate([predictions, labels], axis=1).astype(np.int64)
-        return Recomputed(rows, self._of, None, _signature(labels, f"average:{self.average}"), (0, 1))
+        """Return for each row the classes that are predicted or right, each counted as often, then those that are both."""
+        rows = np.concatenate([predictions.astype(np.float64) + labels, predictions & labels], axis=1)
+        return Summed(rows, self._of, None, _signature(labels, f"average:{self.average}"), (0, 1))
 
-    def _of(self, rows: Int[np.ndarray, "M 2*C"]) -> float:
-        predictions, labels = torch.from_numpy(rows).chunk(2, dim=1)
-        score = multilabel_f1_score(predictions, labels, labels.shape[1], average=self.average, validate_args=False)
-        return float(score)
+    def _of(self, total: Float64[np.ndarray, " 2*C"]) -> float:
+        either, hits = total.reshape(2, -1)
+        if self.average == "micro":
+            either, hits = either.sum(keepdims=True), hits.sum(keepdims=True)
+        return float((2 * hits / np.maximum(either, 1)).mean())
 
 
 class LabelSetMatch(MultilabelMetric):

@@ -7,11 +7,9 @@ equal those of sacrebleu, which sums in single precision, to six digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from etude.metrics.score import Score, Statistics
 
@@ -44,23 +42,7 @@ def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
 
 def all_scored(statistics: Mapping[str, Statistics], bootstrap: int = 0) -> dict[str, Score]:
     """Return the scores of several metrics, by name, as `scored` does."""
-    with _nondeterministic_counts():
-        return {name: scored(rows, bootstrap) for name, rows in statistics.items()}
-
-
-@contextmanager
-def _nondeterministic_counts() -> Iterator[None]:
-    """Leave torch's deterministic mode for a while: scores are computed on the CPU, where counts are exact anyway.
-
-    In that mode torchmetrics compares each row with each pair of classes: for 5,000 rows of 150 classes that takes a
-    gigabyte, and a second for each resampling.
-    """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    return {name: scored(rows, bootstrap) for name, rows in statistics.items()}
 
 
 def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
