@@ -23,6 +23,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PARENT = "ETUDE_PARENT"
 """Variable with the process id of the command that started this rank, and that says for all how they ended."""
 
+STOP = threading.Event()
+"""Set while a training has been asked to stop: whatever waits for a thing outside, waits no longer."""
+
 INTERRUPTED = 130
 TERMINATED = 143
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.data.base import DataSettings
-from etude.data.causal_lm import Blocks, CausalLMData, Documents, DocumentWindows
+from etude.data.causal_lm import Blocks, CausalLMData, Documents, DocumentTexts, DocumentWindows
 from etude.data.corpora import OneText
 from etude.data.loader import Slice
 from etude.data.prepare import Split, prepare
@@ -95,7 +95,7 @@ def test_blocks_predict_everything_once_in_every_epoch(
     sizes: list[int], max_length: int, seed: int, epoch: int, shuffle: ShuffleName
 ) -> None:
     split = split_of(sizes)
-    blocks = Blocks(split, FACTS, max_length, seed, shuffle)
+    blocks = Blocks(DocumentTexts.of(split), FACTS, max_length, seed, shuffle)
     assert predicted(blocks, split, epoch) == each_once(sizes)
     assert (blocks.lengths[:-1] == max_length).all()
     assert 1 <= blocks.lengths[-1] <= max_length
@@ -106,7 +106,7 @@ def test_blocks_predict_everything_once_in_every_epoch(
 def test_windows_predict_everything_once_for_any_stride(sizes: list[int], max_length: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, max_length))
     split = split_of(sizes)
-    windows = DocumentWindows(split, FACTS, max_length, stride)
+    windows = DocumentWindows(DocumentTexts.of(split), FACTS, max_length, stride)
     assert predicted(windows, split, 0) == each_once(sizes)
     for example in range(len(windows.lengths)):
         (piece,) = windows.pieces(example, 0)
@@ -119,8 +119,8 @@ def test_windows_predict_everything_once_for_any_stride(sizes: list[int], max_le
 def test_the_bytes_of_an_epoch_are_those_of_the_documents(sizes: list[int], max_length: int, epoch: int) -> None:
     split = split_of(sizes)
     for examples in (
-        Blocks(split, FACTS, max_length, 1, "stored"),
-        DocumentWindows(split, FACTS, max_length, max_length),
+        Blocks(DocumentTexts.of(split), FACTS, max_length, 1, "stored"),
+        DocumentWindows(DocumentTexts.of(split), FACTS, max_length, max_length),
     ):
         everything = Slice(np.arange(len(examples.lengths)), epoch, 1, filler=False)
         assert int(examples.batch(everything).text_bytes.sum()) == sum(sizes)
@@ -129,7 +129,7 @@ def test_the_bytes_of_an_epoch_are_those_of_the_documents(sizes: list[int], max_
 @pytest.mark.parametrize("shuffle", ["stored", "keyed"])
 def test_blocks_are_a_function_of_seed_and_epoch_alone(shuffle: ShuffleName) -> None:
     split = split_of([23, 5, 17, 9])
-    blocks, others = (Blocks(split, FACTS, 10, seed, shuffle) for seed in (1, 2))
+    blocks, others = (Blocks(DocumentTexts.of(split), FACTS, 10, seed, shuffle) for seed in (1, 2))
 
     def all_of(examples: Blocks, epoch: int) -> list[object]:
         return [examples.pieces(example, epoch) for example in range(len(examples.lengths))]
@@ -142,14 +142,14 @@ def test_blocks_are_a_function_of_seed_and_epoch_alone(shuffle: ShuffleName) -> 
 
 
 def test_one_text_is_cut_elsewhere_in_each_epoch() -> None:
-    blocks = Blocks(split_of([200]), FACTS, 20, 1, "stored")
+    blocks = Blocks(DocumentTexts.of(split_of([200])), FACTS, 20, 1, "stored")
     cuts = {blocks.pieces(0, epoch)[0].start for epoch in range(12)}
     assert len(cuts) > 6
     assert cuts <= set(range(20))
 
 
 def test_a_row_beside_a_shorter_one_and_a_filler() -> None:
-    windows = DocumentWindows(split_of([3, 8]), FACTS, 20, 20)
+    windows = DocumentWindows(DocumentTexts.of(split_of([3, 8])), FACTS, 20, 20)
     batch = windows.batch(Slice(np.array([1, 0]), 0, 77, filler=False))
     assert batch.tokens.shape == (2, 9)
     assert batch.mask.sum(dim=1).tolist() == [9, 4]

@@ -12,7 +12,9 @@ import torch
 from etude.data.loader import PlanLoader, PlanSampler, Slice
 from etude.data.plan import Plan
 from etude.data.sizes import BatchSize
+from etude.errors import DataError
 from etude.types import ClassificationBatch
+from etude.untrusted import BrokenFileError
 
 LENGTHS = np.random.default_rng(0).integers(2, 23, 61)
 
@@ -87,3 +89,26 @@ def test_ranks_and_micro_batches_share_the_same_steps(world: int, micro_batches:
 
 def test_workers_change_nothing() -> None:
     assert epoch_of(loader(workers=0)) == epoch_of(loader(workers=2))
+
+
+class Unreadable(Numbers):
+    """Numbers of which one cannot be read."""
+
+    def batch(self, part: Slice) -> ClassificationBatch:
+        if 30 in part.examples:
+            raise BrokenFileError("shard", "is missing", "copy it anew")
+        return super().batch(part)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_reading_fails_the_last_step_is_whole_and_the_error_is_one_line(workers: int) -> None:
+    source = PlanLoader(Unreadable(), PlanSampler(plan, rank=0, world=1, micro_batches=3), workers)
+    read = 0
+    with pytest.raises(DataError) as raised:
+        for _ in source:
+            read += 1
+    source.end_workers()
+    assert str(raised.value) == "shard is missing; copy it anew"
+    whole = next(step for step in range(plan(0).steps) if 30 in plan(0).examples(step))
+    assert read == whole * 3
+    assert source.state_dict() == {"epoch": 0, "step": whole}

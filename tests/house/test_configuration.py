@@ -61,10 +61,12 @@ OWN_DATA = {
     "data=text": ["experiment=masked_lm/demo", "data.train=a"],
     "data=documents": ["experiment=causal_lm/demo", "data.train=a"],
     "data=conversations": ["experiment=causal_lm/instruct", "model.name=a", "data.train=a", "data.max_length=64"],
+    "data=shards": ["experiment=causal_lm/streamed", "data.root=shards"],
     "data=one_text": ["experiment=causal_lm/demo", "data.root=texts", "data.file=book.txt"],
 }
 NEEDED = {
     "masked_lm/text": ["data.train=a"],
+    "causal_lm/streamed": ["data.root=shards"],
     "causal_lm/instruct": ["model.name=a", "data.train=a"],
     "translation/several_directions": ["data.root=a"],
     "translation/back_translated": ["data.synthetic=a"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -47,6 +47,36 @@ class Piece(NamedTuple):
     begin: int
     start: int
     stop: int
+
+
+class TokenArrays(Protocol):
+    """Arrays of ids, each of a document."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " M"]:
+        """Tokens of each document."""
+        ...
+
+    def __getitem__(self, document: int, /) -> Int[np.ndarray, " n"]:
+        """Return the ids of a document."""
+        ...
+
+
+class DocumentTexts(NamedTuple):
+    """Documents as they are stored.
+
+    Attributes:
+        tokens: Their ids.
+        text_bytes: [M] bytes of the text of each.
+    """
+
+    tokens: TokenArrays
+    text_bytes: Int[np.ndarray, " M"]
+
+    @classmethod
+    def of(cls, split: Split) -> DocumentTexts:
+        """Return the documents of a prepared split."""
+        return cls(split.tokens["text"], split.texts["text"].content.lengths)
 
 
 class ReadPieces(NamedTuple):
@@ -102,17 +132,16 @@ class Documents(ReadTexts):
         counts: [N] predictions of each example that count.
 
     Args:
-        split: The documents.
+        texts: The documents.
         facts: The special ids.
     """
 
     lengths: Int[np.ndarray, " N"]
     counts: Int[np.ndarray, " N"]
 
-    def __init__(self, split: Split, facts: Facts) -> None:
+    def __init__(self, texts: DocumentTexts, facts: Facts) -> None:
         super().__init__(facts)
-        self._tokens = split.tokens["text"]
-        self._bytes = split.texts["text"].content.lengths
+        self._tokens, self._bytes = texts
         self.sizes = self._tokens.lengths + 1
 
     @abstractmethod
@@ -174,15 +203,15 @@ class Blocks(Documents):
     last token is context of what comes after it.
 
     Args:
-        split: The documents.
+        texts: The documents.
         facts: The special ids.
         max_length: L, tokens of a block.
         seed: Seed of the run.
         shuffle: How the documents are put into a row: `batch.shuffle`.
     """
 
-    def __init__(self, split: Split, facts: Facts, max_length: int, seed: int, shuffle: ShuffleName) -> None:
-        super().__init__(split, facts)
+    def __init__(self, texts: DocumentTexts, facts: Facts, max_length: int, seed: int, shuffle: ShuffleName) -> None:
+        super().__init__(texts, facts)
         self._max_length = max_length
         self._seed = seed
         self._shuffle = shuffle
@@ -223,14 +252,14 @@ class DocumentWindows(Documents):
     So every prediction counts once and, except for the first L of a document, has at least L - stride tokens of context.
 
     Args:
-        split: The documents.
+        texts: The documents.
         facts: The special ids.
         max_length: L, the most tokens of a window.
         stride: Predictions that each further window adds.
     """
 
-    def __init__(self, split: Split, facts: Facts, max_length: int, stride: int) -> None:
-        super().__init__(split, facts)
+    def __init__(self, texts: DocumentTexts, facts: Facts, max_length: int, stride: int) -> None:
+        super().__init__(texts, facts)
         further = -(-np.maximum(self.sizes - max_length, 0) // stride)
         self._document = np.repeat(np.arange(len(self.sizes)), further + 1)
         number = np.arange(len(self._document)) - np.repeat(np.cumsum(further + 1) - further - 1, further + 1)
@@ -286,9 +315,10 @@ class CausalLMData(PlannedData):
 
     def examples(self, split: Split, *, training: bool) -> Documents:
         """Return the documents of a split, in blocks for training, else in windows."""
+        texts = DocumentTexts.of(split)
         if training:
-            return Blocks(split, self.facts, self.max_length, self.settings.seed, self.settings.batch.shuffle)
-        return DocumentWindows(split, self.facts, self.max_length, self.stride)
+            return Blocks(texts, self.facts, self.max_length, self.settings.seed, self.settings.batch.shuffle)
+        return DocumentWindows(texts, self.facts, self.max_length, self.stride)
 
     @property
     def facts(self) -> Facts:
@@ -303,8 +333,8 @@ class CausalLMData(PlannedData):
 
     def describe(self) -> dict[str, Any]:
         """Add the number of documents, and the stride of an evaluation."""
-        return {
-            **super().describe(),
-            "documents": {name: len(cast(Documents, examples).sizes) for name, examples in self.splits.items()},
-            "stride": self.stride,
-        }
+        return {**super().describe(), "documents": self.documents(), "stride": self.stride}
+
+    def documents(self) -> dict[str, int]:
+        """Return the number of documents of each split."""
+        return {name: len(cast(Documents, examples).sizes) for name, examples in self.splits.items()}

@@ -293,7 +293,7 @@ def encode_split(
         counts, remaining = Counter(place.done.counts), iter(rows)
         values = _labels_again(remaining, place, labels)
         read, unmarked = place.done.rows, 0
-        for batch, characters in _batches(remaining, encoder.fields):
+        for batch, characters in batches(remaining, encoder.fields):
             encoded = encoder.encode(batch, training)
             counts.update(encoded.changes)
             if labels:
@@ -354,8 +354,13 @@ def _examples(
     return EncodedBatch(tokens, np.array(numbers, np.int32), changes)
 
 
-def _batches(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[tuple[list[Row], int]]:
-    """Yield lists of rows, limited in number and in characters, with their characters."""
+def batches(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[tuple[list[Row], int]]:
+    """Yield lists of rows, limited in number and in characters, with their characters.
+
+    Args:
+        rows: The rows.
+        fields: The fields whose characters count.
+    """
     batch: list[Row] = []
     size = 0
     for row in rows:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, Real
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from etude.data.plan import EpochPlan
+from etude.errors import DataError
 from etude.types import Batch
 
 
@@ -137,14 +139,22 @@ class PlanSampler(Sampler[Slice]):
                 yield Slice(stand_in if filler else examples, epoch, denominator, filler)
 
 
-class _Batches(Dataset[Batch]):
-    """A data set whose items are whole batches, addressed by slices."""
+class _Batches(Dataset[Any]):
+    """A data set whose items are whole batches, addressed by slices.
+
+    What a worker cannot read is an item, too: torch would raise its traceback as the message of another error.
+    """
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
 
-    def __getitem__(self, part: Slice) -> Batch:
-        return self._examples.batch(part)
+    def __getitem__(self, part: Slice) -> Batch | DataError:
+        try:
+            return self._examples.batch(part)
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return DataError(str(error))
 
 
 def _unchanged(batch: Any) -> Any:
@@ -172,15 +182,26 @@ class PlanLoader(DataLoader[Batch]):
         self.slices = sampler
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield batches. They are counted here, in the main process: what workers have prefetched is not done yet."""
+        """Yield batches. They are counted here, in the main process: what workers have prefetched is not done yet.
+
+        A step is begun when all of its batches are there: where reading fails, the last step is whole and can be saved.
+        """
         slices = self.slices
         done = slices.step * slices.micro_batches
         total = len(slices)
-        for batch in super().__iter__():
+        read = self._read()
+        for batch in chain.from_iterable(iter(lambda: [*islice(read, slices.micro_batches)], [])):
             done += 1
             # The position after this batch is set before it is yielded: Lightning does not come back after the last one.
             ended = done == total
             slices.epoch, slices.step = (slices.epoch + ended, 0 if ended else done // slices.micro_batches)
+            yield batch
+
+    def _read(self) -> Iterator[Batch]:
+        """Yield batches, and raise what a worker could not read."""
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

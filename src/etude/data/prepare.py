@@ -182,7 +182,7 @@ def finished_tokenizer(
     content, *rest = read
     key = _digest(FORMAT, content, tokenizer.key, *rest)
     root = Path(cache).expanduser() / "tokenizers"
-    with _parallel_tokenizers():
+    with parallel_tokenizers():
         return Tokenizer.load(cached(root, key, lambda folder: tokenizer.build(texts).save(folder)))
 
 
@@ -216,7 +216,7 @@ def encoded(
     def build(folder: Path, beside: Path) -> None:
         _write(folder, beside, corpus, encoder, labels() if labels else None, stored)
 
-    with _parallel_tokenizers():
+    with parallel_tokenizers():
         folder = continued(Path(cache).expanduser() / "prepared", fingerprint, build)
     summary = read_json(folder / "summary.json", _Summary, ADVICE)
     splits = {split: _open_split(folder / split, encoder, stored, labels is not None) for split in summary.dropped}
@@ -336,7 +336,7 @@ def _digest(*parts: Any) -> str:
 
 
 @contextmanager
-def _parallel_tokenizers() -> Iterator[None]:
+def parallel_tokenizers() -> Iterator[None]:
     """Let the tokenizers library use threads in this block only: a process that is forked later would hang in them."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)

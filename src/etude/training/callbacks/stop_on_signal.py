@@ -12,7 +12,8 @@ import torch
 import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
-from etude.signals import SIGNALS, StoppedError, leave_at_once
+from etude.errors import DataError
+from etude.signals import SIGNALS, STOP, StoppedError, leave_at_once
 
 
 class StopOnSignal(Callback):
@@ -40,6 +41,7 @@ class StopOnSignal(Callback):
         if self._received and number == signal.SIGINT:
             leave_at_once()
         self._received = number
+        STOP.set()
 
     def on_train_batch_end(
         self,
@@ -82,6 +84,20 @@ class StopOnSignal(Callback):
         """
         self._exit_if_signalled(trainer)
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the last whole step where the data cannot be read on, and exit if a signal ended the wait for it.
+
+        The other ranks of a distributed training cannot save with this one: they continue from their last checkpoint.
+
+        Raises:
+            StoppedError: If a signal was received.
+        """
+        if isinstance(exception, DataError) and trainer.world_size == 1 and trainer.training:
+            self._save(trainer)
+            self._exit_if_signalled(trainer)
+
     def _exit_if_signalled(self, trainer: lightning.Trainer) -> None:
         received = self._received_anywhere(trainer)
         if received:
@@ -107,3 +123,4 @@ class StopOnSignal(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        STOP.clear()
