@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from etude.cli.main import main
 from etude.commands.sweep import wandb_sweep
@@ -38,6 +37,8 @@ def an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("an_agent")
 @pytest.mark.parametrize("form", ["args_no_hyphens", "args_json"])
 def test_the_command_of_an_agent_is_read(form: str, capfd: pytest.CaptureFixture[str]) -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # takes seconds, in each process that collects
+
     values = {
         "stop.patience": None,
         "tokenizer.lowercase": True,

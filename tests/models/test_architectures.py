@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -28,6 +28,7 @@ SOURCE_MASK = torch.arange(S) < torch.tensor([[7], [4], [2]])
 TARGET_MASK = torch.arange(T) < torch.tensor([[3], [5], [1]])
 
 
+@cache
 def part(experiment: str, group: str, choice: str) -> Any:
     """Make one part of a model as `model/group=choice` does, once for all combinations."""
     composition = COMPOSER.compose([f"experiment={experiment}", f"model/{group}={choice}"])
@@ -36,7 +37,6 @@ def part(experiment: str, group: str, choice: str) -> Any:
     return factory(Node(plain(composition.tree)["model"][key]))
 
 
-SEQ2SEQ = {group: {choice: part("translation/demo", group, choice) for choice in GROUPS[group]} for group in GROUPS}
 COMBINATIONS = list(product(*(GROUPS[group] for group in GROUPS)))
 # A stride without a factor in common with the numbers of choices: every pair of choices is among these.
 SOME = COMBINATIONS[::7]
@@ -44,7 +44,7 @@ REST = [pytest.param(combination, marks=pytest.mark.slow) for combination in COM
 
 
 def parts_of(combination: tuple[str, ...]) -> dict[str, Any]:
-    chosen = {group: SEQ2SEQ[group][choice] for group, choice in zip(GROUPS, combination, strict=True)}
+    chosen = {group: part("translation/demo", group, choice) for group, choice in zip(GROUPS, combination, strict=True)}
     return {**chosen, "feed_forward_layer": chosen["feed_forward"], **SIZES}
 
 
