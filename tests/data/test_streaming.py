@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -304,6 +305,24 @@ def test_a_short_silence_is_waited_for_and_said_once(
         assert epoch_of(data, 0) == expected
     assert "no answer" in caplog.text and "trying again for 60 s" in caplog.text
     assert served.mends is not None and served.mends < 0
+
+
+def test_an_address_that_is_silent_at_first_is_waited_for(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for one that has nothing."""
+    monkeypatch.setattr("etude.data.streaming.address.FIRST_WAIT", 0.01)
+    served.fails, served.mends = True, 2
+    assert read(served.address, tmp_path / "cache", patience=60.0).index.splits["train"]
+
+
+def test_a_full_disk_is_said_at_once(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.http.HTTPFileSystem._get_file", full)
+    with pytest.raises(StorageError, match=r"no room for a copy of .*index\.json: No space left"):
+        read_index(Address(served.address))
 
 
 def test_a_long_silence_is_one_line(tmp_path: Path, served: Served) -> None:

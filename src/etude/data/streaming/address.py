@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds between two attempts: each is twice the one before."""
 
 _FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -58,17 +60,31 @@ class Address:
         """Return the address of a file."""
         return f"{self.root}/{name}"
 
-    def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
-        return bool(self._patiently(name, lambda files, place: files.exists(place)))
-
-    def get(self, name: str, target: Path) -> None:
-        """Copy a file to this machine.
+    def find(self, name: str, target: Path) -> bool:
+        """Copy a file to this machine, if there is one of this name; return whether there is.
 
         Raises:
-            DataError: If there is no such file, or the address has not answered for as long as the patience lasts.
+            DataError: If the address has not answered for as long as the patience lasts.
+            StorageError: If the copy cannot be written.
         """
-        self._patiently(name, lambda files, place: files.get_file(place, str(target)))
+
+        def copy(files: fsspec.AbstractFileSystem, place: str) -> bool:
+            try:
+                files.get_file(place, str(target))
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._patiently(name, copy)
+
+    def get(self, name: str, target: Path) -> None:
+        """Copy a file to this machine, as `find` does.
+
+        Raises:
+            DataError: If there is no such file, too.
+        """
+        if not self.find(name, target):
+            raise DataError(f"{self.of(name)} is missing")
 
     def put(self, source: Path, name: str) -> None:
         """Copy a file of this machine there. In a folder of this machine it has its name only when it is whole.
@@ -102,9 +118,10 @@ class Address:
                 files = self._connected()
                 return act(files, f"{self._base.rstrip('/')}/{name}")
             except _FINAL as error:
-                missing = isinstance(error, FileNotFoundError)
-                raise DataError(f"{self.of(name)}: {'is missing' if missing else _reason(error)}") from error
+                raise DataError(f"{self.of(name)}: {_reason(error)}") from error
             except Exception as error:  # each file system has errors of its own
+                if isinstance(error, OSError) and error.errno in _FULL:
+                    raise StorageError(f"no room for a copy of {self.of(name)}: {error.strerror}") from error
                 self._process = 0  # connect anew
                 waited = time.monotonic() - began
                 if waited >= self.patience or STOP.is_set():

@@ -110,9 +110,8 @@ def write_shards(
 
 def _progress(address: Address, fingerprint: str) -> _Progress:
     """Return what an earlier process has written of the same shards; what it wrote of others is written over."""
-    if address.has(PROGRESS):
-        with tempfile.TemporaryDirectory(prefix="etude-") as folder:
-            address.get(PROGRESS, Path(folder) / PROGRESS)
+    with tempfile.TemporaryDirectory(prefix="etude-") as folder:
+        if address.find(PROGRESS, Path(folder) / PROGRESS):
             try:
                 found = read_json(Path(folder) / PROGRESS, _Progress, ADVICE)
             except BrokenFileError as error:

@@ -83,10 +83,9 @@ def read_index(address: Address) -> Index | None:
     Raises:
         DataError: If the address does not answer, or its index is broken.
     """
-    if not address.has(INDEX):
-        return None
     with tempfile.TemporaryDirectory(prefix="etude-") as folder:
-        address.get(INDEX, Path(folder) / INDEX)
+        if not address.find(INDEX, Path(folder) / INDEX):
+            return None
         try:
             return read_json(Path(folder) / INDEX, Index, ADVICE)
         except BrokenFileError as error:
