@@ -98,8 +98,9 @@ class Address:
             if self.local is None:
                 files.put_file(str(source), place)
             else:
-                files.put_file(str(source), f"{place}.part")
-                Path(f"{place}.part").replace(place)
+                part = Path(f"{place}.{os.getpid()}.part")  # others may write the same
+                files.put_file(str(source), str(part))
+                part.replace(place)
 
         try:
             self._patiently(name, copy)
