@@ -454,6 +454,7 @@ log_in_trouble(Path({str(folder)!r}), {number}, {status!r})
     for process in started:
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)
+    assert len(times.split()) == 3, exited
     logging, ending, over = (float(word) for word in times.split())
     return exited, [logging, ending, ended - over]
 
