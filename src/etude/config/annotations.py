@@ -17,6 +17,8 @@ from etude.errors import ConfigurationError
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
+MARKS = frozenset({TARGET, PARTIAL, "_convert_", "_recursive_"})
+"""Hydra's own keys of a node, without `_args_`: arguments are written by name."""
 
 
 class Annotation(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from etude.config.annotations import MARKS
 from etude.config.origins import Origins
 from etude.config.signatures import Signature
 from etude.errors import ConfigurationError
@@ -87,21 +89,25 @@ class Case:
 
     def mappings(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield every mapping of the tree with its dotted key, parents first; the key of the root is empty."""
-        yield from _mappings("", self.values)
+        yield from self._mappings
+
+    @functools.cached_property
+    def _mappings(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        return tuple(_mappings("", self.values))
 
     def variables(self, key: str, constructor: Signature) -> set[str]:
         """Return the variables of a node: keys that are not arguments, but are referred to by `${…}` inside the group.
 
         References in the files count too, so that a key remains a variable when the reference to it is overridden.
         """
+        names = get(self.values, key).keys() - MARKS - constructor.parameters.keys()
+        if not names:
+            return set()
         group = key.partition(".")[0]
         written = [scalar for source in self.origins.sources for scalar in source.scalars(group)]
         references = set(_references([*leaves(group, self.raw.get(group)), *written]))
         return {
-            name
-            for name in get(self.values, key)
-            if name not in constructor.parameters
-            and any(f"{reference}.".startswith(f"{join(key, name)}.") for reference in references)
+            name for name in names if any(f"{reference}.".startswith(f"{join(key, name)}.") for reference in references)
         }
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from etude.config.annotations import TARGET
+from etude.config.annotations import MARKS, TARGET
 from etude.config.case import Case, join
-from etude.config.nodes import MARKS, check_nodes, check_root, check_yaml
+from etude.config.nodes import check_nodes, check_root, check_yaml
 from etude.config.origins import Origins, Source
 from etude.config.rules import RULES
 from etude.config.schema import MAPPINGS, METRICS, Config

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, get_type_hints
 
 from etude.config.annotations import (
+    MARKS,
     PARTIAL,
     TARGET,
     Annotation,
@@ -25,7 +26,6 @@ from etude.config.annotations import (
     TupleOf,
 )
 from etude.config.modules import Definition, resolve
-from etude.config.nodes import MARKS
 from etude.config.signatures import ancestry, signature
 from etude.duration import SCALES, SECONDS, UNITS, Duration
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from etude.config.annotations import PARTIAL, TARGET, Annotation, shown
+from etude.config.annotations import MARKS, PARTIAL, TARGET, Annotation, shown
 from etude.config.case import Case, join, leaves
 from etude.config.choices import GROUPS, is_choice, kinds_of
 from etude.config.modules import nearest, resolve
@@ -45,9 +46,6 @@ PARTS: Mapping[str, frozenset[str]] = {
 }
 """Arguments that a model supplies to its parts, which are nodes with `_partial_`."""
 
-MARKS = frozenset({TARGET, PARTIAL, "_convert_", "_recursive_"})
-"""Hydra's own keys of a node, without `_args_`: arguments are written by name."""
-
 YAML_NUMBER = re.compile(r"[-+]?(?:0[0-7_]+|\d+(?::[0-5]?\d)+)")
 """Plain scalars that YAML 1.1 silently reads as another number: `012` is octal, `1:30` is sexagesimal."""
 
@@ -55,14 +53,19 @@ YAML_NUMBER = re.compile(r"[-+]?(?:0[0-7_]+|\d+(?::[0-5]?\d)+)")
 def check_yaml(case: Case) -> None:
     """Refuse numbers that YAML reads differently from what is written."""
     for key, value in leaves("", case.values):
+        if not isinstance(value, int):
+            continue
         text = case.origins.scalar(case.written(key))
-        if isinstance(value, int) and text is not None and YAML_NUMBER.fullmatch(text):
+        if text is not None and YAML_NUMBER.fullmatch(text):
             case.fail(key, f"= {text} is read by YAML as {value}; write the plain number, or quote it: '{text}'")
 
 
 def check_root(case: Case) -> None:
     """Check the keys of the root and of its sections against their dataclasses."""
     _check_section(case, "", case.values, Config)
+
+
+_hints = functools.cache(get_type_hints)
 
 
 def _check_section(case: Case, key: str, values: Mapping[str, Any], section: type) -> None:
@@ -73,7 +76,7 @@ def _check_section(case: Case, key: str, values: Mapping[str, Any], section: typ
     for name in values:
         if name not in constructor.parameters:
             _fail_unknown(case, key, name, constructor.parameters, owner)
-    hints = get_type_hints(section)
+    hints = _hints(section)
     for name, parameter in constructor.parameters.items():
         inner, is_group = join(key, name), section is Config and name in GROUPS
         if parameter.required and (name not in values or (name in NODES and values[name] is None)):
