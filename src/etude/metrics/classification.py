@@ -45,17 +45,22 @@ class ClassCounts(Statistics):
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
         """Yield both scores of each trial."""
-        for stays in kept:
-            own, others = self._counts(stays), other._counts(stays)
-            yield self.score(own + other._counts(~stays)), self.score(others + self._counts(~stays))
+        every = np.ones((1, len(self.rows)), bool)
+        own, others = self._counts(kept), other._counts(kept)
+        first, second = own + other._counts(every) - others, others + self._counts(every) - own
+        for trial in range(len(kept)):
+            yield self.score(first[:, trial]), self.score(second[:, trial])
 
-    def _counts(self, times: Int[np.ndarray, " N"] | Bool[np.ndarray, " N"]) -> Counts:
+    def _counts(self, times: Int[np.ndarray, "*T N"] | Bool[np.ndarray, "*T N"]) -> Float64[np.ndarray, "3 *T C"]:
+        """Return the counts of samples that have each row so many times."""
         right, predicted = self.rows.T
-        weights = times * (right != IGNORED)
-        hits = weights * (right == predicted)
+        weights = (times * (right != IGNORED)).reshape(-1, len(right))
+        starts = np.arange(len(weights))[:, None] * self.classes
         occurs = np.where(right == IGNORED, 0, right)
-        columns = ((occurs, weights), (predicted, weights), (occurs, hits))
-        return np.stack([np.bincount(ids, some, self.classes) for ids, some in columns])
+        columns = ((occurs, weights), (predicted, weights), (occurs, weights * (right == predicted)))
+        size = len(weights) * self.classes
+        counts = [np.bincount((starts + ids).ravel(), some.ravel(), size) for ids, some in columns]
+        return np.stack(counts).reshape(3, *times.shape[:-1], self.classes)
 
 
 class ClassMetric(ABC):
