@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from etude.commands import pair_evaluation
 from etude.commands.pair_evaluation import RequestedPairs
 from etude.errors import ConfigurationError, DataError
 from tests.runs.conftest import sentence
@@ -112,6 +114,17 @@ def test_the_size_of_a_batch_changes_nothing(run: Callable[[str], Path], pairs: 
         for other in others:
             assert other["right"] == first["right"]
             assert other["log_likelihood_bad"] == pytest.approx(first["log_likelihood_bad"], abs=1e-4)
+
+
+def test_many_pairs_say_how_far_they_are(
+    run: Callable[[str], Path], pairs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pair_evaluation, "LOGGED", 0.0)
+    with caplog.at_level(logging.INFO):
+        evaluate([run("causal_lm")], {"pairs": str(pairs), "name": "told", "batch.tokens": 60})
+    said = [int(line.split()[0]) for line in caplog.messages if "sentences are scored" in line]
+    assert len(said) > 3 and said == sorted(said)
+    assert caplog.messages.count(f"{said[-1]} of {said[-1]} sentences are scored") == 1
 
 
 def test_a_file_names_its_evaluation(pairs: Path) -> None:

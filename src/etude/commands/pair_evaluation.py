@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,12 @@ from etude.training.restore import load_run
 
 TOKENS = 4096
 """Tokens that are read at once where a run's batch is one of examples too large or not known."""
+
+
+LOGGED = 10.0
+"""Seconds between two lines of the log: many pairs take minutes."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,5 +142,11 @@ def _likelihoods(
             )
     once = sorted(set(encoded), key=lambda ids: (len(ids), ids))
     size = config.batch.examples or max(1, (config.batch.tokens or TOKENS) // len(once[-1]))
-    scores = dict(zip(once, task.log_likelihoods(once, tokenizer, size), strict=True))
+    scores, logged = dict[tuple[int, ...], float](), time.monotonic()
+    for start in range(0, len(once), size):
+        part = once[start : start + size]
+        scores |= zip(part, task.log_likelihoods(part, tokenizer, size), strict=True)
+        if time.monotonic() - logged >= LOGGED:
+            _log.info("%s of %s sentences are scored", f"{len(scores):,}", f"{len(once):,}")
+            logged = time.monotonic()
     return [scores[ids] for ids in encoded[::2]], [scores[ids] for ids in encoded[1::2]]
