@@ -17,6 +17,8 @@ import json
 import math
 import multiprocessing
 import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from multiprocessing.queues import SimpleQueue
 from resource import RUSAGE_SELF, getrusage
 
@@ -43,7 +45,7 @@ def lengths_of(size: int) -> np.ndarray:
     return lengths
 
 
-def _measure(size: int, shuffle: ShuffleName, answers: SimpleQueue[tuple[float, float, float]]) -> None:
+def _measure(size: int, shuffle: ShuffleName, answers: SimpleQueue[tuple[float, ...]]) -> None:
     before = peak()
     lengths = lengths_of(size)
     began = time.perf_counter()
@@ -60,15 +62,21 @@ def _measure(size: int, shuffle: ShuffleName, answers: SimpleQueue[tuple[float, 
     answers.put((seconds, milliseconds, peak() - before))
 
 
-def measured(size: int, shuffle: ShuffleName) -> tuple[float, float, float]:
-    """Return seconds to the first step, milliseconds of a step, and megabytes, in a new process."""
+def in_new_process(measure: Callable[..., None], *arguments: object) -> tuple[float, ...]:
+    """Return what a function puts into the queue that it is given last."""
     context = multiprocessing.get_context("spawn")
-    answers: SimpleQueue[tuple[float, float, float]] = context.SimpleQueue()
-    process = context.Process(target=_measure, args=(size, shuffle, answers))
+    answers: SimpleQueue[tuple[float, ...]] = context.SimpleQueue()
+    process = context.Process(target=measure, args=(*arguments, answers))
     process.start()
     found = answers.get()
     process.join()
     return found
+
+
+def exponents(values: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Return the powers of the size by which values grow, from each to the next."""
+    pairs = zip(pairwise(values), pairwise(sizes), strict=True)
+    return [round(math.log(after / before) / math.log(large / small), 2) for (before, after), (small, large) in pairs]
 
 
 def main() -> None:
@@ -79,17 +87,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 100])
     options = parser.parse_args()
     sizes = [times * options.base for times in options.times]
-    seconds, milliseconds, megabytes = zip(*(measured(size, options.shuffle) for size in sizes), strict=True)
-
-    def exponents(values: tuple[float, ...]) -> list[float]:
-        return [
-            round(math.log(values[n + 1] / values[n]) / math.log(sizes[n + 1] / sizes[n]), 2)
-            for n in range(len(sizes) - 1)
-        ]
-
+    rows = (in_new_process(_measure, size, options.shuffle) for size in sizes)
+    seconds, milliseconds, megabytes = zip(*rows, strict=True)
     columns = {"seconds": seconds, "milliseconds_a_step": milliseconds, "peak_megabytes": megabytes}
     found: dict[str, object] = {name: [round(value, 2) for value in values] for name, values in columns.items()}
-    found |= {"exponents_of_seconds": exponents(seconds), "exponents_of_megabytes": exponents(megabytes)}
+    found |= {"exponents_of_seconds": exponents(seconds, sizes)}
+    found["exponents_of_megabytes"] = exponents(megabytes, sizes)
     print(json.dumps({"shuffle": options.shuffle, "examples": sizes, **found}))
 
 

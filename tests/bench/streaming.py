@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import multiprocessing
 import tempfile
 import time
 from multiprocessing.queues import SimpleQueue
@@ -29,7 +27,7 @@ from etude.hardware import peak_resident_bytes
 from etude.packages import file_sha256
 from etude.tokenization.tokenizer_of_data import TokenizerOfData
 from etude.tokenization.trained import Bytes
-from tests.bench.plan_size import MEGABYTE
+from tests.bench.plan_size import MEGABYTE, exponents, in_new_process
 from tests.data.serving import serving
 
 SHARD = 4_000_000
@@ -76,16 +74,10 @@ def _measure(address: str, cache: Path, steps: int, answers: SimpleQueue[tuple[f
 
 def measured(shards: int, steps: int) -> tuple[float, ...]:
     """Return seconds to the first batch, tokens a second, and megabytes of memory and of disk, in a new process."""
-    context = multiprocessing.get_context("spawn")
-    answers: SimpleQueue[tuple[float, ...]] = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "shards", shards)
         with serving(Path(place) / "shards") as served:
-            process = context.Process(target=_measure, args=(served.address, Path(place) / "cache", steps, answers))
-            process.start()
-            found = answers.get()
-            process.join()
-    return found
+            return in_new_process(_measure, served.address, Path(place) / "cache", steps)
 
 
 def main() -> None:
@@ -96,10 +88,6 @@ def main() -> None:
     options = parser.parse_args()
     seconds, speed, memory, disk = zip(*(measured(shards, options.steps) for shards in options.shards), strict=True)
 
-    def exponents(values: tuple[float, ...]) -> list[float]:
-        growth = zip(values, values[1:], options.shards, options.shards[1:], strict=False)
-        return [round(math.log(after / before) / math.log(more / fewer), 2) for before, after, fewer, more in growth]
-
     columns = {
         "seconds": seconds,
         "tokens_a_second": speed,
@@ -107,7 +95,8 @@ def main() -> None:
         "cache_megabytes": disk,
     }
     found: dict[str, object] = {name: [round(value, 2) for value in values] for name, values in columns.items()}
-    found |= {"exponents_of_seconds": exponents(seconds), "exponents_of_megabytes": exponents(memory)}
+    found |= {"exponents_of_seconds": exponents(seconds, options.shards)}
+    found["exponents_of_megabytes"] = exponents(memory, options.shards)
     print(json.dumps({"tokens": [shards * SHARD for shards in options.shards], **found}))
 
 

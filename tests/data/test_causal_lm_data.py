@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,32 +18,20 @@ from etude.data.causal_lm import Blocks, CausalLMData, Documents, DocumentTexts,
 from etude.data.corpora import OneText
 from etude.data.loader import Slice
 from etude.data.prepare import Split, prepare
-from etude.data.readers.sources import Dropped, Row
 from etude.data.sizes import BatchSize, Limit, ShuffleName
 from etude.errors import ConfigurationError, DataError
 from etude.tokenization.trained import Bytes
 from etude.types import IGNORED, Facts
+from tests.data.given_texts import GivenTexts
 
 FACTS = Facts(vocabulary=261, pad=0, bos=1, eos=2, mask=4)
 BOS, EOS = FACTS.bos, FACTS.eos
 
 
-class Given:
+def documents_of(sizes: Sequence[int]) -> GivenTexts:
     """Documents of given lengths, each of a character of its own, in every split."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = sizes
-        self.dropped = Dropped()
-
-    def fingerprint(self) -> str:
-        return f"Given {self.sizes}"
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "val")
-
-    def rows(self, split: str) -> Iterator[Row]:
-        for number, size in enumerate(self.sizes):
-            yield Row({"text": "".join(chr(33 + (number * 7 + place) % 90) for place in range(size))}, f"{number}")
+    texts = ["".join(chr(33 + (number * 7 + place) % 90) for place in range(size)) for number, size in enumerate(sizes)]
+    return GivenTexts(texts, texts)
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +41,7 @@ def cache() -> Path:
 
 def split_of(sizes: Sequence[int]) -> Split:
     return prepare(
-        Given(sizes), Bytes(), text_fields=("text",), max_length=1 << 40, overflow="truncate", cache=cache()
+        documents_of(sizes), Bytes(), text_fields=("text",), max_length=1 << 40, overflow="truncate", cache=cache()
     ).splits["train"]
 
 
@@ -170,15 +158,15 @@ def data_module(corpus: object, max_length: int = 16, stride: int | None = None,
 
 
 def test_a_limit_is_one_of_documents() -> None:
-    data = data_module(Given([30, 5, 9]), val=2)
+    data = data_module(documents_of([30, 5, 9]), val=2)
     assert data.describe()["documents"] == {"train": 3, "val": 2}
     assert data.splits["val"].counts.sum() == 31 + 6
     assert data.splits["train"].counts.sum() == 31 + 6 + 10
 
 
 def test_the_text_of_an_example_is_what_is_read() -> None:
-    data = data_module(Given([30, 5]))
-    text = next(Given([30]).rows("val")).fields["text"]
+    data = data_module(documents_of([30, 5]))
+    text = next(documents_of([30]).rows("val")).fields["text"]
     assert data.text("val", "text", 0) == text[:15]
     assert {len(data.text("train", "text", 0, epoch)) for epoch in range(3)} <= {13, 14, 15, 16}
     assert data.text("train", "text", 0, 0) != data.text("train", "text", 0, 1)
@@ -187,7 +175,7 @@ def test_the_text_of_an_example_is_what_is_read() -> None:
 @pytest.mark.parametrize("stride", [0, 17])
 def test_a_stride_that_leaves_tokens_out_is_refused(stride: int) -> None:
     with pytest.raises(ConfigurationError, match=rf"data.stride={stride} is not from 1 to data.max_length=16"):
-        data_module(Given([3]), stride=stride)
+        data_module(documents_of([3]), stride=stride)
 
 
 def test_one_text_is_divided_at_its_end_and_kept_as_it_is(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from etude.data import encode
 from etude.data.base import DataSettings
 from etude.data.loader import Slice
-from etude.data.readers.sources import Dropped, Row
 from etude.data.sizes import BatchSize, Limit
 from etude.data.streaming import shard_writer
 from etude.data.streaming.address import Address
@@ -35,28 +34,17 @@ from etude.tokenization.base import Tokenizer
 from etude.tokenization.tokenizer_of_data import TokenizerOfData
 from etude.tokenization.trained import Bytes
 from etude.types import IGNORED
+from tests.data.given_texts import GivenTexts
 from tests.data.serving import Served, serving
 
 SIZES = [3, 9, 1, 14, 6, 2, 11, 5, 8, 4, 13, 7]
 BATCH = BatchSize(tokens=40, pool=3, shuffle="keyed")
 
 
-class Given:
-    """Documents of given lengths, of letters that say which document they belong to."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = sizes
-        self.dropped = Dropped()
-
-    def fingerprint(self) -> str:
-        return f"Given {self.sizes}"
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "val")
-
-    def rows(self, split: str) -> Iterator[Row]:
-        for number, size in enumerate(self.sizes if split == "train" else self.sizes[:3]):
-            yield Row({"text": chr(0x100 + number) * size}, f"{number}")
+def documents_of(sizes: Sequence[int]) -> GivenTexts:
+    """Documents of given lengths, of letters that say which document they belong to; three of them are evaluated."""
+    texts = [chr(0x100 + number) * size for number, size in enumerate(sizes)]
+    return GivenTexts(texts, texts[:3])
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +55,7 @@ def two_documents_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(folder: Path, sizes: Sequence[int] = SIZES, shard_tokens: int = 1, **more: Any) -> Index:
     return shard_writer.write_shards(
-        Given(sizes), Bytes(), more.get("address") or Address(str(folder)), shard_tokens, folder.parent / "cache"
+        documents_of(sizes), Bytes(), more.get("address") or Address(str(folder)), shard_tokens, folder.parent / "cache"
     )
 
 
@@ -88,7 +76,7 @@ def epoch_of(data: StreamedTexts, epoch: int) -> list[list[list[int]]]:
 
 
 def everything(tokenizer: Tokenizer, sizes: Sequence[int]) -> Counter[int]:
-    texts = [row.fields["text"] for row in Given(sizes).rows("train")]
+    texts = [row.fields["text"] for row in documents_of(sizes).rows("train")]
     return Counter(token for ids in tokenizer.encode(texts) for token in [*ids, tokenizer.eos])
 
 
@@ -218,7 +206,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_corpus_is_written_by_the_data_module_where_nothing_is(tmp_path: Path) -> None:
-    kind = {"corpus": Given(SIZES), "tokenizer": Bytes(), "shard_tokens": 1}
+    kind = {"corpus": documents_of(SIZES), "tokenizer": Bytes(), "shard_tokens": 1}
     data = read(tmp_path / "shards", tmp_path / "cache", **kind)
     assert len(data.index.splits["train"]) == 6
     assert epoch_of(data, 1) == epoch_of(read(tmp_path / "shards", tmp_path / "cache"), 1)
@@ -368,6 +356,8 @@ def test_a_missing_or_broken_shard_is_one_line(tmp_path: Path, served: Served, e
     [
         (lambda index: {**index, "format": 2}, "format"),
         (lambda index: {**index, "splits": {"train": []}}, "train"),
+        (lambda index: {**index, "splits": {"val": index["splits"]["val"]}}, "no train"),
+        (lambda index: {**index, "splits": {**index["splits"], "val": 2 * index["splits"]["val"]}}, "2 shards of val"),
         (lambda index: {**index, "splits": {"../train": index["splits"]["train"]}}, "splits"),
         (lambda index: {**index, "tokenizer": [{**index["tokenizer"][0], "name": "../x.json"}]}, "name"),
         (lambda index: {name: index[name] for name in index if name != "fingerprint"}, "fingerprint"),

@@ -30,7 +30,6 @@ from etude.training.restore import load_run
 TOKENS = 4096
 """Tokens that are read at once where a run's batch is one of examples too large or not known."""
 
-
 LOGGED = 10.0
 """Seconds between two lines of the log: many pairs take minutes."""
 

@@ -166,9 +166,8 @@ class _Writer:
 
     def _write_split(self, split: str, progress: _SplitProgress) -> None:
         training = split == "train"
-        most = self._shard_tokens if training else EVALUATED
         if progress.rows:
-            _log.info("%s: %s shards are there already; reading on", split, f"{len(progress.shards):,}")
+            _log.info("%s: shards that are there already: %s; reading on", split, f"{len(progress.shards):,}")
         before, rows = Counter(self._corpus.dropped), followed(self._corpus.rows(split), split)
         if sum(1 for _ in islice(rows, progress.rows)) != progress.rows:
             raise DataError(
@@ -183,11 +182,11 @@ class _Writer:
             growing.tokens += encoded.tokens["text"]
             growing.text_bytes += [len(row.fields["text"].encode()) for row in kept]
             growing.size += sum(map(len, encoded.tokens["text"])) // self._type.itemsize
-            if growing.size >= most and training:
+            if training and growing.size >= self._shard_tokens:
                 self._write_shard(split, progress, growing)
                 growing, progress.rows, progress.dropped = _Growing(), read, dict(dropped)
                 self._note()
-            elif growing.size > EVALUATED:
+            elif not training and growing.size > EVALUATED:
                 raise DataError(
                     f"the {split} split has more than {EVALUATED:,} tokens; hold out less: data.corpus.val_share=0.001"
                 )
@@ -197,7 +196,7 @@ class _Writer:
         progress.dropped = dict(dropped + (Counter(self._corpus.dropped) - before))
         if not progress.shards:
             raise DataError(f"the {split} split of {type(self._corpus).__name__} has no usable row")
-        _log.info("%s: %s rows in %s shards", split, f"{read:,}", f"{len(progress.shards):,}")
+        _log.info("%s: %s rows, shards: %s", split, f"{read:,}", f"{len(progress.shards):,}")
         self._note(at_once=True)
 
     def _write_shard(self, split: str, progress: _SplitProgress, growing: _Growing) -> None:

@@ -76,6 +76,14 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped: dict[SplitName, dict[str, Count]]
     splits: dict[SplitName, Annotated[list[TextShard], Meta(min_length=1)]]
 
+    def __post_init__(self) -> None:
+        """Refuse shards that nobody can train on, or several of a split that is evaluated."""
+        if "train" not in self.splits:
+            raise ValueError("splits has no train")
+        for split, shards in self.splits.items():
+            if split != "train" and len(shards) > 1:
+                raise ValueError(f"splits has {len(shards)} shards of {split}, which is one")
+
 
 def read_index(address: Address) -> Index | None:
     """Return what there is at an address; None if it has no index.
