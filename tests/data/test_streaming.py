@@ -339,11 +339,14 @@ def test_a_missing_or_broken_shard_is_one_line(tmp_path: Path, served: Served, e
     path = sorted((tmp_path / "shards").glob("train-*"))[2]
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(DataError, match=rf"{path.name} has .* bytes, of .*; have `etude prepare` write it again"):
+    with pytest.raises(DataError, match=rf"{path.name} has .* bytes, of .*; copy it anew, or remove index.json"):
         epoch_of(read(root, tmp_path / "cut"), 0)
     path.unlink()
     with pytest.raises(DataError, match=rf"{path.name}:? is missing"):
         epoch_of(read(root, tmp_path / "missing"), 0)
+    (tmp_path / "shards" / "index.json").unlink()  # as it says
+    written(tmp_path / "shards")
+    assert path.read_bytes() == whole
     if elsewhere:
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(DataError, match="other content than the index says"):

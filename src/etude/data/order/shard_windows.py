@@ -3,7 +3,7 @@
 So a few shards at a time are enough to read an epoch, and the order is as much at random as these allow. It is a function of
 the position, and stores no example.
 
-Axes: S shards, W windows, n positions.
+Axes: S shards, n positions.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ FORMAT = 1
 
 INDEX = "index.json"
 
-ADVICE = "have `etude prepare` write it again, or copy it anew"
+ADVICE = "copy it anew, or remove index.json, and `etude prepare` writes all shards again"
 """What to do about a broken file."""
 
 Count = Annotated[int, Meta(ge=0)]
