@@ -46,4 +46,4 @@ def test_keys_lead_into_lists() -> None:
 
 
 def test_every_mapping_comes_after_its_parent() -> None:
-    assert [key for key, _ in opened("a: {b: {c: 1}, d: [{e: 2}]}").mappings()] == ["", "a", "a.b", "a.d.0"]
+    assert [key for key, _ in opened("a: {b: {c: 1}, d: [{e: 2}]}").mappings] == ["", "a", "a.b", "a.d.0"]

@@ -87,12 +87,9 @@ class Case:
         key = self.written(key)
         raise ConfigurationError(f"{key} {problem} ({self.origins.of(key)})")
 
-    def mappings(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Yield every mapping of the tree with its dotted key, parents first; the key of the root is empty."""
-        yield from self._mappings
-
     @functools.cached_property
-    def _mappings(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    def mappings(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """Every mapping of the tree with its dotted key, parents first; the key of the root is empty."""
         return tuple(_mappings("", self.values))
 
     def variables(self, key: str, constructor: Signature) -> set[str]:

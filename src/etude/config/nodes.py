@@ -106,7 +106,7 @@ def check_nodes(case: Case) -> None:
             first = next(iter(value), None)
             choose = f"choose {key}=…" if "." not in key else f"write {key}.{TARGET}=…"
             case.fail(f"{key}.{first}" if first else key, f"is given, but {key} names no class; {choose}")
-    for key, node in case.mappings():
+    for key, node in case.mappings:
         if TARGET in node:
             _check_node(case, key, node)
 
@@ -210,7 +210,7 @@ def _fail_unknown(case: Case, key: str, name: str, names: Iterable[str], owner: 
     """Refuse an unknown key, and suggest the nearest key beside it or the same name elsewhere."""
     full = join(key, name)
     near = [join(key, close) for close in difflib.get_close_matches(name, list(names), 1)]
-    elsewhere = [join(place, name) for place, node in case.mappings() if name in node and join(place, name) != full]
+    elsewhere = [join(place, name) for place, node in case.mappings if name in node and join(place, name) != full]
     close = [*near, *elsewhere]
     advice = f"did you mean {close[0]}?" if close else f"its keys are {', '.join(names) or 'none'}"
     case.fail(full, f"is not a key of {owner}; {advice}")

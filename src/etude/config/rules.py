@@ -135,7 +135,7 @@ def check_counts(case: Case) -> None:
 
 def _own_nodes(case: Case) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the nodes of etude's own classes: of others, the names of arguments say nothing."""
-    for key, node in case.mappings():
+    for key, node in case.mappings:
         if within(str(node.get(TARGET)), ("etude",)):
             yield key, node
 
@@ -306,7 +306,7 @@ def check_non_finite(case: Case) -> None:
 
 def check_kinds(case: Case) -> None:
     """Check the node of each group against the kinds of the group, unless its class is a trusted one."""
-    for key, node in case.mappings():
+    for key, node in case.mappings:
         kinds, target = kinds_of(key), str(node.get(TARGET))
         definition = resolve(target) if kinds and TARGET in node else None
         if definition is None or within(definition.dotted, case.trusted):

@@ -44,7 +44,7 @@ class MultilabelF1(MultilabelMetric):
         self.average = average
 
     def statistics(self, predictions: Bool[np.ndarray, "N C"], labels: Bool[np.ndarray, "N C"]) -> Statistics:
-        """Return for each row the classes that are predicted or right, each counted as often, then those that are both."""
+        """Return for each row how often each class is predicted or right, 0 to 2, then whether it is both."""
         rows = np.concatenate([predictions.astype(np.float64) + labels, predictions & labels], axis=1)
         return Summed(rows, self._of, None, _signature(labels, f"average:{self.average}"), (0, 1))
 
