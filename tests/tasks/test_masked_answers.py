@@ -61,6 +61,19 @@ def test_a_score_is_the_same_to_the_last_bit_wherever_the_text_stands() -> None:
     assert (together[2].text, together[2].score) == ("0.0000", 0.0)
 
 
+def test_texts_of_one_length_are_read_together_with_the_same_scores() -> None:
+    made = task()
+    rows = TOKENIZER.encode(["sun moon star", "star moon sun", "the moon is a star", "", "moon star sun", "a", "sun"])
+    alone = [made.log_likelihoods([row], TOKENIZER, 1)[0] for row in rows]
+    for size in (1, 3, 100):
+        assert made.log_likelihoods(rows, TOKENIZER, size) == pytest.approx(alone, abs=1e-4)
+    reads = []
+    guess = made.log_probabilities
+    made.log_probabilities = lambda *of: reads.append(of[0].shape) or guess(*of)  # type: ignore[method-assign, func-returns-value]
+    made.log_likelihoods(rows, TOKENIZER, 100)
+    assert len(reads) == len({len(row) for row in rows})
+
+
 def test_copies_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = task(PseudoLogLikelihood()).predictions(TEXTS, TOKENIZER)
     monkeypatch.setattr("etude.tasks.fill_mask.TOKENS", 30)

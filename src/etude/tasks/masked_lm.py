@@ -5,6 +5,7 @@ Axes: B texts, L positions, M masked positions, E width of the embeddings, V voc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -205,10 +206,17 @@ class MaskedLM(Task):
     def log_likelihoods(self, rows: Sequence[Sequence[int]], tokenizer: Tokenizer, size: int) -> list[float]:
         """Return the pseudo-log-likelihood of each text, one mask at a time (see `ScoresTexts`, `PseudoLogLikelihood`).
 
-        The copies of a text are read together and without other texts, whatever the size is.
+        Texts of one length are read together, whatever the size is: 8,192 tokens of them and their copies at a time.
         """
-        answers = PseudoLogLikelihood()(self.log_probabilities, [self._framed(ids) for ids in rows], tokenizer)
-        return [float(output.score or 0.0) for (output,) in answers]
+        scores = [0.0] * len(rows)
+        in_order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for _, group in itertools.groupby(in_order, key=lambda place: len(rows[place])):
+            places = list(group)
+            framed = [self._framed(rows[place]) for place in places]
+            likelihoods = PseudoLogLikelihood().of_one_length(self.log_probabilities, framed, tokenizer)
+            for place, likelihood in zip(places, likelihoods, strict=True):
+                scores[place] = likelihood.score or 0.0
+        return scores
 
     def log_probabilities(
         self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"], where: Bool[Tensor, "B L"]

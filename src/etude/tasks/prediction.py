@@ -134,7 +134,7 @@ class ScoresTexts(Protocol):
         Args:
             rows: Ids of each text, without special ones, at most `text_limit` of them.
             tokenizer: Tokenizer of the ids.
-            size: Number of texts that are read at once, which changes no score.
+            size: Number of texts that are read at once; scores differ by it in rounding only.
         """
         ...
 
