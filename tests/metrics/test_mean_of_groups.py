@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.metrics.resampling import interval, paired_p_value, scored
+from etude.metrics.resampling import intervals, paired_p_value, scored
 from etude.metrics.score import MeanOfGroups, Statistics, mean_of_rows
 from etude.metrics.translation import BLEU
 
@@ -32,15 +32,17 @@ def test_a_small_group_counts_as_much_as_a_large_one() -> None:
     assert scored(made, 10).signature.startswith("nrefs:1|bs:10|seed:12345|")
 
 
-@given(st.lists(st.integers(0, 4), min_size=5, max_size=5).filter(sum))
-def test_a_sample_of_rows_is_a_sample_of_each_group_that_it_has(times: list[int]) -> None:
-    counts = np.array(times)
+SAMPLE = st.lists(st.integers(0, 4), min_size=5, max_size=5).filter(sum)
+
+
+@given(st.lists(SAMPLE, min_size=1, max_size=4))
+def test_a_sample_of_rows_is_a_sample_of_each_group_that_it_has(samples: list[list[int]]) -> None:
+    groups = [*zip(mean(OUTPUTS).groups, (FIRST, SECOND), strict=True)]
     expected = [
-        group.resampled(counts[own])
-        for group, own in zip(mean(OUTPUTS).groups, (FIRST, SECOND), strict=True)
-        if counts[own].any()
+        np.mean([group.resampled(times[None, own])[0] for group, own in groups if times[own].any()])
+        for times in map(np.array, samples)
     ]
-    assert mean(OUTPUTS).resampled(counts) == pytest.approx(np.mean(expected))
+    assert mean(OUTPUTS).resampled(np.array(samples)) == pytest.approx(expected)
 
 
 def test_exchanged_rows_are_exchanged_in_their_groups() -> None:
@@ -58,6 +60,6 @@ def test_the_interval_is_that_of_the_rows_where_all_groups_are_alike() -> None:
     values = np.arange(20.0)
     places = [np.arange(0, 20, 2), np.arange(1, 20, 2)]
     groups: list[Statistics] = [mean_of_rows(values[own], "nrefs:1", (0, 100)) for own in places]
-    low, high = interval(MeanOfGroups.of(groups, places, "groups"), 400)
-    plain_low, plain_high = interval(mean_of_rows(values, "nrefs:1", (0, 100)), 400)
+    ((low, high),) = intervals([MeanOfGroups.of(groups, places, "groups")], 400)
+    ((plain_low, plain_high),) = intervals([mean_of_rows(values, "nrefs:1", (0, 100))], 400)
     assert (low, high) == pytest.approx((plain_low, plain_high), abs=0.5)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.metrics.classification import ClassF1, Matthews
-from etude.metrics.resampling import all_scored, holm, paired_p_value, pooled_p_value
+from etude.metrics.resampling import all_scored, holm, paired_p_value, pooled_p_value, scored
 from etude.metrics.score import Summed, mean_of_rows
 
 
@@ -92,3 +92,15 @@ def test_holm_does_not_depend_on_the_order_of_the_tests(p_values: list[float], r
 def test_holm_as_in_his_paper() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
+
+
+@given(ROWS, st.integers(2, 150))
+def test_metrics_that_share_their_samples_have_the_intervals_that_each_has_alone(
+    rows: list[tuple[float, float, float]], bootstrap: int
+) -> None:
+    """Those of another number of rows among them."""
+    columns = [*zip(*rows, strict=True)]
+    statistics = {str(place): means(column) for place, column in enumerate([*columns, columns[0] * 2])}
+    together = all_scored(statistics, bootstrap)
+    assert together == {name: scored(one, bootstrap) for name, one in statistics.items()}
+    assert all_scored({}, bootstrap) == {}

@@ -24,7 +24,7 @@ from torchmetrics.functional.classification import (
 from etude.metrics.classification import Accuracy, ClassF1, ClassMetric, Matthews
 from etude.metrics.multilabel import LabelSetMatch, MultilabelF1, MultilabelMetric
 from etude.metrics.regression import MeanSquaredError, NumberMetric, Pearson, Spearman
-from etude.metrics.resampling import interval, paired_p_value, scored
+from etude.metrics.resampling import intervals, paired_p_value, scored
 from etude.metrics.score import Statistics
 
 CLASSES = ("a", "b", "c")
@@ -74,8 +74,8 @@ def test_the_order_of_rows_does_not_matter(name: str) -> None:
     order = np.random.default_rng(2).permutation(50)
     straight, shuffled = make(predictions, labels), make(predictions[order], labels[order])
     assert shuffled.whole == pytest.approx(straight.whole, abs=1e-12)
-    times = np.random.default_rng(3).integers(0, 4, 50)
-    assert shuffled.resampled(times[order]) == pytest.approx(straight.resampled(times), abs=1e-12)
+    times = np.random.default_rng(3).integers(0, 4, (3, 50))
+    assert shuffled.resampled(times[:, order]) == pytest.approx(straight.resampled(times), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -83,9 +83,10 @@ def test_a_sample_has_the_score_of_its_rows(name: str) -> None:
     kind, make = METRICS[name]
     (first, labels), (second, _) = (system(kind, 40, wrong, seed) for wrong, seed in ((0.3, 1), (0.6, 2)))
     one, other = make(first, labels), make(second, labels)
-    times = np.random.default_rng(4).integers(0, 3, 40)
-    rows = np.repeat(np.arange(40), times)
-    assert one.resampled(times) == pytest.approx(make(first[rows], labels[rows]).whole, abs=1e-12)
+    times = np.random.default_rng(4).integers(0, 3, (3, 40))
+    for some, found in zip(times, one.resampled(times), strict=True):
+        rows = np.repeat(np.arange(40), some)
+        assert found == pytest.approx(make(first[rows], labels[rows]).whole, abs=1e-12)
     if name in ("pearson", "spearman"):  # see below
         return
     kept = np.random.default_rng(5).integers(2, size=(3, 40), dtype=bool)
@@ -116,10 +117,10 @@ def test_the_interval_holds_the_value_narrows_with_more_rows_and_stays_in_bounds
     assert widths[1] / widths[0] == pytest.approx(1 / 4, rel=0.5)
     predictions, labels = system(kind, 30, 0.0, 1)
     best = make(predictions, labels)
-    assert interval(best, 100) == pytest.approx((best.whole, best.whole), abs=SINGLE)
+    assert intervals([best], 100)[0] == pytest.approx((best.whole, best.whole), abs=SINGLE)
     predictions[0] = predictions[1] if (predictions[0] != predictions[1]).any() else predictions[2]
     almost = make(predictions, labels)
-    low, high = interval(almost, 200)
+    ((low, high),) = intervals([almost], 200)
     assert almost.bounds[0] <= low <= almost.whole <= high <= almost.bounds[1]
     assert math.isfinite(almost.bounds[0]) and type(low) is type(high) is float
 

@@ -98,3 +98,33 @@ def test_changed_data_is_refused(
     said = capfd.readouterr().err
     assert "has changed since it was begun" in said
     assert "run.name=NAME" in said
+
+
+def test_data_that_has_moved_is_gone_on_with_if_it_is_the_same(
+    command: Callable[..., list[str]], tmp_path: Path, small_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here, there, other = (tmp_path / f"{place}.tsv" for place in ("here", "there", "other"))
+    text = (small_data / "train.tsv").read_text()
+    here.write_text(text)
+    longer = ("budget=6step", "validate.every=3step")
+    assert main(command("whole", f"data.train={here}", *longer)) == 0
+    assert main(command("x", f"data.train={here}", "budget=3step", "validate.every=3step")) == 0
+    run = tmp_path / "outputs" / TASK / "demo" / "x"
+    here.rename(there)
+    other.write_text(text.replace("warm\n", "cold\n", 1))
+    before = touched(run)
+    capfd.readouterr()
+
+    refused = (command("x", f"data.train={other}", *longer), ["resume", str(run), f"data.corpus.train={other}"])
+    for words in refused:
+        assert main(words) == 78
+        assert f"data.corpus.train: '{here}' -> '{other}'" in capfd.readouterr().err
+    assert main(["resume", str(run), "data.corpus._target_=etude.data.corpora.Trec"]) == 78
+    assert main(["resume", str(run), f"data.corpus.train={there}"]) == 0
+    assert "is finished; nothing to do" in capfd.readouterr().err
+    assert touched(run) == before
+
+    assert main(["resume", str(run), f"data.corpus.train={there}", "budget=6step"]) == 0
+    assert_same(end(run), end(run.parent / "whole"))
+    noted = json.loads((run / "changes.jsonl").read_text())["changed"]
+    assert noted["data.corpus.train"] == f"'{here}' -> '{there}'"

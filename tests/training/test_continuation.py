@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etude.atomic import write_json
 from etude.checkpoints.checkpoint import snapshot, write
 from etude.checkpoints.integrity import checkpoint_folder
 from etude.config.compose import compose
@@ -24,12 +25,30 @@ from etude.errors import ConfigurationError, StorageError
 from etude.runs.documents import Change
 from etude.runs.reading import read_changes
 from etude.runs.saved_run import SavedRun
-from etude.training.continuation import continue_with, is_complete, note_changes, requested_changes
+from etude.training.continuation import (
+    continue_with,
+    is_complete,
+    note_changes,
+    refuse_other_data,
+    requested_changes,
+)
 
 CONFIG = compose("experiment=translation/demo", "budget=8step", "trainer=cpu", "trainer.threads=3")
 TYPED = ("budget", "batch", "validate", "checkpoint", "log", "limit", "callbacks", "stop", "average", "start")
 """Keys that not every value suits."""
 KEYS = sorted(key for key in shown_values(CONFIG.values) if key.partition(".")[0] not in TYPED)
+PATHS = ("data.corpus.source", "data.corpus.target")
+"""Texts that may be paths: whether other data is there is found out by reading it."""
+DATA = {
+    "rows": {},
+    "dropped": {},
+    "fingerprint": "a",
+    "classes": [],
+    "tokenizer": {"vocabulary": 9, "fingerprint": "b"},
+    "batch": {"examples": 4, "tokens": None, "pool": None},
+    "steps_per_epoch": 1,
+    "tokens_per_step": 1.0,
+}
 DURATIONS = st.builds(
     lambda amount, unit: f"{amount}{unit}", st.integers(1, 40), st.sampled_from(["step", "epoch", "ktok", "tok", "min"])
 )
@@ -65,10 +84,10 @@ def refused(action: Callable[[], Any]) -> str:
 
 
 @given(st.sampled_from(KEYS))
-def test_a_key_of_the_machine_may_change_and_no_other(key: str) -> None:
+def test_a_key_of_the_machine_may_change_and_where_data_is_and_no_other(key: str) -> None:
     run, config = SavedRun(Path("outputs/a"), CONFIG), CONFIG.updated({key: "other"})
     change = f"{shown_values(CONFIG.values)[key]} -> 'other'"
-    if is_machine(key):
+    if is_machine(key) or key in PATHS:
         assert requested_changes(run, config) == {key: change}
     else:
         assert refused(lambda: requested_changes(run, config)) == (
@@ -80,6 +99,23 @@ def test_a_key_of_the_machine_may_change_and_no_other(key: str) -> None:
 def test_the_keys_above_have_both_kinds() -> None:
     assert {is_machine(key) for key in KEYS} == {True, False}
     assert {"seed", "model.width", "trainer.threads", "paths.outputs"} <= {*KEYS}
+
+
+def test_data_that_moves_is_read_and_refused_if_it_is_other_data(run: SavedRun) -> None:
+    moved, read = CONFIG.updated({"data.corpus.source": "/elsewhere"}), []
+
+    def described(fingerprint: str) -> Callable[[], dict[str, str]]:
+        return lambda: read.append(fingerprint) or {"fingerprint": fingerprint}  # type: ignore[func-returns-value]
+
+    refuse_other_data(run, moved, described("not prepared: any data may be the run's"))
+    write_json(run.path / "data.json", DATA)
+    refuse_other_data(run, CONFIG.updated({"trainer.threads": 5}), described("not moved"))
+    assert read == []
+    refuse_other_data(run, moved, described("a"))
+    assert "(data.corpus.source: 'en' -> '/elsewhere')" in refused(
+        lambda: refuse_other_data(run, moved, described("b"))
+    )
+    assert read == ["a", "b"]
 
 
 @given(DURATIONS, DURATIONS)

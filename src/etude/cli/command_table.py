@@ -95,6 +95,11 @@ _DIRECTION = {"direction": "of a run that translates in several: direction=en-fr
 _SEARCH = {"decoding…": "another search: decoding=greedy, decoding.beams=5"}
 _PATHS = {"paths…": "folders: paths.outputs=FOLDER"}
 _MACHINE = {"trainer…": "the machine: trainer=cpu, trainer.workers=2", **_PATHS}
+_MOVED = {
+    "data.corpus…": "where the data's files are now: data.corpus.root=FOLDER",
+    "data.parts…": "the same of a mixture",
+    "data.root": "the same of shards",
+}
 _OUTPUTS = {"paths.outputs": "the folder of all runs"}
 
 _ALL = (
@@ -147,6 +152,7 @@ _ALL = (
             "logger…": "another logger: logger=none",
             "log…": "how often, and what: log.every=10step log.norms=true",
             "paths…": "folders: paths.cache=FOLDER",
+            **_MOVED,
         },
     ),
     Command(
@@ -310,8 +316,7 @@ _ALL = (
         options={"run.name": "the new run's; of an unfinished one, it is continued"},
         changes={
             "paths…": "where folders are now",
-            "data.corpus…": "where the data's files are now",
-            "data.parts…": "the same of a mixture",
+            **_MOVED,
         },
     ),
     Command(

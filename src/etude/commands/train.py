@@ -11,6 +11,7 @@ from typing import Any
 
 from etude.config.agent_words import agent_run_id
 from etude.config.schema import Config
+from etude.config.values import LOCATIONS
 from etude.errors import ConfigurationError, defects, memory_errors
 from etude.report.page import report
 from etude.report.summary import terminal_summary
@@ -20,13 +21,13 @@ from etude.runs.lock import RunLock
 from etude.runs.saved_run import SavedRun
 from etude.training import launch
 from etude.training.build import build_data, check_trackers, factory, warm_start_run
-from etude.training.continuation import BUDGET, continue_with, is_complete, requested_changes
+from etude.training.continuation import BUDGET, continue_with, is_complete, refuse_other_data, requested_changes
 from etude.training.fit import fit
 from etude.training.from_runs.teacher_run import with_teacher_folder
 from etude.training.machine import Machine
 from etude.training.warm_start import with_warm_start
 
-RESUMABLE = ("trainer", "logger", "log", "paths", BUDGET)
+RESUMABLE = ("trainer", "logger", "log", "paths", *LOCATIONS, BUDGET)
 """Configuration keys, with all below them, whose values may change when a run is continued."""
 
 _log = logging.getLogger(__name__)
@@ -42,9 +43,12 @@ def train(config: Config) -> SavedRun:
     config = with_teacher_folder(with_warm_start(config))
     _check(config)  # before a folder is made and processes are started
     folder = _folder(config)
-    if state(folder) != "new" and is_complete(run := SavedRun.open(folder), config):
-        _log_finished(run)
-        return run
+    if state(folder) != "new":
+        run = SavedRun.open(folder)
+        refuse_other_data(run, config, lambda: _data_of(run, config))
+        if is_complete(run, config):
+            _log_finished(run)
+            return run
     if launch.global_rank() > 0:
         run = _wait_for_rank_0(folder, config)
         fit(run)
@@ -58,10 +62,11 @@ def resume(run: SavedRun, changes: Mapping[str, Any] | None = None) -> SavedRun:
     Args:
         run: The run.
         changes: Values of configuration keys at or below `RESUMABLE`: keys of the machine, such as `trainer.devices`, which
-            do not affect results, and `budget`, to train for longer.
+            do not affect results; where data has moved to; and `budget`, to train for longer.
     """
     changes = changes or {}
     config = run.changed(changes, RESUMABLE)
+    refuse_other_data(run, config, lambda: _data_of(run, config))
     if is_complete(run, config):
         _log_finished(run)
         return run
@@ -78,6 +83,11 @@ def prepare(config: Config) -> dict[str, Any]:
     config = with_warm_start(config)
     start = warm_start_run(config)
     return build_data(config, _machine(config), start.tokenizer if start else None).describe()
+
+
+def _data_of(run: SavedRun, config: Config) -> dict[str, Any]:
+    """Describe the data that a configuration names, with the tokenizer of a run."""
+    return build_data(config, _machine(config), run.tokenizer).describe()
 
 
 def _machine(config: Config) -> Machine:

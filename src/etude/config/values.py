@@ -13,6 +13,8 @@ NONE = "(none)"
 """Text for a key that a configuration does not have."""
 MACHINE = ("trainer", "logger", "paths", "log", "run.notes", "run.tags")
 """Keys, with all below them, whose values may change when a run is continued: they do not change the science."""
+LOCATIONS = ("data.root", "data.corpus", "data.parts")
+"""Keys at and below which data is located: a run is continued with data that has moved, if its content is the same."""
 
 _SECRET = re.compile(
     r"key|token"

@@ -8,8 +8,8 @@ Axes: N rows, C classes, T trials. Rows whose label is `IGNORED` do not count.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, Self
 
@@ -26,22 +26,24 @@ Counts = Float64[np.ndarray, "3 C"]
 
 @dataclass(frozen=True)
 class ClassCounts(Statistics):
-    """Statistics whose score is a function of counts of classes, [3, C]. `rows` are the right and the predicted class, [N, 2].
+    """Statistics whose score is a function of counts of classes. `rows` are the right and the predicted class, [N, 2].
 
     Attributes:
         classes: C.
+        score: Function from the counts to the score.
     """
 
-    classes: int = 0
+    classes: int = field(kw_only=True)
+    score: Callable[[Counts], float] = field(kw_only=True)
 
     @property
     def whole(self) -> float:
         """The score of all rows."""
-        return self.resampled(np.ones(len(self.rows), np.int64))
+        return float(self.resampled(np.ones((1, len(self.rows)), np.int64))[0])
 
-    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row the given number of times."""
-        return self.score(self._counts(times))
+    def resampled(self, times: Int[np.ndarray, "T N"]) -> Float64[np.ndarray, " T"]:
+        """Return the scores of samples, each of which has each row the given number of times."""
+        return np.array([self.score(counts) for counts in self._counts(times).swapaxes(0, 1)])
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
         """Yield both scores of each trial."""
@@ -51,16 +53,16 @@ class ClassCounts(Statistics):
         for trial in range(len(kept)):
             yield self.score(first[:, trial]), self.score(second[:, trial])
 
-    def _counts(self, times: Int[np.ndarray, "*T N"] | Bool[np.ndarray, "*T N"]) -> Float64[np.ndarray, "3 *T C"]:
+    def _counts(self, times: Int[np.ndarray, "T N"] | Bool[np.ndarray, "T N"]) -> Float64[np.ndarray, "3 T C"]:
         """Return the counts of samples that have each row so many times."""
         right, predicted = self.rows.T
-        weights = (times * (right != IGNORED)).reshape(-1, len(right))
+        weights = times * (right != IGNORED)
         starts = np.arange(len(weights))[:, None] * self.classes
         occurs = np.where(right == IGNORED, 0, right)
         columns = ((occurs, weights), (predicted, weights), (occurs, weights * (right == predicted)))
         size = len(weights) * self.classes
         counts = [np.bincount((starts + ids).ravel(), some.ravel(), size) for ids, some in columns]
-        return np.stack(counts).reshape(3, *times.shape[:-1], self.classes)
+        return np.stack(counts).reshape(3, len(weights), self.classes)
 
 
 class ClassMetric(ABC):
@@ -133,7 +135,9 @@ class ClassF1(ClassMetric):
         """Return the predicted class and the right one of each row."""
         kind = f"average:{self.average}" if self.positive is None else f"positive:{self.positive}"
         score = self._mean if self.positive is None else partial(_f1_of, list(classes).index(self.positive))
-        return ClassCounts(_pairs(predictions, labels), score, None, _signature(classes, kind), (0, 1), len(classes))
+        return ClassCounts(
+            _pairs(predictions, labels), None, _signature(classes, kind), (0, 1), classes=len(classes), score=score
+        )
 
     def _mean(self, counts: Counts) -> float:
         right, predicted, _ = counts
@@ -152,7 +156,9 @@ class Matthews(ClassMetric):
         self, predictions: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], classes: Sequence[str]
     ) -> Statistics:
         """Return the predicted class and the right one of each row."""
-        return ClassCounts(_pairs(predictions, labels), _matthews, None, _signature(classes), (-1, 1), len(classes))
+        return ClassCounts(
+            _pairs(predictions, labels), None, _signature(classes), (-1, 1), classes=len(classes), score=_matthews
+        )
 
 
 def _f1(counts: Counts) -> Float64[np.ndarray, " C"]:

@@ -46,7 +46,7 @@ class MultilabelF1(MultilabelMetric):
     def statistics(self, predictions: Bool[np.ndarray, "N C"], labels: Bool[np.ndarray, "N C"]) -> Statistics:
         """Return for each row how often each class is predicted or right, 0 to 2, then whether it is both."""
         rows = np.concatenate([predictions.astype(np.float64) + labels, predictions & labels], axis=1)
-        return Summed(rows, self._of, None, _signature(labels, f"average:{self.average}"), (0, 1))
+        return Summed(rows, None, _signature(labels, f"average:{self.average}"), (0, 1), score=self._of)
 
     def _of(self, total: Float64[np.ndarray, " 2*C"]) -> float:
         either, hits = total.reshape(2, -1)

@@ -3,7 +3,7 @@
 A correlation does not depend on the scale of a system's numbers. Numbers are standardized, so that a comparison of two
 systems by exchanging their rows does not depend on it either.
 
-Axes: N rows, M rows of a sample.
+Axes: N rows, M rows of a sample, T samples.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Correlation(Protocol):
     """A correlation of torchmetrics."""
 
     def __call__(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Return the correlation of two vectors."""
+        """Return the correlation of two vectors, or of each column of two matrices."""
         ...
 
 
@@ -77,7 +77,7 @@ def _correlated(
     values: Float64[np.ndarray, " N"], labels: Float64[np.ndarray, " N"], correlation: Correlation, signature: str
 ) -> Statistics:
     rows = np.stack([_standardized(values), _standardized(labels)], axis=1)
-    return Recomputed(rows, partial(_correlation, correlation), None, signature, (-1, 1))
+    return Recomputed(rows, None, signature, (-1, 1), scores=partial(_correlations, correlation))
 
 
 def _standardized(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
@@ -88,8 +88,10 @@ def _standardized(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"
     return deviations / np.abs(deviations).mean()
 
 
-def _correlation(correlation: Correlation, rows: Float64[np.ndarray, "M 2"]) -> float:
-    if not (rows != rows[:1]).any(axis=0).all():
-        return 0.0  # torchmetrics warns and returns nan there
-    first, second = torch.from_numpy(np.ascontiguousarray(rows.T))
-    return float(correlation(first, second))
+def _correlations(correlation: Correlation, samples: Float64[np.ndarray, "T M 2"]) -> Float64[np.ndarray, " T"]:
+    varies = (samples != samples[:, :1]).any(axis=1).all(axis=1)
+    scores = np.zeros(len(samples))  # where all are equal, torchmetrics warns and returns nan
+    if varies.any():
+        first, second = torch.from_numpy(np.ascontiguousarray(samples[varies].transpose(2, 1, 0)))
+        scores[varies] = correlation(first, second).numpy()
+    return scores

@@ -7,9 +7,10 @@ equal those of sacrebleu, which sums in single precision, to six digits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from etude.metrics.score import Score, Statistics
 
@@ -19,8 +20,8 @@ SEED = 12345
 TRIALS = 10_000
 """Trials of approximate randomization, sacrebleu's default."""
 
-TRIALS_AT_ONCE = 64
-"""A multiple of 32: sacrebleu draws all bits at once, 32 from each random word."""
+AT_ONCE = 64
+"""Trials or samples. A multiple of 32: sacrebleu draws all bits at once, 32 from each random word."""
 
 ROUNDING = 1e-6
 """Differences of scores that differ by less are equal: torchmetrics divides in single precision."""
@@ -33,35 +34,50 @@ def scored(statistics: Statistics, bootstrap: int = 0) -> Score:
         statistics: Statistics of the rows.
         bootstrap: Number of resamplings for a 95 % confidence interval; below 2: no interval.
     """
-    if bootstrap < 2:
-        return Score(statistics.whole, statistics.signature, statistics=statistics)
-    references, *rest = statistics.signature.split("|")
-    signature = "|".join([references, f"bs:{bootstrap}", f"seed:{SEED}", *rest])
-    return Score(statistics.whole, signature, *interval(statistics, bootstrap), statistics=statistics)
+    return all_scored({"": statistics}, bootstrap)[""]
 
 
 def all_scored(statistics: Mapping[str, Statistics], bootstrap: int = 0) -> dict[str, Score]:
-    """Return the scores of several metrics, by name, as `scored` does."""
-    return {name: scored(rows, bootstrap) for name, rows in statistics.items()}
+    """Return the scores of several metrics, by name, as `scored` does; those of equally many rows share their samples."""
+    if bootstrap < 2:
+        return {name: Score(one.whole, one.signature, statistics=one) for name, one in statistics.items()}
+    scores = {}
+    for (name, one), ends in zip(statistics.items(), intervals([*statistics.values()], bootstrap), strict=True):
+        references, *rest = one.signature.split("|")
+        signature = "|".join([references, f"bs:{bootstrap}", f"seed:{SEED}", *rest])
+        scores[name] = Score(one.whole, signature, *ends, statistics=one)
+    return scores
 
 
-def interval(statistics: Statistics, resamplings: int) -> tuple[float, float]:
-    """Return the ends of the 95 % confidence interval by bootstrap resampling (Koehn 2004).
+def intervals(statistics: Sequence[Statistics], resamplings: int) -> list[tuple[float, float]]:
+    """Return the ends of the 95 % confidence interval of each score by bootstrap resampling (Koehn 2004).
 
     As in sacrebleu, it is centred at the mean of the resamplings and as wide as the middle 95 % of them. It is clipped to
     the score's bounds.
     """
-    generator = np.random.default_rng(SEED)
-    count = len(statistics.rows)
-    scores = np.empty(resamplings)
-    for number in range(resamplings):
-        times = np.bincount(generator.choice(count, count), minlength=count)
-        scores[number] = statistics.resampled(times)
-    scores.sort()
+    scores = np.empty((len(statistics), resamplings))
+    for count in {len(one.rows) for one in statistics}:
+        start = 0
+        for times in _samples(count, resamplings):
+            for place, one in enumerate(statistics):
+                if len(one.rows) == count:
+                    scores[place, start : start + len(times)] = one.resampled(times)
+            start += len(times)
+    scores.sort(axis=1)
     cut = resamplings // 40
-    middle, half = scores.mean(), (scores[resamplings - 1 - cut] - scores[cut]) / 2
-    low, high = np.clip((middle - half, middle + half), *statistics.bounds)
-    return float(low), float(high)
+    middle, half = scores.mean(axis=1), (scores[:, resamplings - 1 - cut] - scores[:, cut]) / 2
+    least, most = np.array([one.bounds for one in statistics]).reshape(-1, 2).T
+    low, high = np.clip(middle - half, least, most), np.clip(middle + half, least, most)
+    return [*zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _samples(count: int, resamplings: int) -> Iterator[Int[np.ndarray, "T N"]]:
+    """Yield how often each of so many rows is in each sample, for some samples at a time."""
+    generator = np.random.default_rng(SEED)
+    for start in range(0, resamplings, AT_ONCE):
+        size = min(AT_ONCE, resamplings - start)
+        drawn = generator.choice(count, (size, count)) + count * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
 
 
 def paired_p_value(first: Statistics, second: Statistics, trials: int = TRIALS) -> float:
@@ -92,8 +108,8 @@ def pooled_p_value(pairs: Sequence[tuple[Statistics, Statistics]], trials: int =
     count = len(pairs[0][0].rows)
     observed = abs(sum(first.whole - second.whole for first, second in pairs)) / len(pairs) - ROUNDING
     extreme = 0
-    for start in range(0, trials, TRIALS_AT_ONCE):
-        size = min(TRIALS_AT_ONCE, trials - start)
+    for start in range(0, trials, AT_ONCE):
+        size = min(AT_ONCE, trials - start)
         kept = generator.integers(2, size=(size, count), dtype=bool)
         exchanged = (first.exchanged(second, kept) for first, second in pairs)
         for scores in zip(*exchanged, strict=True):

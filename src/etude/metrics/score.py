@@ -21,7 +21,6 @@ class Statistics(ABC):
 
     Attributes:
         rows: [N, K] numbers of each row.
-        score: Function from rows to the score: see the subclasses, `Summed` and `Recomputed`.
         alone: [N] score of each row by itself, nan for rows that do not count; their mean need not be the score. None if
             a single row has no score.
         signature: How the score is computed, as in sacreBLEU: `nrefs:1|case:mixed|…`, the number of references first.
@@ -29,7 +28,6 @@ class Statistics(ABC):
     """
 
     rows: Real[np.ndarray, "N K"]
-    score: Callable[[np.ndarray], float]
     alone: Float64[np.ndarray, " N"] | None
     signature: str
     bounds: tuple[float, float] = (-math.inf, math.inf)
@@ -40,8 +38,8 @@ class Statistics(ABC):
         """The score of all rows."""
 
     @abstractmethod
-    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row the given number of times."""
+    def resampled(self, times: Int[np.ndarray, "T N"]) -> Float64[np.ndarray, " T"]:
+        """Return the scores of samples, each of which has each row the given number of times."""
 
     @abstractmethod
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
@@ -53,17 +51,24 @@ class Statistics(ABC):
         """
 
 
+@dataclass(frozen=True)
 class Summed(Statistics):
-    """Statistics whose score is a function of the sum of the rows, [K]."""
+    """Statistics whose score is a function of the sum of the rows.
+
+    Attributes:
+        score: Function from the sum, [K], to the score.
+    """
+
+    score: Callable[[Float64[np.ndarray, " K"]], float] = field(kw_only=True)
 
     @property
     def whole(self) -> float:
         """The score of all rows."""
         return self.score(self.rows.sum(axis=0))
 
-    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row the given number of times."""
-        return self.score(times @ self.rows)
+    def resampled(self, times: Int[np.ndarray, "T N"]) -> Float64[np.ndarray, " T"]:
+        """Return the scores of samples, each of which has each row the given number of times."""
+        return np.array([self.score(total) for total in times.astype(np.float64) @ self.rows])
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
         """Yield both scores of each trial."""
@@ -74,23 +79,35 @@ class Summed(Statistics):
             yield self.score(total), self.score(other_total)
 
 
+@dataclass(frozen=True)
 class Recomputed(Statistics):
-    """Statistics whose score is a function of all rows of a sample, [M, K], in any order: of their ranks, for example."""
+    """Statistics whose score is a function of all rows of a sample, in any order: of their ranks, for example.
+
+    Attributes:
+        scores: Function from samples of equal size, [T, M, K], to the score of each.
+    """
+
+    scores: Callable[[Real[np.ndarray, "T M K"]], Float64[np.ndarray, " T"]] = field(kw_only=True)
 
     @property
     def whole(self) -> float:
         """The score of all rows."""
-        return self.score(self.rows)
+        return float(self.scores(self.rows[None])[0])
 
-    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the score of a sample that has each row the given number of times."""
-        return self.score(np.repeat(self.rows, times, axis=0))
+    def resampled(self, times: Int[np.ndarray, "T N"]) -> Float64[np.ndarray, " T"]:
+        """Return the scores of samples, each of which has each row the given number of times."""
+        sizes = times.sum(axis=1)
+        scores = np.empty(len(times))
+        for size in np.unique(sizes):
+            alike = sizes == size
+            scores[alike] = self.scores(np.stack([np.repeat(self.rows, some, axis=0) for some in times[alike]]))
+        return scores
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
         """Yield both scores of each trial."""
-        for stays in kept[:, :, None]:
-            first, second = np.where(stays, self.rows, other.rows), np.where(stays, other.rows, self.rows)
-            yield self.score(first), self.score(second)
+        stays = kept[:, :, None]
+        first, second = np.where(stays, self.rows, other.rows), np.where(stays, other.rows, self.rows)
+        yield from zip(self.scores(first).tolist(), self.scores(second).tolist(), strict=True)
 
 
 @dataclass(frozen=True)
@@ -123,18 +140,21 @@ class MeanOfGroups(Statistics):
             alone[own] = np.nan if group.alone is None else group.alone
         every = None if any(group.alone is None for group in groups) else alone
         signature = f"{groups[0].signature}|{name}:{len(groups)}"
-        mean = _mean_of([group.whole for group in groups])
-        return cls(numbers, lambda _: mean, every, signature, groups[0].bounds, tuple(groups), tuple(places))
+        return cls(numbers, every, signature, groups[0].bounds, tuple(groups), tuple(places))
 
     @property
     def whole(self) -> float:
         """The mean of the groups' scores."""
         return _mean_of([group.whole for group in self.groups])
 
-    def resampled(self, times: Int[np.ndarray, " N"]) -> float:
-        """Return the mean of the scores of the groups that a sample has rows of."""
-        both = zip(self.groups, (times[own] for own in self.places), strict=True)
-        return _mean_of([group.resampled(some) for group, some in both if some.any()])
+    def resampled(self, times: Int[np.ndarray, "T N"]) -> Float64[np.ndarray, " T"]:
+        """Return for each sample the mean of the scores of the groups that it has rows of."""
+        total, present = np.zeros(len(times)), np.zeros(len(times))
+        for group, own in zip(self.groups, self.places, strict=True):
+            has_rows = times[:, own].any(axis=1)
+            total[has_rows] += group.resampled(times[has_rows][:, own])
+            present += has_rows
+        return total / present
 
     def exchanged(self, other: Self, kept: Bool[np.ndarray, "T N"]) -> Iterator[tuple[float, float]]:
         """Yield both means of each trial."""
@@ -164,7 +184,7 @@ def mean_of_rows(
     """
     counts = np.ones(len(values), bool) if counted is None else counted
     rows = np.stack([np.where(counts, values, 0.0), counts], axis=1)
-    return Summed(rows, _quotient, np.where(counts, values, np.nan), signature, bounds)
+    return Summed(rows, np.where(counts, values, np.nan), signature, bounds, score=_quotient)
 
 
 def _quotient(total: Float64[np.ndarray, " 2"]) -> float:

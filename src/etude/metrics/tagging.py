@@ -274,7 +274,7 @@ def _summed(
     """Return statistics whose sentences have a score of their own wherever they have words or spans."""
     table = np.asarray(rows, np.int64).reshape(-1, width)
     alone = np.array([score(row.astype(np.float64)) if row.any() else np.nan for row in table], np.float64)
-    return Summed(table, score, alone, signature, (0, 1))
+    return Summed(table, alone, signature, (0, 1), score=score)
 
 
 def _share(counts: Float64[np.ndarray, " 2"]) -> float:

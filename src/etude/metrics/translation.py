@@ -111,7 +111,7 @@ def _statistics(
         return float(metric._compute_score_from_stats(total).score)
 
     alone = np.array([(row_metric or metric)._compute_score_from_stats(row).score for row in rows], np.float64)
-    return Summed(rows, score, alone, str(metric.get_signature()))
+    return Summed(rows, alone, str(metric.get_signature()), score=score)
 
 
 def _one_line(text: str) -> str:

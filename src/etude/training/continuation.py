@@ -1,16 +1,18 @@
-"""Continuation of a run with another configuration: the machine may change and the budget may grow, nothing else."""
+"""Continuation of a run with another configuration: the machine may change, data may move, the budget may grow."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from etude.atomic import storage_errors, sync, write_text
 from etude.checkpoints.integrity import read_manifest
+from etude.config.annotations import TARGET
 from etude.config.schema import Config
-from etude.config.values import is_machine
+from etude.config.values import LOCATIONS, flat, is_machine, within
 from etude.duration import Duration
 from etude.errors import ConfigurationError
 from etude.report.page import REPORT
@@ -24,6 +26,8 @@ _log = logging.getLogger(__name__)
 def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
     """Return how a configuration differs from that of a run: `1 -> 2` by key.
 
+    Whether data that has moved is the same is not looked at: see `refuse_other_data`.
+
     Args:
         run: The run.
         config: The configuration to continue it with.
@@ -32,13 +36,10 @@ def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
         ConfigurationError: If that would be another experiment, or the same one with a shorter budget.
     """
     requested = run.config.changes_to(config)
-    science = {key: change for key, change in requested.items() if not is_machine(key)}
+    moves = moved(run, config)
+    science = {key: change for key, change in requested.items() if not is_machine(key) and key not in moves}
     if not science.keys() <= {BUDGET}:
-        differences = "; ".join(f"{key}: {change}" for key, change in science.items())
-        raise ConfigurationError(
-            f"{run.path} was begun with another configuration ({differences}); "
-            "give this one a name of its own: run.name=NAME, or write what was begun"
-        )
+        raise _begun_otherwise(run, science)
     if science:
         before, after = (Duration.parse(str(values[BUDGET])) for values in (run.config.values, config.values))
         if before == after:  # 60s and 1min
@@ -49,6 +50,43 @@ def requested_changes(run: SavedRun, config: Config) -> dict[str, str]:
                 "write a longer one in the same unit, or begin a new run: run.name=NAME"
             )
     return requested
+
+
+def moved(run: SavedRun, config: Config) -> dict[str, str]:
+    """Return the changes that say where data is: those of paths and addresses at and below `LOCATIONS`."""
+    before, after = flat(run.config.values), flat(config.values)
+    return {
+        key: change
+        for key, change in run.config.changes_to(config).items()
+        if within(key, LOCATIONS)
+        and key.rpartition(".")[2] != TARGET
+        and isinstance(before.get(key), str | list)
+        and isinstance(after.get(key), str | list)
+    }
+
+
+def refuse_other_data(run: SavedRun, config: Config, described: Callable[[], Mapping[str, Any]]) -> None:
+    """Refuse a configuration that moves the data of a run to where other data is.
+
+    Args:
+        run: The run.
+        config: The configuration to continue it with.
+        described: Reads the data that is there, and describes it as its module does; not called where nothing moves.
+
+    Raises:
+        ConfigurationError: If it is not the run's.
+    """
+    moves = moved(run, config)
+    if moves and run.is_prepared and described()["fingerprint"] != run.data.fingerprint:
+        raise _begun_otherwise(run, moves)
+
+
+def _begun_otherwise(run: SavedRun, changes: Mapping[str, str]) -> ConfigurationError:
+    differences = "; ".join(f"{key}: {change}" for key, change in changes.items())
+    return ConfigurationError(
+        f"{run.path} was begun with another configuration ({differences}); "
+        "give this one a name of its own: run.name=NAME, or write what was begun"
+    )
 
 
 def is_complete(run: SavedRun, config: Config) -> bool:
