@@ -92,6 +92,7 @@ def test_a_run_answers_as_the_command_line_does(run: etude.Run) -> None:
         assert (run.export("huggingface", sentences=5) / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_and_a_longer_one_goes_on(run: etude.Run, words: list[str]) -> None:
     again = etude.train("translation/demo", *words, "run.name=first", seed=2)
     assert again.path == run.path and again.scores == run.scores

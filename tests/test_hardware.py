@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from etude.hardware import (
     free_of_the_system,
     memory_limit,
     peak_resident_bytes,
+    resident_bytes,
     total_memory,
 )
 
@@ -63,11 +65,10 @@ def test_this_machine_has_memory() -> None:
 
 
 def test_the_peak_is_that_of_this_process_and_stays() -> None:
-    before = peak_resident_bytes()
-    size = 2 * before
-    block = np.ones(size // 8)
+    before, more = peak_resident_bytes(), 2**26
+    block = np.ones((before - resident_bytes(os.getpid()) + more) // 8)
     during = peak_resident_bytes()
     del block
     inexact = 2**21  # Linux counts a few pages of each thread late
-    assert size - inexact < during < peak_resident_bytes() + inexact
-    assert during < size + 2 * before
+    assert before + more - inexact < during < before + more + 2**24
+    assert during < peak_resident_bytes() + inexact

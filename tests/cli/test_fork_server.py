@@ -13,7 +13,8 @@ import pytest
 from etude.cli import fork_server
 
 
-@pytest.mark.parametrize("unread", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("unread", [False, True])
 def test_it_says_that_it_is_ready_and_ends_with_the_socket(unread: bool) -> None:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-P", "-m", fork_server.__name__, str(theirs.fileno())]

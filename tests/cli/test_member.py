@@ -64,9 +64,11 @@ print(process.pid, flush=True)
 time.sleep(60)
 """
 TRAINS = """
-import sys, time
+import sys, time, types
 from etude.cli import member
-member.run_member = lambda job: (print("trains", file=sys.stderr, flush=True), time.sleep(60))
+sys.modules["etude.cli.members"] = types.SimpleNamespace(
+    run_member=lambda job: (print("trains", file=sys.stderr, flush=True), time.sleep(60))
+)
 member.main()
 """
 

@@ -69,7 +69,7 @@ def test_a_notebook_shows_what_came_out(script: Path) -> None:
     check_outputs(notebook)
 
 
-QUICK = ("the_transformer", "first_experiment")
+QUICK = ("the_transformer",)
 """What is executed by every run of the tests; the others with the long proofs: together they take minutes."""
 
 

@@ -110,6 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_can_be_searched(site: Path) -> None:
     assert (site / "index.html").exists()
     index = (site / "search" / "search_index.json").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ from tests.parity import test_huggingface_decoders as decoders
 from tests.parity import test_huggingface_encoders as encoders
 from tests.parity import test_huggingface_wrapped_seq2seq as both
 
-CHOICES = [".", "nothing", r"\.1\.", "bias|norm"]
+CHOICES = [".", *(pytest.param(names, marks=pytest.mark.slow) for names in ("nothing", r"\.1\.", "bias|norm"))]
 """What trains, by names: all, nothing, the second layer, small parts of all layers."""
 
 

@@ -117,7 +117,7 @@ def test_the_loss_is_that_of_the_models_own_labels(tmp_path: Path, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_translations_are_those_of_generate_with_another_language_in_each_row(
     tmp_path: Path, kind: str, beams: int
 ) -> None:

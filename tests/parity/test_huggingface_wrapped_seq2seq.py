@@ -156,7 +156,7 @@ def test_steps_give_what_whole_targets_give_whatever_becomes_of_the_rows(tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_translations_are_those_of_generate_in_any_batch(tmp_path: Path, kind: str, beams: int) -> None:
     theirs = made(kind, tmp_path, std=0.4)
     search: Search = Greedy(max_length=9) if beams == 1 else Beam(beams=beams, length_penalty=0.0, max_length=9)

@@ -23,7 +23,7 @@ NO_DROPOUT = {
     "classification": ("model.dropout=0.0", "task.head_dropout=0.0"),
     "token_classification": ("model.dropout=0.0", "task.head_dropout=0.0"),
 }
-SLOW = ("causal_lm", "masked_lm", "token_classification")
+SLOW = ("causal_lm", "masked_lm", "token_classification", "translation")
 RECORDER = "++callbacks.recorder._target_=tests.runs.killing.BatchRecorder"
 
 

@@ -43,7 +43,10 @@ def assert_cut_alike(experiment: Experiment, world: int, micro_batches: int) -> 
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 2), (1, 4), (2, 3), (1, 64)])
+@pytest.mark.parametrize(
+    ("world", "micro_batches"),
+    [*(pytest.param(*cut, marks=pytest.mark.slow) for cut in ((2, 1), (1, 2), (1, 4))), (2, 3), (1, 64)],
+)
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(
     composed: Callable[..., Any], task: str, world: int, micro_batches: int
 ) -> None:

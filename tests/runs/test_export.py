@@ -108,6 +108,7 @@ def test_a_failed_proof_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
 SHORT = ("budget=2step", "validate.every=2step", "scheduler.warmup=1step")
 
 
+@pytest.mark.slow
 def test_a_causal_language_model_is_exported_by_the_command_line(composed: Callable[..., Any], tmp_path: Path) -> None:
     run = train(composed("causal_lm", *SHORT))
     assert run is not None

@@ -106,6 +106,7 @@ def answers(run: Path, *lines: str, **changes: Any) -> list[str]:
     return out.getvalue().splitlines()
 
 
+@pytest.mark.slow
 def test_a_mixture_of_conversations(words: Callable[..., list[str]], files: Path) -> None:
     """Two files, of which the second is read twice as often; each is scored by itself besides."""
     own = [word for word in words() if not word.startswith(("data.train", "data.val", "data.test"))]

@@ -263,7 +263,10 @@ def test_other_kinds_are_answered(trained: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 4), (2, 64)])
+@pytest.mark.parametrize(
+    ("world", "micro_batches"),
+    [pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(1, 4, marks=pytest.mark.slow), (2, 64)],
+)
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(folder: Path, kind: str, world: int, micro_batches: int) -> None:
     experiment = build(composed(folder, kind, "model.dropout=0.0", "task.head_dropout=0.0"))
     assert_cut_alike(experiment, world, micro_batches)

@@ -52,13 +52,8 @@ def mixed(small_data: Path, overrides: Callable[..., list[str]]) -> Callable[...
     return made
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "classification",
-        *(pytest.param(task, marks=pytest.mark.slow) for task in ("causal_lm", "masked_lm", "translation")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["causal_lm", "classification", "masked_lm", "translation"])
 def test_a_mixture_continued_from_any_step_ends_alike(mixed: Callable[..., Any], tmp_path: Path, task: str) -> None:
     settings = (*EXACT, BATCH[task], "budget=9step", "checkpoint.every=1step", "checkpoint.keep_last=100")
     continue_from_every_step(begin(tmp_path / "whole", mixed(task, *settings)), [4, 8])

@@ -23,6 +23,7 @@ TASK = "classification"
 EXPLODE = ("trust=[tests]", "++callbacks.explode._target_=tests.runs.exploding.Explode")
 
 
+@pytest.mark.slow
 def test_left_out_steps_and_spikes_survive_being_continued(
     composed: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_sweep_over_devices_goes_on_after_a_failing_member(overrides: Override
     assert finished == ["000", "002"]
 
 
+@pytest.mark.slow
 def test_bfloat16(overrides: Overrides, tmp_path: Path) -> None:
     words = overrides("masked_lm", "precision=bf16-mixed", "budget=4step")
     left = run(tmp_path / "half", ["train", *words])

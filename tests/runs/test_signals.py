@@ -98,6 +98,7 @@ def test_a_signal_to_the_command_comes_to_its_ranks(beginning: Begin, tmp_path: 
         assert "Traceback" not in left.log
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_the_run_continues(beginning: Begin, tmp_path: Path) -> None:
     whole, killed = (beginning(name, "classification", "trainer.devices=2") for name in ("whole", "killed"))
     for rank in (0, 1):

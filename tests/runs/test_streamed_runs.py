@@ -67,6 +67,7 @@ def test_continued_from_every_step(streamed: Callable[..., Any], tmp_path: Path)
     continue_from_every_step(begin(tmp_path / "whole", streamed(*settings)), list(range(1, 13)))
 
 
+@pytest.mark.slow
 def test_it_is_continued_with_other_micro_batches_and_workers(streamed: Callable[..., Any], tmp_path: Path) -> None:
     whole = elastic(lambda _, *more: streamed(*more), tmp_path / "whole", "causal_lm", "checkpoint.keep_last=100")
     fit(whole)
@@ -79,7 +80,7 @@ def test_it_is_continued_with_other_micro_batches_and_workers(streamed: Callable
     assert_same_but_for_rounding(begun, whole)
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_address_that_falls_silent_ends_a_run_in_good_order(
     words: Callable[..., list[str]], streamed: Callable[..., Any], served: Served, tmp_path: Path, stopped: bool
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_killed_sweep_comes_to_the_same(words: list[str], tmp_path: Path) -> N
     assert_same(end(Path(single.stdout.strip())), end(whole / "001"))
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_members_in_good_order(words: list[str], tmp_path: Path) -> None:
     outputs = f"paths.outputs={tmp_path}"
     long = [word for word in words if not word.startswith("budget=")]

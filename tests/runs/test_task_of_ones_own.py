@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 EXTENSION = ROOT / "tests" / "extension"
@@ -26,6 +28,7 @@ def write_corpus(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_a_package_outside_etude_adds_a_task(tmp_path: Path) -> None:
     write_corpus(tmp_path)
     words = [

@@ -115,7 +115,9 @@ def composed(words_of: Callable[..., list[str]]) -> Callable[..., Any]:
     return compose
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "llama" else pytest.mark.slow) for kind in SIZES]
+)
 @pytest.mark.parametrize("finetune", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_trained_judged_asked_and_exported(composed: Callable[..., Any], kind: str, finetune: str) -> None:
     modules = {"llama": "[q_proj,v_proj]", "t5": "[q,v]"}[kind]

@@ -58,6 +58,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_training_of_a_tokenizer(tmp_path: Path) -> None:
     text = "\n\n".join(" ".join(letters(LONGEST_WORD, 100 * row + word) for word in range(100)) for row in range(60))
     (tmp_path / "train.txt").write_text(text)

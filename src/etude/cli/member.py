@@ -13,11 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 
-import torch
-
-from etude.cli.members import run_member
 from etude.cli.process import forget_working_directory
-from etude.console import configure_console
 from etude.training.launch import LOST, end_with
 
 _PR_SET_PDEATHSIG = 1
@@ -28,6 +24,12 @@ def main() -> None:
     """Train the run of the job on stdin, and exit with its code."""
     job = json.load(sys.stdin)
     _die_with(int(job["parent"]))
+    # Only now, since it takes seconds in which the parent may die.
+    import torch
+
+    from etude.cli.members import run_member
+    from etude.console import configure_console
+
     answer = os.dup(1)
     os.dup2(2, 1)
     torch.set_num_threads(int(job["threads"]))

@@ -54,11 +54,8 @@ class Module:
     def _tree(self) -> ast.Module:
         if self.path is None:
             return ast.Module(body=[], type_ignores=[])
-        try:
-            return ast.parse(self.path.read_bytes())
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None) or 1
-            raise ConfigurationError(f"{self.path}:{line} is not valid Python: {error}") from error
+        about = self.path.stat()
+        return _parsed(self.path, about.st_mtime_ns, about.st_size)
 
     def absolute(self, statement: ast.ImportFrom) -> str:
         """Return the module of `from … import`, with leading dots resolved."""
@@ -68,6 +65,16 @@ class Module:
         drop = statement.level - 1 if self.folders else statement.level
         base = parts[: len(parts) - drop]
         return ".".join([*base, *([statement.module] if statement.module else [])])
+
+
+@cache
+def _parsed(path: Path, modified: int, size: int) -> ast.Module:
+    """Parse a source file, once while it stays as it is: that takes most of the time of a lookup."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ConfigurationError(f"{path}:{line} is not valid Python: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,6 +71,7 @@ def test_a_text_by_hand(lengths: list[int]) -> None:
     assert flops is not None and flops.trains and flops.total.dtype == np.int64
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(1, 9_000), st.integers(1, 9_000)), min_size=1, max_size=4))
 def test_a_pair_by_hand(pairs: list[tuple[int, int]]) -> None:

@@ -101,6 +101,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_job_of_slurm_says_how_its_member_ended(slurm: Path, job: Callable[..., Job]) -> None:
     launcher = SubmititLauncher("slurm", partition="small", timeout_min=7, setup=["export SAID=1"])
     made = job(no="configuration")

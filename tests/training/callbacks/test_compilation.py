@@ -106,6 +106,7 @@ def test_a_compiler_that_fails_is_done_without_and_that_is_said_once(
     assert backend.graphs == 1
 
 
+@pytest.mark.slow
 def test_layers_can_be_compiled_and_recomputed() -> None:
     plain, both = model(), model()
     Compilation("aot_eager").apply(both)
