@@ -345,7 +345,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], None
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-@pytest.mark.parametrize("broken_before", [False, True])
+@pytest.mark.parametrize("broken_before", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ended_before_any_one_call_the_newest_is_whole(
     tmp_path: Path, companions: dict[str, Path], broken_before: bool
 ) -> None:

@@ -118,6 +118,7 @@ def test_the_site_builds_without_a_warning_and_can_be_searched(site: Path) -> No
     assert "etude.data.plan" in index
 
 
+@pytest.mark.slow
 def test_every_public_module_has_a_page(site: Path) -> None:
     for path in sorted((ROOT / "src" / "etude").rglob("*.py")):
         inside = path.relative_to(ROOT / "src" / "etude").with_suffix("")
@@ -127,12 +128,14 @@ def test_every_public_module_has_a_page(site: Path) -> None:
             assert f'<h1 id="etude{".".join(["", *inside.parts]).replace(".", "")}' in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_page_of_the_reference_shows_signatures_and_docstrings(site: Path) -> None:
     page = (site / "reference" / "data" / "plan.html").read_text(encoding="utf-8")
     assert 'id="etude.data.plan.Plan.make"' in page
     assert "_private" not in page
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     loads = re.compile(r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>")
     for page in site.rglob("*.html"):

@@ -129,6 +129,7 @@ def test_first_states_and_their_gradients_are_those_of_all(
     assert made == [13] * (1 + multiplied)
 
 
+@pytest.mark.slow
 def test_first_states_with_dropout_are_those_of_all_in_the_mean() -> None:
     model, (_, mask) = build(attention_dropout=0.5).double(), batch()
     model.get_submodule("layers.2.attention.attend").train()

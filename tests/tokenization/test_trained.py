@@ -149,6 +149,7 @@ print(*(built(recipe).fingerprint for recipe in RECIPES))
 """
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_every_process() -> None:
     """The library's hash maps have another seed in each process."""
     run = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]

@@ -95,7 +95,7 @@ def _configuration(run: SavedRun, changes: Mapping[str, Any]) -> Config:
         if not within(key, _RELOCATABLE):
             raise ConfigurationError(
                 f"{key}={value}: a reproduction has the run's own configuration; what can be given: run.name=NAME, and "
-                f"{' and '.join(f'{place}…' for place in _RELOCATABLE)} where files have moved (command line)"
+                f"{', '.join(f'{place}…' for place in _RELOCATABLE)} where files have moved (command line)"
             )
     config = run.changed(changes, allowed=("paths", "data"))
     _refuse_seconds(run.path, config)
