@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
-from wandb.sdk.lib.config_util import save_config_file_from_dict
 
 from etude.config.agent_words import PARAMETERS, RUN, SWEEP, agent_run_id, is_run_id, take_agent_words
 from etude.errors import ConfigurationError
@@ -51,6 +49,10 @@ def an_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def command(values: Mapping[str, Any], form: str, file: Path | None = None) -> list[str]:
     """What an agent puts in place of a macro; with a file, what it leaves there too."""
+    # They take seconds, in each process that collects.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+    from wandb.sdk.lib.config_util import save_config_file_from_dict
+
     arguments = {key: {"value": value} for key, value in values.items()}
     if file is not None:
         save_config_file_from_dict(str(file), arguments)  # type: ignore[no-untyped-call]

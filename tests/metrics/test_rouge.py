@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
 
 from etude.metrics.rouge import ROUGE
 from etude.metrics.text_metrics import text_scores
@@ -12,6 +13,13 @@ REFERENCES = [
     ["networks learning to summarize scientific papers", "a network learns", "we summarise papers in one sentence"],
     ["something else", "nothing"],
 ]
+
+
+def peer(*kinds: str) -> Any:
+    """The scorer of Google's package, which takes seconds to import, in each process that collects."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([*kinds], use_stemmer=True)
 
 
 def values(metric: ROUGE, bootstrap: int = 0) -> dict[str, float]:
@@ -29,7 +37,7 @@ def test_worked_by_hand() -> None:
 
 
 def test_the_best_reference_counts_as_in_the_reference_library() -> None:
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    scorer = peer("rouge1", "rouge2", "rougeL", "rougeLsum")
     known = [scorer.score_multi(row, output) for output, row in zip(OUTPUTS, REFERENCES, strict=True)]
     found = values(ROUGE())
     for part, name in (("1", "rouge1"), ("2", "rouge2"), ("l", "rougeL"), ("lsum", "rougeLsum")):
@@ -39,7 +47,7 @@ def test_the_best_reference_counts_as_in_the_reference_library() -> None:
 
 def test_the_closest_reference_counts_for_all_parts() -> None:
     """Of the second row the first reference is best by ROUGE-1 and the second one by ROUGE-2, as is shown here."""
-    scorer = RougeScorer(["rouge1", "rouge2"], use_stemmer=True)
+    scorer = peer("rouge1", "rouge2")
     of_row = [scorer.score(reference, OUTPUTS[1]) for reference in REFERENCES[1]]
     ones, twos = ([row[name].fmeasure for row in of_row] for name in ("rouge1", "rouge2"))
     assert ones.index(max(ones)) != twos.index(max(twos))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
 
 from etude.runs.record import RECORD, read
 from tests.runs.conftest import sentence
@@ -47,6 +46,8 @@ def test_a_run_on_documents_reports_rouge_over_all_references(composed: Callable
     assert found["left_out_or_changed"]["truncated"] > 0
     rows = [json.loads(line) for line in (run / "evaluations" / "val.jsonl").read_text().splitlines()]
     assert [len(row["references"]) for row in rows] == [1, 2, 1, 2, 1, 2, 1, 2, 1]
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds, in each process that collects
+
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     known = [scorer.score_multi(row["references"], row["output"])["rougeL"].fmeasure for row in rows]
     assert found["scores"]["val/rouge_l"] == pytest.approx(100 * sum(known) / len(known))
