@@ -138,7 +138,7 @@ class PseudoLogLikelihood(MaskedAnswers):
         return [(likelihood,) for row in rows for likelihood in self.of_one_length(guess, [row], tokenizer)]
 
     def of_one_length(self, guess: Guess, rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[Likelihood]:
-        """Score rows of one length together, which is many times faster for short ones and the same up to rounding."""
+        """Score rows of one length together, which takes less time for short ones, and is the same up to rounding."""
         tokens = torch.tensor(rows)
         masked_row, position = (tokens[:, 1:-1] != tokenizer.mask).nonzero(as_tuple=True)
         position = position + 1
@@ -148,7 +148,7 @@ class PseudoLogLikelihood(MaskedAnswers):
             read = tokens[masked_row[part]]
             log_probabilities = guess(read.masked_fill(where, tokenizer.mask), torch.ones_like(where), where)
             targets = read[where].to(log_probabilities.device)
-            scores += log_probabilities.double().gather(1, targets[:, None]).squeeze(1).tolist()
+            scores += log_probabilities.gather(1, targets[:, None]).squeeze(1).tolist()
         sizes = masked_row.bincount(minlength=len(rows)).tolist()
         remaining = iter(zip(tokenizer.names(tokens[masked_row, position].tolist()), scores, strict=True))
         return [_likelihood(list(itertools.islice(remaining, size))) for size in sizes]
