@@ -14,8 +14,8 @@ from etude.config.trust import trust_of_the_command
 
 ROOT = Path(__file__).parents[1]
 
-# How long an example takes says how busy the machine is, not whether the code is right. Each run of the tests draws others.
-settings.register_profile("untimed", deadline=None, max_examples=50)
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 

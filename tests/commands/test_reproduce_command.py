@@ -338,11 +338,11 @@ def test_a_run_that_is_not_finished_has_no_end(run: SavedRun, training: Training
     )
 
 
-@pytest.mark.parametrize("key", ["seed", "data.max_length", "trainer.threads", "data.corpora.train"])
+@pytest.mark.parametrize("key", ["seed", "data.max_length", "paths", "trainer.threads", "data.corpora.train"])
 def test_nothing_but_the_place_of_files_can_be_given(run: SavedRun, training: Training, key: str) -> None:
     assert refusal(run, changes={key: 5}) == (
-        f"{key}=5: a reproduction has the run's own configuration; what can be given: run.name=NAME, and paths…, "
-        "data.root…, data.corpus…, data.parts… where files have moved (command line)"
+        f"{key}=5: a reproduction has the run's own configuration; what can be given: run.name=NAME, and paths.… and "
+        "data.corpus.… and data.parts.… and data.root… where files have moved (command line)"
     )
 
 

@@ -17,7 +17,6 @@ from etude.atomic import make_folder, storage_errors, write_json, write_text
 from etude.checkpoints.integrity import CheckpointBrokenError, broken, verify
 from etude.commands.train import execute
 from etude.config.schema import Config
-from etude.config.values import LOCATIONS, within
 from etude.errors import ConfigurationError
 from etude.runs import drift, manifest_drift
 from etude.runs.documents import Change
@@ -31,7 +30,7 @@ from etude.training.continuation import BUDGET, is_complete
 from etude.training.preflight.trial import micro_batches_of
 from etude.training.provenance import refuse_changed_data
 
-_RELOCATABLE = ("paths", *LOCATIONS)
+_RELOCATABLE = ("paths.", "data.corpus.", "data.parts.", "data.root")
 _LONGEST_CHANGE = 120
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b")
 _log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def reproduce(run: SavedRun, *, name: Any = None, changes: Mapping[str, Any] | N
     Args:
         run: The run.
         name: Name of the new folder, in which an unfinished reproduction is continued; None: a new name.
-        changes: Values of keys at and below `paths`, `data.root`, `data.corpus` and `data.parts`, for files that have moved.
+        changes: Values of `data.root` and of keys below `paths`, `data.corpus` and `data.parts`, for files that have moved.
 
     Returns:
         The two folders; for each section of the manifests whether it is the `same`, what it `is` now, and what `differs`;
@@ -92,10 +91,10 @@ def _configuration(run: SavedRun, changes: Mapping[str, Any]) -> Config:
         )
     run.require_training()
     for key, value in changes.items():
-        if not within(key, _RELOCATABLE):
+        if not key.startswith(_RELOCATABLE):
             raise ConfigurationError(
                 f"{key}={value}: a reproduction has the run's own configuration; what can be given: run.name=NAME, and "
-                f"{', '.join(f'{place}…' for place in _RELOCATABLE)} where files have moved (command line)"
+                f"{' and '.join(f'{place}…' for place in _RELOCATABLE)} where files have moved (command line)"
             )
     config = run.changed(changes, allowed=("paths", "data"))
     _refuse_seconds(run.path, config)
