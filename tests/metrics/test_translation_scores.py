@@ -197,3 +197,12 @@ def test_the_scores_are_those_of_sacrebleus_command(tmp_path: Path) -> None:
     known = json.loads(done.stdout)
     assert [one["score"] for one in known] == [round(of(metric, HYPOTHESES, SINGLE).value, 12) for metric in METRICS]
     assert [one["signature"] for one in known] == [of(metric, HYPOTHESES, SINGLE).signature for metric in METRICS]
+
+
+@pytest.mark.parametrize(("tokenize", "warns"), [("none", False), ("13a", True)])
+def test_tokenized_text_is_warned_of_where_it_is_not_asked_for(
+    tokenize: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["a dog runs ."] * 100
+    assert of(BLEU(tokenize=tokenize), texts, [[text] for text in texts]).value == pytest.approx(100)
+    assert ("tokenized period" in caplog.text) == warns

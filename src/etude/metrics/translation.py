@@ -40,8 +40,10 @@ class BLEU:
         tokenizers = sacrebleu.metrics.BLEU.TOKENIZERS
         if tokenize not in tokenizers:
             raise ConfigurationError(f"tokenize={tokenize} is none of sacrebleu's tokenizers: {', '.join(tokenizers)}")
+        # sacrebleu warns of text that looks tokenized, which it is meant to be where sacrebleu does not tokenize it.
+        tokenized = tokenize == "none"
         try:
-            self._metric = sacrebleu.metrics.BLEU(lowercase=lowercase, tokenize=tokenize)
+            self._metric = sacrebleu.metrics.BLEU(lowercase=lowercase, force=tokenized, tokenize=tokenize)
         except (ImportError, RuntimeError) as error:
             raise ConfigurationError(f"tokenize={tokenize}: {' '.join(str(error).split())}") from error
         self._row_metric = sacrebleu.metrics.BLEU(lowercase=lowercase, tokenize=tokenize, effective_order=True)
