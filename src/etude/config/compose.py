@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,16 +119,12 @@ class _Files(ConfigRepository):
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self._read = cache(self._pickled)
+        self._read = cache(super().load_config)
         self._listed = cache(super().get_group_options)
         self._found = cache(super()._find_object_source)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        read: ConfigResult | None = pickle.loads(self._read(config_path))  # noqa: S301 (written here)
-        return read  # another one each time: it becomes a part of the composition
-
-    def _pickled(self, config_path: str) -> bytes:
-        return pickle.dumps(super().load_config(config_path))
+        return copy.deepcopy(self._read(config_path))  # it becomes a part of the composition
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
         return list(self._listed(group_name, results_filter))
@@ -143,8 +138,8 @@ class _Loader(ConfigLoaderImpl):
 
     Attributes:
         composed: Files that it composed last: to list them again takes a third of a composition.
-        choices: What it composed, pickled, by the root configuration and the choices of groups: members of a sweep and the
-            calls of a notebook share most of them. To unpickle a tree takes half as long as to copy it.
+        choices: What it composed, by the root configuration and the choices of groups: members of a sweep and the calls of a
+            notebook share most of them.
     """
 
     composed: tuple[ResultDefault, ...] = ()
@@ -152,7 +147,7 @@ class _Loader(ConfigLoaderImpl):
     def __init__(self, path: ConfigSearchPath) -> None:
         super().__init__(path)
         self.repository = _Files(path)
-        self.choices: dict[tuple[str, ...], tuple[bytes, tuple[Source, ...]]] = {}
+        self.choices: dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]] = {}
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.composed = tuple(defaults)
@@ -384,9 +379,9 @@ class Composer:
             config = self._loader.load_configuration(self.name, list(words), RunMode.RUN)
             if len(choices) >= _KEPT:
                 del choices[next(iter(choices))]
-            choices[key] = pickle.dumps(config), self._files(config)
-        pickled, sources = choices[key]
-        config = pickle.loads(pickled)  # noqa: S301 (written here)
+            choices[key] = config, self._files(config)
+        config, sources = choices[key]
+        config = copy.deepcopy(config)
         config.hydra.runtime.cwd = str(Path.cwd())
         return config, sources
 
