@@ -41,6 +41,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
+def pytest_sessionfinish() -> None:
+    """What is there after the last test is not looked at any more: pytest would collect it five times before it ends."""
+    gc.freeze()
+
+
 def corpora() -> Path:
     """The folder of the development corpora, which need not exist."""
     return Path(os.environ.get("ETUDE_CORPORA", ROOT.parent / "shared" / "data"))

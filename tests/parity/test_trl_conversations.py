@@ -19,9 +19,6 @@ from etude.tasks.dialogue.instruction_tuning import InstructionTuning
 from tests.data.conversations.small_conversations import batch_of, data_of, rows_of, some, write
 from tests.tokenization.chat_templates import CONTENT_ALONE, MARKED, make_tokenizer, save_tokenizer
 
-trl = pytest.importorskip("trl", reason="needs the package trl, which `make .venv/installed` installs")
-datasets = pytest.importorskip("datasets", reason="needs the package datasets")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -48,6 +45,9 @@ def folder(tmp_path: Path) -> Path:
 
 def their_loss(folder: Path) -> tuple[float, dict[str, torch.Tensor], list[tuple[list[int], list[int]]]]:
     """Return TRL's loss over all training conversations, its gradients by name, and the ids and labels of each."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
     peer = transformers.AutoTokenizer.from_pretrained(folder)
     peer.split_special_tokens = False
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -63,8 +63,8 @@ def their_loss(folder: Path) -> tuple[float, dict[str, torch.Tensor], list[tuple
         "loss_type": "nll",
         "eos_token": "</s>",
     }
-    trainer = trl.SFTTrainer(
-        model, args=trl.SFTConfig(**arguments), train_dataset=datasets.Dataset.from_list(rows), processing_class=peer
+    trainer = SFTTrainer(
+        model, args=SFTConfig(**arguments), train_dataset=Dataset.from_list(rows), processing_class=peer
     )
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()

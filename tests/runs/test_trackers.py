@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude.runs.record import RECORD, Event, read
 
@@ -78,11 +76,15 @@ def of_wandb(run: Path, names: set[str]) -> Values:
 
 
 def of_tensorboard(run: Path, names: set[str]) -> Values:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     return sorted((one.step, name, one.value) for name in names for one in events.Scalars(name))
 
 
 def of_mlflow(run: Path, names: set[str]) -> Values:
+    from mlflow import MlflowClient
+
     client = MlflowClient(f"sqlite:///{run.parents[2]}/mlflow.db")
     found = client.get_experiment_by_name(EXPERIMENT)
     assert found is not None
@@ -158,6 +160,8 @@ def test_a_killed_run_is_one_run_with_every_value_once(
 def test_trackers_say_nothing_to_a_person_and_know_of_the_signal(
     tmp_path: Path, overrides: Callable[..., list[str]]
 ) -> None:
+    from mlflow import MlflowClient
+
     words = overrides("classification", "budget=9000step", "validate.every=9000step", "log.every=10step")
     finished(etude(tmp_path, "prepare", *(word for word in words if not word.startswith(("trainer", "logger")))))
     without = [*words, "run.name=without", "logger=none"]

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, load_sweep_config
 
 from etude.config.compose import CONF, Composer
 from etude.config.schema import Config
@@ -197,6 +195,9 @@ def test_a_secret_is_left_out_and_that_is_said() -> None:
 
 
 def test_wandb_reads_the_file(tmp_path: Path) -> None:
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, load_sweep_config
+
     plan = read_plan([*FIXED, "searcher=tpe", "model/positions=rotary,learned", "model.dropout=interval(0,0.5)"])
     file = tmp_path / "sweep.yaml"
     file.write_text(as_yaml(plan, member(plan)))

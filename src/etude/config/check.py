@@ -25,7 +25,7 @@ def check(
     overrides: Sequence[str] = (),
     sources: Sequence[Source] = (),
     packages: Sequence[str] | None = None,
-) -> None:
+) -> Case:
     """Refuse a configuration that cannot be run, whatever the data.
 
     Args:
@@ -34,6 +34,9 @@ def check(
         sources: Files that it was composed of.
         packages: Packages whose classes may be instantiated besides etude's. None: those that are trusted in this process.
             What the configuration says of itself under `trust` does not count.
+
+    Returns:
+        The configuration, resolved.
 
     Raises:
         ConfigurationError: At the first mistake.
@@ -46,6 +49,7 @@ def check(
     case = Case.open(config, Origins(overrides, sources), trusted() if packages is None else packages)
     for rule in (check_yaml, check_root, check_nodes, *RULES):
         rule(case)
+    return case
 
 
 def checked(config: DictConfig, overrides: Sequence[str] = (), sources: Sequence[Source] = ()) -> Config:
@@ -59,8 +63,7 @@ def checked(config: DictConfig, overrides: Sequence[str] = (), sources: Sequence
     Raises:
         ConfigurationError: At the first mistake.
     """
-    check(config, overrides, sources)
-    return Config.of(plain(config), overrides)
+    return Config.of(_values(check(config, overrides, sources)), overrides)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -69,7 +72,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
     Keys of a checked node that are not arguments are variables, which `${…}` elsewhere in the group refers to, such as `root`
     in `conf/data/parallel.yaml`. Absent optional groups become null; callbacks and loggers that are null are left out.
     """
-    case = Case.open(config, Origins((), ()))
+    return _values(Case.open(config, Origins((), ())))
+
+
+def _values(case: Case) -> dict[str, Any]:
     values = {name: _without_variables(case, name, value) for name, value in case.values.items()}
     mappings = {
         group: {name: node for name, node in (values.get(group) or {}).items() if node is not None}

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
@@ -126,6 +127,11 @@ class _Files(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         return copy.deepcopy(self._read(config_path))  # it becomes a part of the composition
 
+    def defaults(self, config_path: str) -> Sequence[InputDefault]:
+        """Return the defaults list of a file, to be read only."""
+        read = self._read(config_path)
+        return (read.defaults_list or ()) if read else ()
+
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
         return list(self._listed(group_name, results_filter))
 
@@ -137,6 +143,7 @@ class _Loader(ConfigLoaderImpl):
     """Hydra's loader of one state of the files.
 
     Attributes:
+        files: The files.
         composed: Files that it composed last: to list them again takes a third of a composition.
         choices: What it composed, by the root configuration and the choices of groups: members of a sweep and the calls of a
             notebook share most of them.
@@ -146,7 +153,7 @@ class _Loader(ConfigLoaderImpl):
 
     def __init__(self, path: ConfigSearchPath) -> None:
         super().__init__(path)
-        self.repository = _Files(path)
+        self.repository = self.files = _Files(path)
         self.choices: dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]] = {}
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
@@ -162,9 +169,7 @@ class _Composed(ConfigLoaderImpl):
         self._tree = tree
 
     def load_configuration(self, *_: Any, **__: Any) -> DictConfig:
-        tree = copy.deepcopy(self._tree)
-        OmegaConf.set_readonly(tree.hydra, False)  # as after composing: Hydra adds the mode and the folder
-        return tree
+        return copy.deepcopy(self._tree)
 
 
 @lru_cache(maxsize=4)
@@ -267,10 +272,9 @@ class Composer:
     def _defaults(self, path: str) -> Sequence[InputDefault]:
         """Return the defaults list of a file, which is empty for a broken one: that is reported when it is chosen."""
         try:
-            loaded = self._loader.repository.load_config(path)
+            return self._loader.files.defaults(path)
         except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
             return ()
-        return (loaded.defaults_list or ()) if loaded else ()
 
     def normalized(self, written: Sequence[str]) -> list[str]:
         """Return overrides in a form that Hydra accepts.
@@ -437,7 +441,7 @@ def _known_to_hydra(tree: DictConfig) -> Iterator[None]:
     """Resolve values such as `${hydra:runtime.choices.model}` from this tree, whatever Hydra application is running."""
     instance = HydraConfig.instance()
     before = instance.cfg
-    instance.set_config(tree)
+    instance.cfg = cast(HydraConf, tree)  # Hydra would set a copy of it, which takes longer than most values do
     try:
         yield
     finally:

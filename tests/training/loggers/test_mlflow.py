@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from etude.errors import ConfigurationError
 from etude.runs.record import RECORD, Record
@@ -32,6 +31,8 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database without runs: MLflow takes seconds to make one."""
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    from mlflow import MlflowClient
+
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
@@ -48,8 +49,10 @@ def mirror(run: TrackedRun) -> MLflowMirror:
     return MLflowMirror(run, run.experiment, None)
 
 
-def found(run: TrackedRun) -> tuple[MlflowClient, Any]:
+def found(run: TrackedRun) -> tuple[Any, Any]:
     """Return the client of the run's database, and the only run there."""
+    from mlflow import MlflowClient
+
     client = MlflowClient(f"sqlite:///{run.outputs}/mlflow.db")
     experiment = client.get_experiment_by_name("study")
     assert experiment is not None
