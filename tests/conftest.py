@@ -38,7 +38,7 @@ def pytest_collection_finish() -> None:
     """What is there before the first test stays: the collector, which took a third of the time, need not look at it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 20)
+    gc.set_threshold(50_000, 10, 20)
 
 
 def pytest_sessionfinish() -> None:

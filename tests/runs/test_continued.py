@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from etude.checkpoints.loop_state import recount
 from tests.runs.conftest import TASKS
@@ -51,17 +52,33 @@ def test_continued_from_every_step(composed: Callable[..., Any], tmp_path: Path,
     continue_from_every_step(run, list(range(1 + TASKS.index(task), 13, 3)))
 
 
-@pytest.mark.parametrize("task", ["causal_lm"])
-def test_an_optimizer_of_two_parts_goes_on_too(composed: Callable[..., Any], tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
+def test_optimizers_with_states_of_their_own_go_on_too(
+    composed: Callable[..., Any], tmp_path: Path, optimizer: str
+) -> None:
     settings = (
         *EXACT,
-        BATCH[task],
-        "optimizer=muon",
+        BATCH["causal_lm"],
+        f"optimizer={optimizer}",
         "budget=6step",
         "checkpoint.every=1step",
         "checkpoint.keep_last=100",
     )
-    continue_from_every_step(begin(tmp_path / "whole", composed(task, *settings)), [1, 4])
+    with torch.compiler.set_stance("force_eager"):  # it takes a minute to compile the updates of 8-bit moments
+        continue_from_every_step(begin(tmp_path / "whole", composed("causal_lm", *settings)), [1, 4])
+
+
+@pytest.mark.slow
+def test_compiled_updates_go_on_too(composed: Callable[..., Any], tmp_path: Path) -> None:
+    settings = (
+        *EXACT,
+        BATCH["causal_lm"],
+        "optimizer=adamw_8bit",
+        "budget=4step",
+        "checkpoint.every=1step",
+        "checkpoint.keep_last=100",
+    )
+    continue_from_every_step(begin(tmp_path / "whole", composed("causal_lm", *settings)), [2])
 
 
 @pytest.mark.slow
