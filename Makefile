@@ -27,7 +27,7 @@ test-gpu: .venv/installed
 verify: .venv/installed
 	$(BIN)/python -m tests.cards $(CARDS)
 
-# Side by side with peers and loops by hand, in ten minutes: build/bench.jsonl, for `etude bench compare OLD NEW`.
+# Side by side with peers and loops by hand, in twenty minutes: build/bench.jsonl, for `etude bench compare OLD NEW`.
 bench: .venv/installed
 	@mkdir -p build
 	@for bench in translation masked_lm fine_tuning decoding; do \

@@ -139,6 +139,11 @@ def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         adamw_8bit(nn.Linear(2, 2))
 
 
+def test_a_block_has_at_least_one_number() -> None:
+    with pytest.raises(ConfigurationError, match="optimizer: a block of 0 numbers is none"):
+        build_optimizer(partial(AdamW8bit, block_size=0), nn.Linear(2, 2))
+
+
 def test_sharded_weights_are_refused_before_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
     (network,) = networks(1)
     optimizer = adamw_8bit(network)

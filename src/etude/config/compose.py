@@ -441,7 +441,7 @@ def _known_to_hydra(tree: DictConfig) -> Iterator[None]:
     """Resolve values such as `${hydra:runtime.choices.model}` from this tree, whatever Hydra application is running."""
     instance = HydraConfig.instance()
     before = instance.cfg
-    instance.cfg = cast(HydraConf, tree)  # Hydra would set a copy of it, which takes longer than most values do
+    instance.cfg = cast(HydraConf, tree)  # HydraConfig.set_config would copy the tree first
     try:
         yield
     finally:

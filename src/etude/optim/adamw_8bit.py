@@ -48,6 +48,8 @@ class AdamW8bit(Optimizer):
         weight_decay: float = 0.01,
         block_size: int = 256,
     ) -> None:
+        if block_size < 1:
+            raise ValueError(f"a block of {block_size} numbers is none")
         self._library = optional("torchao.optim", "optimizer=adamw_8bit", "torchao")
         self._block_size = block_size
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
