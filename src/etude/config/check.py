@@ -66,13 +66,13 @@ def checked(config: DictConfig, overrides: Sequence[str] = (), sources: Sequence
     return Config.of(_values(check(config, overrides, sources)), overrides)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig, sources: Sequence[Source] = ()) -> dict[str, Any]:
     """Resolve a checked configuration and leave out the variables beside arguments, so that it can be instantiated.
 
     Keys of a checked node that are not arguments are variables, which `${…}` elsewhere in the group refers to, such as `root`
     in `conf/data/parallel.yaml`. Absent optional groups become null; callbacks and loggers that are null are left out.
     """
-    return _values(Case.open(config, Origins((), ())))
+    return _values(Case.open(config, Origins((), sources)))
 
 
 def _values(case: Case) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Composition:
         """
         self._name_experiment()
         with _known_to_hydra(self.tree):
-            return plain(self.tree)
+            return plain(self.tree, self.sources)
 
     def _name_experiment(self) -> None:
         if self.tree.run.experiment is None:
@@ -143,17 +143,18 @@ class _Loader(ConfigLoaderImpl):
     """Hydra's loader of one state of the files.
 
     Attributes:
-        files: The files.
+        repository: The files.
         composed: Files that it composed last: to list them again takes a third of a composition.
         choices: What it composed, by the root configuration and the choices of groups: members of a sweep and the calls of a
             notebook share most of them.
     """
 
+    repository: _Files
     composed: tuple[ResultDefault, ...] = ()
 
     def __init__(self, path: ConfigSearchPath) -> None:
         super().__init__(path)
-        self.repository = self.files = _Files(path)
+        self.repository = _Files(path)
         self.choices: dict[tuple[str, ...], tuple[DictConfig, tuple[Source, ...]]] = {}
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
@@ -272,7 +273,7 @@ class Composer:
     def _defaults(self, path: str) -> Sequence[InputDefault]:
         """Return the defaults list of a file, which is empty for a broken one: that is reported when it is chosen."""
         try:
-            return self._loader.files.defaults(path)
+            return self._loader.repository.defaults(path)
         except (yaml.MarkedYAMLError, HydraException, OmegaConfBaseException, ValueError):
             return ()
 

@@ -40,8 +40,7 @@ class BLEU:
         tokenizers = sacrebleu.metrics.BLEU.TOKENIZERS
         if tokenize not in tokenizers:
             raise ConfigurationError(f"tokenize={tokenize} is none of sacrebleu's tokenizers: {', '.join(tokenizers)}")
-        # sacrebleu warns of text that looks tokenized, which it is meant to be where sacrebleu does not tokenize it.
-        tokenized = tokenize == "none"
+        tokenized = tokenize == "none"  # and meant to be: sacrebleu need not warn that it looks so
         try:
             self._metric = sacrebleu.metrics.BLEU(lowercase=lowercase, force=tokenized, tokenize=tokenize)
         except (ImportError, RuntimeError) as error:
