@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.extras import optional
+from etude.optim.delegating import DelegatingOptimizer
 
 SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 """Moments of AdamW, and whether their numbers have a sign."""
 
 
-class AdamW8bit(Optimizer):
+class AdamW8bit(DelegatingOptimizer):
     """AdamW (Loshchilov and Hutter 2019) with moments in blocks of 8-bit numbers (Dettmers et al. 2022).
 
     A moment of at least 4,096 numbers that divide into blocks is kept as one byte for each number and a scale for each block;
@@ -36,7 +35,7 @@ class AdamW8bit(Optimizer):
 
     Raises:
         ConfigurationError: If torchao is not installed.
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of its range, or, at the first update, parameters are sharded over ranks.
     """
 
     def __init__(
@@ -49,48 +48,25 @@ class AdamW8bit(Optimizer):
         block_size: int = 256,
     ) -> None:
         if block_size < 1:
-            raise ValueError(f"a block of {block_size} numbers is none")
+            raise ValueError(f"block_size={block_size} is below 1")
         self._library = optional("torchao.optim", "optimizer=adamw_8bit", "torchao")
         self._block_size = block_size
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
         self._share()
 
     def _share(self) -> None:
-        """Make torchao's optimizer, over this one's groups and state."""
         self._part: Optimizer = self._library.AdamW8bit(
             [{**group, "amsgrad": False} for group in self.param_groups], block_size=self._block_size
         )
         self._part.state = self.state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a stored state: `load_state_dict` replaces groups and state by new ones."""
-        super().__setstate__(state)
-        self._share()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update all parameters that have a gradient.
-
-        Args:
-            closure: Computes the loss and the gradients anew.
-
-        Returns:
-            What the closure returned.
-
-        Raises:
-            ValueError: If parameters are sharded over ranks.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update(self) -> None:
         for own, group in zip(self.param_groups, self._part.param_groups, strict=True):
             if any(hasattr(parameter, "to_local") for parameter in own["params"]):
                 raise ValueError("8-bit moments of weights that are sharded over ranks cannot be saved")
             group.update({name: own[name] for name in ("betas", "eps", "weight_decay")})
             group["lr"].fill_(own["lr"])  # a number would be compiled anew for every step
         self._part.step()
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, in which a moment of 8-bit numbers is a dict of its `codes` and its `scale`."""

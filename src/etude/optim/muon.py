@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from etude.optim.delegating import DelegatingOptimizer
 
-class Muon(Optimizer):
+
+class Muon(DelegatingOptimizer):
     """Muon (Jordan et al. 2024) where it is made for, and AdamW (Loshchilov and Hutter 2019) elsewhere.
 
     Muon replaces the momentum of a matrix by the nearest matrix whose singular values are all about 1, which a few
@@ -18,8 +19,7 @@ class Muon(Optimizer):
     and gains are AdamW's. Its updates are scaled to the root mean square that those of AdamW have (Liu et al. 2025,
     "Muon is scalable for LLM training", equation 4), so that one rate and one weight decay serve both.
 
-    It is made of torch's two optimizers, which share its groups and its state: learning rates are set on the groups, and
-    states are saved and restored, as for any optimizer.
+    It is made of torch's two optimizers, which share its groups and its state.
 
     Args:
         params: Groups; those with `hidden=True` hold nothing but matrices, and are Muon's.
@@ -57,7 +57,6 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Make torch's optimizers, over this one's groups and state."""
         kinds = {True: torch.optim.Muon, False: AdamW}
         self._parts: list[Optimizer] = []
         for hidden, kind in kinds.items():
@@ -68,25 +67,6 @@ class Muon(Optimizer):
                 part.param_groups, part.state = groups, self.state
                 self._parts.append(part)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a stored state: `load_state_dict` replaces groups and state by new ones."""
-        super().__setstate__(state)
-        self._share()
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update all parameters that have a gradient.
-
-        Args:
-            closure: Computes the loss and the gradients anew.
-
-        Returns:
-            What the closure returned.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update(self) -> None:
         for part in self._parts:
             part.step()
-        return loss
