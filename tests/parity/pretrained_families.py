@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sentencepiece
 import tokenizers
 import torch
 import transformers
@@ -68,15 +70,16 @@ FAMILIES = {
     "nllb legacy": Family("m2m_100", {**BART, "decoder_start_token_id": 2}, WITH_SCRIPT),
     "mbart50": Family("mbart", {**BART, "decoder_start_token_id": 2}, WITH_REGION),
     "mbart": Family("mbart", BART, WITH_REGION),
+    "marian": Family("marian", {**BART, "decoder_start_token_id": 1}, SHORT),
     "t5": Family("t5", T5, {}),
     "mt5": Family("mt5", T5, {}),
 }
 
 
-def made(kind: str, folder: Path) -> Any:
-    """Write tokenizer and model into a folder, and return the model as transformers has it."""
+def made(kind: str, folder: Path, more: int = 0) -> Any:
+    """Write tokenizer and model into a folder, and return the model as transformers has it, with `more` rows than ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    size = write_tokenizer(kind, folder)
+    size = write_tokenizer(kind, folder) + more
     family = FAMILIES[kind]
     config = transformers.AutoConfig.for_model(family.model_type, vocab_size=size, **family.config)
     torch.manual_seed(1)
@@ -107,14 +110,53 @@ def write_tokenizer(kind: str, folder: Path) -> int:
         mbart = getattr(transformers, kind_of)(vocab=pieces)
         mbart.save_pretrained(folder)
         return len(mbart)
-    special = FAIRSEQ if kind == "m2m100" else ["<pad>", "</s>", "<unk>"]
+    if kind == "m2m100":
+        m2m100 = write_m2m100(folder, WORDS, 50)
+        return len(m2m100.encoder) + len(m2m100.lang_code_to_id)
+    if kind == "marian":
+        return len(write_marian(folder, WORDS, [word[::-1] for word in WORDS], 45))
+    special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {token: number for number, token in enumerate([*special, *WORDS, "into", "german", "french"])}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    codes = [f"__{code}__" for code in SHORT] if kind == "m2m100" else []
-    backend.add_special_tokens([*special, *codes])
+    backend.add_special_tokens(special)
     backend.save(str(folder / "tokenizer.json"))
-    named = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    more = {"bos_token": "<s>", "tokenizer_class": "M2M100Tokenizer"} if codes else {"tokenizer_class": "T5Tokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named | more))
+    named = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "T5Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
     return backend.get_vocab_size()
+
+
+def write_m2m100(folder: Path, texts: Sequence[str], pieces: int, **options: Any) -> transformers.M2M100Tokenizer:
+    """Train a sentencepiece model, give its pieces ids in an order of their own, and write both as M2M100's files."""
+    named = write_sentencepiece(folder / "sentencepiece.bpe.model", texts, pieces, **options)
+    vocabulary = {token: number for number, token in enumerate([*FAIRSEQ, *named, "madeupword0000"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = transformers.M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model"))
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_marian(
+    folder: Path, sources: Sequence[str], targets: Sequence[str], pieces: int, **options: Any
+) -> transformers.MarianTokenizer:
+    """Train a sentencepiece model of each side, give all pieces ids, and write them as MarianMT's files."""
+    options = {"model_type": "unigram", "hard_vocab_limit": False, **options}
+    sides = zip((folder / "source.spm", folder / "target.spm"), (sources, targets), strict=True)
+    named = {piece for path, texts in sides for piece in write_sentencepiece(path, texts, pieces, **options)}
+    tokens = ["<unk>", "<pad>", "</s>", *(f">>{code}<<" for code in SHORT), *sorted(named)]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    tokenizer = transformers.MarianTokenizer(*files)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_sentencepiece(path: Path, texts: Sequence[str], pieces: int, **options: Any) -> list[str]:
+    """Train a sentencepiece model, and return its pieces in order of the alphabet."""
+    model, options = io.BytesIO(), {"model_type": "bpe", "minloglevel": 2, **options}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=pieces, **options
+    )
+    path.write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return sorted(processor.id_to_piece(number) for number in range(3, len(processor)))  # not <unk>, <s> and </s>

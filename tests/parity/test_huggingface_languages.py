@@ -22,7 +22,7 @@ from etude.optim.schedules import Constant
 from etude.tasks.translation import Translation
 from etude.tokenization.languages import with_prefix
 from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
-from etude.types import IGNORED, TranslationBatch
+from etude.types import IGNORED, Facts, TranslationBatch
 from tests.parity.pretrained_families import FAMILIES, WORDS, made
 
 LONGEST = 8
@@ -32,6 +32,9 @@ LINES = {
     "fr": ["rats noom nus", "eert", "moon moon"],
 }
 PREFIXES = {"en-de": "into german", "en-fr": "into french "}
+OWN = ("m2m100", "nllb", "mbart", "mbart50", "marian")
+"""Families whose own tokenizer writes sources and targets as their models read them."""
+
 CODED = [kind for kind, family in FAMILIES.items() if family.languages]
 
 
@@ -71,27 +74,31 @@ def batch_of(data: TranslationData) -> TranslationBatch:
 
 
 def labels_of(kind: str, folder: Path, text: str, language: str, plain: list[int]) -> list[int]:
-    """What a person gives transformers as labels: of the family's own tokenizer, where it reads its files alone."""
-    if kind in ("nllb", "mbart", "mbart50"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, tgt_lang=FAMILIES[kind].languages[language])
+    """What a person gives transformers as labels: of the family's own tokenizer, where it writes languages as they are read."""
+    if kind in OWN:
+        named = {} if kind == "marian" else {"tgt_lang": FAMILIES[kind].languages[language]}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **named)
         return list(tokenizer(text_target=text)["input_ids"])
     eos = FAMILIES[kind].config["eos_token_id"]
     codes = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     # Targets of NLLB begin with their language however its tokenizer was told to write sources.
-    name = {"m2m100": f"__{language}__", "nllb legacy": FAMILIES["nllb"].languages[language]}.get(kind)
+    name = FAMILIES["nllb"].languages[language] if kind == "nllb legacy" else None
     return [*([] if name is None else [codes.convert_tokens_to_ids(name)]), *plain, eos]
 
 
-@pytest.mark.parametrize("kind", ["nllb", "nllb legacy", "mbart50", "mbart"])
+@pytest.mark.parametrize("kind", [*OWN, "nllb legacy"])
 def test_sources_are_written_as_the_tokenizer_writes_them(tmp_path: Path, kind: str) -> None:
     _, data, _ = given(kind, tmp_path)
     batch, family = batch_of(data), FAMILIES[kind]
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model", src_lang=family.languages["en"])
-    expected = theirs([line for line in LINES["en"] for _ in range(2)])["input_ids"]
+    lines = [(line, code) for line in LINES["en"] for code in ("de", "fr")]
+    if kind == "marian":  # a person writes its codes
+        expected = theirs([f">>{code}<< {line}" for line, code in lines])["input_ids"]
+    else:
+        expected = theirs([line for line, _ in lines])["input_ids"]
+        code = theirs.convert_tokens_to_ids("__en__" if kind == "m2m100" else family.languages["en"])
+        assert all(ids[0 if kind in ("m2m100", "nllb", "mbart50") else -1] == code for ids in expected)
     assert [row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)] == expected
-    first = {"nllb": True, "mbart50": True}.get(kind, False)
-    code = theirs.convert_tokens_to_ids(family.languages["en"])
-    assert all(ids[0 if first else -1] == code for ids in expected)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -114,6 +121,16 @@ def test_the_loss_is_that_of_the_models_own_labels(tmp_path: Path, kind: str) ->
         expected = theirs(input_ids=batch.source, attention_mask=batch.source_mask.long(), labels=labels).loss
     torch.testing.assert_close(total / count, expected, rtol=1e-5, atol=1e-5)
     assert int(count) == int((labels != IGNORED).sum())
+
+
+@pytest.mark.parametrize("kind", ["m2m100", "marian", "nllb"])
+def test_rows_that_no_id_has_are_cut_off(tmp_path: Path, kind: str) -> None:
+    """M2M100 has eight."""
+    made(kind, tmp_path, more=8)
+    tokenizer = PretrainedTokenizer(str(tmp_path)).build(())
+    facts = Facts(tokenizer.vocabulary, tokenizer.pad, tokenizer.bos, tokenizer.eos)
+    model: Any = HuggingFace(str(tmp_path)).build(facts, EncoderDecoder)
+    assert model.output_weight.shape[0] == tokenizer.vocabulary
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -209,6 +209,16 @@ def test_stages_have_every_parameter_from_the_embeddings_to_the_output(tmp_path:
     assert ("model.matrix" in embeddings) == tied and ("model.matrix" in top) != tied
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_transformers_does_not_train_stays(tmp_path: Path, kind: str) -> None:
+    """Sines that were trained would be lost: transformers neither saves nor reads them."""
+    theirs = made(kind, tmp_path)
+    frozen = {f"model.{name}" for name, parameter in theirs.named_parameters() if not parameter.requires_grad}
+    assert bool(frozen) == (kind == "marian")
+    task = task_of(kind, loaded(kind, tmp_path), Greedy())
+    assert {name for name, parameter in task.model.named_parameters() if not parameter.requires_grad} == frozen
+
+
 @pytest.mark.parametrize("kind", ["t5", "m2m_100", "led"])
 def test_adapters_learn(tmp_path: Path, kind: str) -> None:
     made(kind, tmp_path)

@@ -209,7 +209,7 @@ def test_runs_of_several_directions_are_compared(several: Callable[..., Any], tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["nllb legacy", "m2m100", "mbart"])
+@pytest.mark.parametrize("kind", ["nllb legacy", "m2m100", "mbart", "marian"])
 def test_a_pretrained_model_keeps_its_languages(adapted: Callable[..., Any], kind: str, tmp_path: Path) -> None:
     run = train(adapted(kind, *keys(kind)))
     (way,) = SavedRun.open(run).facts.directions

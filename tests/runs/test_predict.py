@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from etude.cli.main import main
 from etude.config.compose import compose
+from etude.errors import ConfigurationError
 from tests.runs.conftest import SMALL
 from tests.runs.doors import evaluate, predict, train
 
@@ -96,6 +98,19 @@ def test_a_line_for_each_line_whatever_the_batch_and_the_order(
     assert said[1] == "1 of 10 lines had more tokens than the model reads; a part of each was left out"
     alone = answers(runs["one"], ODD[::-1], batch__examples=1, **search)
     assert alone[::-1] == together
+
+
+def test_the_threads_are_those_that_are_asked_for_and_change_no_answer(runs: dict[str, Path]) -> None:
+    before, lines = torch.get_num_threads(), [b" ".join(ODD[:1] * (1 + line % 7)) for line in range(40)]
+    try:
+        alone = answers(runs["one"], lines, trainer__threads=1)
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        assert answers(runs["one"], lines) == alone and torch.get_num_threads() == 2
+        with pytest.raises(ConfigurationError, match=r"trainer.threads=0: at least one computes"):
+            answers(runs["one"], lines, trainer__threads=0)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_json_holds_all_outputs_best_first_and_what_was_stopped(

@@ -101,7 +101,7 @@ def test_a_text_starts_with_what_config_json_says_where_the_tokenizer_says_nothi
     assert PretrainedTokenizer(str(folder)).build(iter([])).bos == 0
 
 
-def test_marians_sentencepiece_models_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "source.spm").write_bytes(b"")
-    with pytest.raises(DataError, match=r"source.spm and target.spm and no tokenizer.json"):
+def test_a_sentencepiece_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(b"")
+    with pytest.raises(DataError, match=r"has spiece.model and no tokenizer.json; give a folder with one"):
         PretrainedTokenizer(str(tmp_path)).build(iter(()))

@@ -331,8 +331,7 @@ def facts_of(tokenizer: Tokenizer, wanted: WantedDirections) -> Facts:
     Raises:
         ConfigurationError: If the tokenizer does not write the directions.
     """
-    source = tokenizer.of("source")
-    separate = None if source is tokenizer else source.vocabulary
+    separate = None if tokenizer.shares_ids else tokenizer.of("source").vocabulary
     special = (tokenizer.pad, tokenizer.bos, tokenizer.eos)
     directions = wanted.directions(tokenizer)
     return Facts(tokenizer.vocabulary, *special, source_vocabulary=separate, directions=directions)

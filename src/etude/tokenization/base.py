@@ -24,6 +24,9 @@ LONGEST_WORD = 1_000
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 """Class of transformers that reads what etude writes."""
 
+FOREIGN = "\ue000"
+"""Begins the name of a token in the vocabulary of a side whose texts are never divided into it, of two with the same ids."""
+
 SOURCE = "source"
 """Folder of the sources' own tokenizer, inside that of the targets'."""
 
@@ -150,6 +153,23 @@ class Tokenizer:
     def of(self, field: str) -> Tokenizer:
         """Return the tokenizer of a field of the data: for `source`, that of the sources if they have their own."""
         return self._source if self._source is not None and field == "source" else self
+
+    @property
+    def shares_ids(self) -> bool:
+        """Whether sources have the ids of targets, be they divided as targets are or otherwise."""
+        if self._source is None:
+            return True
+        own, others = (
+            {token.removeprefix(FOREIGN): number for token, number in tokenizer.backend.get_vocab().items()}
+            for tokenizer in (self, self._source)
+        )
+        return own == others
+
+    def for_both(self) -> Tokenizer:
+        """Return a tokenizer that divides sources and decodes targets; itself, if sources have ids of their own."""
+        if self._source is None or not self.shares_ids:
+            return self
+        return Tokenizer(self._source.backend, self.special, None, self.languages, self.chat_template)
 
     def with_chat_template(self, source: str) -> Tokenizer:
         """Return the same tokenizer with a chat template."""

@@ -5,7 +5,7 @@ Each convention says what stands around the texts of a pair:
     codes_first         M2M100, NLLB, mBART-50      source: code text eos    target: code text eos
     source_code_last    NLLB, `legacy_behaviour`    source: text eos code    target: code text eos
     codes_last          mBART of 25 languages       source: text eos code    target: text eos code, from the code on
-    target_tag          etude's own models          source: tag text eos     target: text eos
+    target_tag          MarianMT, etude's own       source: tag text eos     target: text eos
 
 In the first two a search is given the target's code as the first token; in the third the decoder starts from it.
 """
@@ -142,13 +142,14 @@ FAMILIES: Mapping[str, tuple[str, Convention]] = {
     "NllbTokenizer": (r"([a-z]{3}_[A-Z][a-z]{3})", "codes_first"),
     "MBart50Tokenizer": (r"([a-z]{2}_[A-Z]{2})", "codes_first"),
     "MBartTokenizer": (r"([a-z]{2}_[A-Z]{2})", "codes_last"),
+    "MarianTokenizer": (r">>(.+)<<", "target_tag"),
 }
 """Tokens that are languages, with the name in a group, and the convention, by the class of a pretrained tokenizer."""
 
 READS_TOKENIZER_JSON = frozenset({"NllbTokenizer", "MBart50Tokenizer", "MBartTokenizer"})
-"""Those that need no other file: M2M100's reads a sentencepiece model alone."""
+"""Those that need no other file: M2M100's and MarianMT's read sentencepiece models alone."""
 
-CLASSES: Mapping[str, str] = {"m2m_100": "M2M100Tokenizer", "mbart": "MBartTokenizer"}
+CLASSES: Mapping[str, str] = {"m2m_100": "M2M100Tokenizer", "mbart": "MBartTokenizer", "marian": "MarianTokenizer"}
 """The class of a model's tokenizer where its files name none, by `model_type`."""
 
 

@@ -14,6 +14,7 @@ from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
 from etude.tokenization.base import CHAT_TEMPLATE, PLAIN_CLASS, SpecialTokens, Tokenizer, parsed
 from etude.tokenization.languages import LANGUAGES, Languages, StoredLanguages, family_of, pretrained_languages
+from etude.tokenization.sentencepiece_files import M2M100, MARIAN, kind_of, read_backends
 from etude.untrusted import decode_json
 
 CONFIG = "tokenizer_config.json"
@@ -23,10 +24,11 @@ CONFIG = "tokenizer_config.json"
 class PretrainedTokenizer:
     """The `tokenizer.json` of a pretrained model, without its padding and truncation.
 
-    The tokenizer's bos is the token that a decoder starts from, if config.json names one, or else the bos of config.json if
-    the tokenizer names none. The two sentencepiece models of MarianMT's own folders are not read; the tokenizer.json that
-    `etude export to=huggingface` writes is. Languages are those of its family (see `etude.tokenization.languages`), or of
-    the `languages.json` that etude writes. Its chat template comes with it, if it has one.
+    Of M2M100 and MarianMT, which have none, it is made of their sentencepiece models (see
+    `etude.tokenization.sentencepiece_files`). The tokenizer's bos is the token that a decoder starts from, if config.json
+    names one, or else the bos of config.json if the tokenizer names none. Languages are those of its family (see
+    `etude.tokenization.languages`), or of the `languages.json` that etude writes. Its chat template comes with it, if it has
+    one.
 
     Attributes:
         name: Folder, pinned package, or repository of the Hugging Face hub.
@@ -41,7 +43,7 @@ class PretrainedTokenizer:
         template = _chat_template(files)
         hashed = None if template is None else hashlib.sha256(template.encode()).hexdigest()
         ending = "".join(f" {part}" for part in (_start(files), _languages_key(files), hashed) if part is not None)
-        return f"pretrained 1 {hashlib.sha256(_tokenizer_json(files)).hexdigest()}{ending}"
+        return f"pretrained 1 {hashlib.sha256(_content(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Return the tokenizer; the texts are not read.
@@ -50,7 +52,8 @@ class PretrainedTokenizer:
             DataError: If the model or its tokenizer is missing or broken, or names no special tokens.
         """
         files = open_pretrained(self.name)
-        backend = self._parsed(_tokenizer_json(files))
+        kind = kind_of(files)
+        backend, source = (self._parsed(files), None) if kind is None else read_backends(files, kind)
         special, languages = _special_tokens(files), _languages(files, backend)
         start = _start(files)
         if start is not None:
@@ -62,27 +65,31 @@ class PretrainedTokenizer:
             special = dataclasses.replace(special, bos=token)
         elif languages is not None:
             special = dataclasses.replace(special, bos=special.eos)  # what decoders of all these families start from
-        return Tokenizer(backend, special, languages=languages, chat_template=_chat_template(files))
+        of_sources = None if source is None else Tokenizer(source, special)
+        return Tokenizer(backend, special, of_sources, languages, _chat_template(files))
 
-    def _parsed(self, content: bytes) -> tokenizers.Tokenizer:
+    def _parsed(self, files: PretrainedFiles) -> tokenizers.Tokenizer:
         try:
-            return parsed(content.decode())
+            return parsed(_content(files).decode())
         except ValueError as error:
             raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
 
 
-def _tokenizer_json(files: PretrainedFiles) -> bytes:
-    """Read tokenizer.json.
+def _content(files: PretrainedFiles) -> bytes:
+    """Return tokenizer.json, or the files that stand for it.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is neither.
     """
-    for models in ("source.spm and target.spm", "sentencepiece.bpe.model"):
-        if not files.has("tokenizer.json") and files.has(models.split()[0]):
-            raise DataError(
-                f"{files.name} has {models} and no tokenizer.json, which is all that tokenizer=pretrained reads; give a "
-                "folder with one: where transformers has a fast tokenizer of the family, its save_pretrained writes it"
-            )
+    kind = kind_of(files)
+    if kind is not None:
+        return b"".join(files.read(file) for file in kind.files)
+    model = next((file for file in (M2M100.target, MARIAN.target, "spiece.model") if files.has(file)), None)
+    if model is not None and not files.has("tokenizer.json"):
+        raise DataError(
+            f"{files.name} has {model} and no tokenizer.json; give a folder with one: where transformers has a fast tokenizer "
+            "of the family, its save_pretrained writes it"
+        )
     return files.read("tokenizer.json")
 
 

@@ -11,14 +11,16 @@ import torch
 from etude.checkpoints.checkpoint import read_weights
 from etude.config.schema import Config
 from etude.errors import ConfigurationError
+from etude.hardware import usable_cores
 from etude.runs.folder import resolve
 from etude.runs.saved_run import SavedRun
 from etude.tasks.base import Task
-from etude.training.build import build_task
+from etude.training.build import build_task, factory
+from etude.training.machine import Machine
 
 
 def load_run(run: SavedRun, config: Config | None = None, checkpoint: str = "best") -> Task:
-    """Return the task of a run with the weights of a checkpoint, ready to predict.
+    """Return the task of a run with the weights of a checkpoint, ready to predict with `trainer.threads`.
 
     Args:
         run: The run.
@@ -31,8 +33,10 @@ def load_run(run: SavedRun, config: Config | None = None, checkpoint: str = "bes
     folder, config = run.checkpoint(checkpoint), config or run.config
     task = build_task(config, run.facts, run)
     task.load_state_dict(read_weights(folder))
-    accelerator = config.trainer.arguments.get("accelerator", "auto")
-    device = "cuda" if torch.cuda.is_available() and accelerator in ("auto", "gpu") else "cpu"
+    machine: Machine = factory(config.trainer)()
+    if machine.threads is not None:
+        torch.set_num_threads(min(machine.threads, usable_cores()))  # the run's own machine may have had more
+    device = "cuda" if torch.cuda.is_available() and machine.accelerator in ("auto", "gpu") else "cpu"
     return task.to(device).eval()
 
 

@@ -13,7 +13,7 @@ from etude.models.generation.beam_search import beam_search
 from etude.models.generation.constraint import Constraint
 from etude.models.generation.hypothesis import Hypothesis, log_normalizer
 from etude.models.generation.length_penalty import GNMT, LengthNormalized, LengthPenalty, Unnormalized
-from etude.models.generation.stable_topk import stable_topk
+from etude.models.generation.stable_topk import FEW, largest, stable_topk
 
 EOS, BOS, A, B = range(4)
 NEVER = 1e-30
@@ -79,6 +79,17 @@ def test_the_largest_values_come_in_order_of_their_places(values: list[list[floa
     for row, row_best, row_places in zip(values, best.tolist(), places.tolist(), strict=True):
         expected = sorted(range(7), key=lambda place: (-row[place], place))[:count]
         assert (row_places, row_best) == (expected, [row[place] for place in expected])
+
+
+@given(seed=st.integers(0, 10**6), width=st.integers(1, 900), levels=st.integers(1, 400), count=st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_the_largest_values_of_wide_rows_are_those_of_torch(seed: int, width: int, levels: int, count: int) -> None:
+    """Few levels make many equal values, and some rows end in nothing but minus infinity."""
+    random, count = torch.Generator().manual_seed(seed), min(count, width)
+    scores = torch.randint(levels, (1 + FEW // width, width), generator=random).float().log()
+    values, places = largest(scores, count)
+    assert torch.equal(values, scores.topk(count).values) and torch.equal(scores.gather(1, places), values)
+    assert all(len(set(row)) == count for row in places.tolist())
 
 
 def test_length_penalties() -> None:

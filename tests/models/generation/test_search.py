@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from etude.models.generation.constraint import Constraint
 from etude.models.generation.greedy_search import greedy_search
 from etude.models.generation.hypothesis import Hypothesis
 from etude.models.generation.length_penalty import GNMT, LengthNormalized, LengthPenalty, Unnormalized
+from etude.models.generation.rows import SMALLEST_PART
 from etude.models.generation.search import Beam, Greedy, Sample, Search
 
 VOCABULARY, BOS, EOS = 5, 1, 2
@@ -259,6 +261,64 @@ def test_a_row_does_not_depend_on_the_others(
             keys=[source],
         )
         same(found, alone)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("toy", MODELS)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_parts_of_a_batch_find_what_the_batch_finds(toy: Callable[[int, int], Model], search: Search) -> None:
+    count = 3 * SMALLEST_PART + 5
+    model, within = toy(5, count), set[tuple[int, int, bool, bool]]()
+
+    def step(tokens: Tensor, cache: Memory) -> tuple[Tensor, Memory]:
+        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        within.add((threading.get_ident(), torch.get_num_threads(), inference, autocast))
+        return model(tokens, cache)
+
+    def found(number: int) -> list[list[Hypothesis]]:
+        torch.set_num_threads(number)
+        within.clear()
+        outputs = search(
+            step,
+            start(*range(count)),
+            bos=BOS,
+            eos=EOS,
+            rows=count,
+            max_lengths=torch.arange(count) % 13,
+            prefixes=[(3,) * (row % 3) for row in range(count)],
+            keys=range(7, 7 + count),
+        )
+        assert torch.get_num_threads() == number
+        return outputs
+
+    whole = found(1)
+    assert within == {(threading.get_ident(), 1, False, False)}
+    # Seven threads are two for each of three parts; what a thread is set to holds in those of the parts.
+    for number, each, inference in ((2, 1, False), (7, 2, True)):
+        with torch.inference_mode(inference), torch.autocast("cpu", torch.bfloat16, enabled=inference):
+            for ours, theirs in zip(found(number), whole, strict=True):
+                same(ours, theirs)
+        assert threading.get_ident() not in {kept[0] for kept in within} and 1 <= len(within) <= min(number, 3)
+        assert {kept[1:] for kept in within} == {(each, inference, inference)}
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_error_in_a_part_is_that_of_the_search() -> None:
+    def step(tokens: Tensor, cache: Memory) -> tuple[Tensor, Memory]:
+        raise MemoryError("no room")
+
+    torch.set_num_threads(2)
+    count = 2 * SMALLEST_PART
+    with pytest.raises(MemoryError, match="no room"):
+        Greedy()(step, start(*range(count)), bos=BOS, eos=EOS, rows=count)
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("toy", MODELS)

@@ -171,7 +171,7 @@ def _task(run: SavedRun, config: Config, checkpoint: Path, direction: Any) -> tu
         every = range(len(data.splits["val"].counts))
         examples = every if own is None else data.parts_of("val").get(own, range(0))
         columns = [[data.text("val", field, index) for index in examples[:most]] for field in fields]
-        return ProofTexts(task, run.tokenizer, columns[0], columns[1] if len(columns) > 1 else [])
+        return ProofTexts(task, run.tokenizer.for_both(), columns[0], columns[1] if len(columns) > 1 else [])
 
     return task.cpu().eval(), read
 

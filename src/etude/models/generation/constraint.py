@@ -48,6 +48,10 @@ class Constraint:
             _force(scores, forced)
         return scores
 
+    def select(self, rows: Int[Tensor, " N"]) -> Constraint:
+        """Return the constraint of the given rows, in that order; rows may be repeated or left out."""
+        return Constraint(self.eos, self.min_length, None if self.prefixes is None else self.prefixes[rows])
+
     def ends(self, row: Int[Tensor, " N"], length: int) -> int | Int[Tensor, " N"]:
         """Return the token that ends an output of each row, if it is chosen now: eos, and none (`FREE`) in a prefix.
 

@@ -18,25 +18,9 @@ from etude.models.generation.greedy_search import greedy_search
 from etude.models.generation.hypothesis import CacheT, Hypothesis, Step, read_given
 from etude.models.generation.length_penalty import GNMT, LengthPenalty, Unnormalized
 from etude.models.generation.logit_filters import Filter, keep_min_p, keep_top_k, keep_top_p, temper
+from etude.models.generation.rows import Rows, search_parts
 from etude.models.generation.sampling import sample
 from etude.seeding import mix
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a batch and the limits of their outputs.
-
-    Attributes:
-        bos: The token that each row goes on from.
-        limits: Largest number of tokens that each row may predict, eos included.
-        constraint: Tokens that may not be chosen; it also holds eos.
-        keys: Keys of each row's random numbers.
-    """
-
-    bos: Int[Tensor, " B"]
-    limits: Int[Tensor, " B"]
-    constraint: Constraint
-    keys: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +89,8 @@ class Search(ABC):
         last, start = read_given(step, start, given)
         padded_prefixes = None if prefixes is None else pad_prefixes(prefixes, limits.device)
         constraint = Constraint(eos, self.min_length, padded_prefixes)
-        return self.search(step, start, Rows(last, limits, constraint, range(rows) if keys is None else keys))
+        batch = Rows(last, limits, constraint, range(rows) if keys is None else keys)
+        return search_parts(partial(self.search, step), start, batch)
 
     @abstractmethod
     def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
@@ -222,15 +207,15 @@ class Sample(Search):
 
     def search(self, step: Step[CacheT], start: CacheT, rows: Rows) -> list[list[Hypothesis]]:
         """Return `samples` outputs of each row, in the order of drawing; drawing more does not change the first."""
-        count, constraint = self.samples, rows.constraint
-        repeated = torch.arange(len(rows.limits), device=rows.limits.device).repeat_interleave(count)
-        prefixes = None if constraint.prefixes is None else constraint.prefixes[repeated]
+        count = self.samples
+        places = torch.arange(len(rows.limits), device=rows.limits.device).repeat_interleave(count)
+        repeated = rows.select(places)
         samples = sample(
             step,
-            start.select(repeated) if count > 1 else start,
-            bos=rows.bos[repeated],
-            limits=rows.limits[repeated],
-            constraint=Constraint(constraint.eos, constraint.min_length, prefixes),
+            start.select(places) if count > 1 else start,
+            bos=repeated.bos,
+            limits=repeated.limits,
+            constraint=repeated.constraint,
             penalty=Unnormalized(),
             filters=self.filters(),
             keys=[mix("sample", self.seed, key, number) for key in rows.keys for number in range(count)],

@@ -19,6 +19,7 @@ from etude.hub import PretrainedFiles
 from etude.models.pretrained.skeleton import PretrainedSkeleton
 from etude.models.pretrained.weight_files import check_names, check_tokenizer, read_safetensors
 from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
+from etude.tokenization.sentencepiece_files import kind_of
 from etude.types import Facts
 
 LENGTHS = (
@@ -51,6 +52,9 @@ class Loaded(NamedTuple):
 def load(files: PretrainedFiles, config: Any, auto: str) -> Loaded:
     """Load a model by one of transformers' Auto classes, in float32.
 
+    What the class itself does not train, such as MarianMT's sinusoidal positions, stays as it is: `from_pretrained` forgets
+    that, and `save_pretrained` would not keep what training made of it.
+
     Args:
         files: The model's files.
         config: The model's config, which is not changed.
@@ -60,9 +64,9 @@ def load(files: PretrainedFiles, config: Any, auto: str) -> Loaded:
         ConfigurationError: If transformers has no such model, or tensors have another shape.
         DataError: If the weights cannot be read.
     """
-    model_class, weights = _class_of(config, auto, files.name), read_safetensors(files)
+    skeleton, weights = _without_weights(config, auto, files.name), read_safetensors(files)
     with quiet():
-        model, report = model_class.from_pretrained(
+        model, report = type(skeleton).from_pretrained(
             None,
             config=copy.deepcopy(config),
             state_dict=dict(weights),
@@ -75,6 +79,9 @@ def load(files: PretrainedFiles, config: Any, auto: str) -> Loaded:
         raise ConfigurationError(
             f"the weights of {files.name} are not its config.json's: {key} gives {list(shape)}, which should be {list(expected)}"
         )
+    for key, parameter in skeleton.named_parameters():
+        if not parameter.requires_grad:
+            model.get_parameter(key).requires_grad_(False)
     return Loaded(model, weights, set(report["missing_keys"]), set(report["unexpected_keys"]))
 
 
@@ -126,11 +133,11 @@ def config_of(values: Mapping[str, Any], name: str, dropout: float | None) -> An
     return config
 
 
-def _class_of(config: Any, auto: str, name: str) -> Any:
-    """Return the class that an Auto class selects for a config."""
+def _without_weights(config: Any, auto: str, name: str) -> Any:
+    """Return a model of the class that an Auto class selects for a config, without memory for its weights."""
     try:
         with torch.device("meta"):
-            return type(getattr(transformers, auto).from_config(copy.deepcopy(config)))
+            return getattr(transformers, auto).from_config(copy.deepcopy(config))
     except (ValueError, KeyError, TypeError) as error:
         raise _unknown(name, f"{auto} of model_type = {config.model_type!r}", error) from error
 
@@ -159,7 +166,7 @@ def check_vocabulary(
     if isinstance(files, PretrainedSkeleton):
         return
     rows = values.get("vocab_size")
-    if isinstance(rows, int) and facts.vocabulary < rows and files.has("tokenizer.json"):
+    if isinstance(rows, int) and facts.vocabulary < rows and (files.has("tokenizer.json") or kind_of(files)):
         rows = PretrainedTokenizer(files.name).build(iter(())).vocabulary
     check_tokenizer(facts, {**values, "vocab_size": rows}, files.name, special)
 
