@@ -78,3 +78,14 @@ def test_the_working_folder_is_that_of_the_composition(tmp_path: Path, monkeypat
     composer.compose([])
     monkeypatch.chdir(tmp_path)
     assert composer.compose([]).tree.hydra.runtime.cwd == str(tmp_path)
+
+
+def test_hydra_is_told_of_the_words_in_their_order() -> None:
+    """A command finds what it has composed by them, and a run keeps them."""
+    words = ["experiment=classification/demo", "budget=2step", "logger=none", "++seed=3", "callbacks=none"]
+    composer = Composer(CONF, "train")
+    composition = composer.compose(composer.normalized(words))
+    told = composition.tree.hydra
+    assert [word.removeprefix("++") for word in told.overrides.task] == list(composition.overrides)
+    assert [word.removeprefix("++") for word in words] == list(composition.overrides)
+    assert sorted(told.job.override_dirname.split(",")) == sorted(told.overrides.task)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.conf import HydraConf
@@ -364,7 +364,10 @@ class Composer:
                 tuple(word for word, one in zip(words, parsed, strict=True) if one not in values)
             )
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
-            config.hydra.overrides.task.extend([override.input_line for override in values])
+            task = [override for override in parsed if not override.is_hydra_override()]
+            config.hydra.overrides.task = [override.input_line for override in task]
+            job = config.hydra.job
+            job.override_dirname = get_overrides_dirname(task, **job.config.override_dirname)
         except MissingConfigException as error:
             raise self._missing(error, words) from error
         except (HydraException, OmegaConfBaseException, ValueError) as error:
