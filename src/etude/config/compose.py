@@ -365,7 +365,8 @@ class Composer:
             )
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
             task = [override for override in parsed if not override.is_hydra_override()]
-            config.hydra.overrides.task = [override.input_line for override in task]
+            config.hydra.overrides.task.clear()
+            config.hydra.overrides.task.extend([override.input_line for override in task])
             job = config.hydra.job
             job.override_dirname = get_overrides_dirname(task, **job.config.override_dirname)
         except MissingConfigException as error:
