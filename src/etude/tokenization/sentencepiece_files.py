@@ -24,7 +24,7 @@ IDS, SETTINGS = "vocab.json", "tokenizer_config.json"
 UNKNOWN = "<unk>"
 
 NEVER = -1e9
-"""Score of what has an id and is no piece of a unigram model: such a character is read where nothing else stands for it."""
+"""Score of a token that is no piece of a unigram model: below all pieces, so that it is used only where none of them fits."""
 
 _MESSAGES: Any = sentencepiece_model_pb2
 
