@@ -365,6 +365,7 @@ class Composer:
             )
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
             task = [override for override in parsed if not override.is_hydra_override()]
+            # In the order typed, not choices first. In place, since OmegaConf deep-copies a list that is assigned.
             config.hydra.overrides.task.clear()
             config.hydra.overrides.task.extend([override.input_line for override in task])
             job = config.hydra.job
