@@ -234,11 +234,17 @@ def test_a_pretrained_model_keeps_its_languages(adapted: Callable[..., Any], kin
 
 
 @pytest.mark.slow
-def test_what_was_exported_begins_another_run_in_other_languages(adapted: Callable[..., Any], tmp_path: Path) -> None:
-    written = export(train(adapted("m2m100", *keys("m2m100"))), {"to": "huggingface", "sentences": 3})
+@pytest.mark.parametrize("kind", ["m2m100", "marian"])
+def test_what_was_exported_begins_another_run_in_other_languages(adapted: Callable[..., Any], kind: str) -> None:
+    first = train(adapted(kind, *keys(kind)))
+    written = export(first, {"to": "huggingface", "sentences": 3})
     others = ("data.source_language=de", "data.target_language=fr", f"model.name={written}", "run.name=others")
-    run = train(adapted("m2m100", *others))
-    assert SavedRun.open(run).facts.directions[0].name == "de-fr"
+    run = SavedRun.open(train(adapted(kind, *others)))
+    assert run.facts.directions[0].name == "de-fr"
+    lines, before = ["sun moon", "Sonne über dem See", "lune"], SavedRun.open(first).tokenizer
+    for field in ("source", "target"):
+        assert run.tokenizer.of(field).encode(lines) == before.of(field).encode(lines)
+    assert (kind == "marian") == (before.of("source").encode(lines) != before.encode(lines))
 
 
 @pytest.mark.slow

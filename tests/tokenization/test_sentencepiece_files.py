@@ -14,6 +14,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etude.commands.export.huggingface_files import write_tokenizer
 from etude.errors import DataError
 from etude.tokenization.base import Tokenizer
 from etude.tokenization.pretrained_tokenizer import PretrainedTokenizer
@@ -89,6 +90,26 @@ def test_one_tokenizer_divides_sources_and_decodes_targets(both: tuple[Any, Toke
     assert joint.decode(targets) == tokenizer.decode(targets)
     trained = SeparateVocabularies(partial(BPE, lowercase=True), 40).build(Sides())
     assert not trained.shares_ids and trained.for_both() is trained
+
+
+def test_what_is_exported_divides_sources_and_targets_as_before(both: tuple[Any, Tokenizer], tmp_path: Path) -> None:
+    _, tokenizer = both
+    (tmp_path / "model.safetensors").touch()
+    write_tokenizer(tmp_path, tokenizer.for_both(), 99, after=(tokenizer.eos,))
+    one = PretrainedTokenizer(str(tmp_path))
+    before = one.key
+    if tokenizer.for_both() is not tokenizer:
+        write_tokenizer(tmp_path / "target", tokenizer.for_targets(), 99, after=(tokenizer.eos,))
+        assert one.key != before
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "target")
+        assert theirs(TEXTS)["input_ids"] == [[*ids, tokenizer.eos] for ids in tokenizer.encode(TEXTS)]
+    read = one.build(())
+    for field in ("source", "target"):
+        assert read.of(field).encode(TEXTS) == tokenizer.of(field).encode(TEXTS)
+    (tmp_path / "target").mkdir(exist_ok=True)
+    (tmp_path / "target" / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=re.escape(f"the target/tokenizer.json of {tmp_path} cannot be read")):
+        one.build(())
 
 
 class Sides:

@@ -30,6 +30,9 @@ FOREIGN = "\ue000"
 SOURCE = "source"
 """Folder of the sources' own tokenizer, inside that of the targets'."""
 
+TARGET = "target"
+"""Folder of the targets' own tokenizer in an export, inside that of the sources', if both have the same ids."""
+
 CHAT_TEMPLATE = "chat_template.jinja"
 """File of the chat template beside a tokenizer's, where transformers reads it too."""
 
@@ -170,6 +173,10 @@ class Tokenizer:
         if self._source is None or not self.shares_ids:
             return self
         return Tokenizer(self._source.backend, self.special, None, self.languages, self.chat_template)
+
+    def for_targets(self) -> Tokenizer:
+        """Return the tokenizer of targets alone."""
+        return Tokenizer(self.backend, self.special)
 
     def with_chat_template(self, source: str) -> Tokenizer:
         """Return the same tokenizer with a chat template."""

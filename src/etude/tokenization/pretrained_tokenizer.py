@@ -12,12 +12,15 @@ import tokenizers
 
 from etude.errors import DataError
 from etude.hub import PretrainedFiles, open_pretrained
-from etude.tokenization.base import CHAT_TEMPLATE, PLAIN_CLASS, SpecialTokens, Tokenizer, parsed
+from etude.tokenization.base import CHAT_TEMPLATE, PLAIN_CLASS, TARGET, SpecialTokens, Tokenizer, parsed
 from etude.tokenization.languages import LANGUAGES, Languages, StoredLanguages, family_of, pretrained_languages
 from etude.tokenization.sentencepiece_files import M2M100, MARIAN, kind_of, read_backends
 from etude.untrusted import decode_json
 
 CONFIG = "tokenizer_config.json"
+
+TARGETS = f"{TARGET}/tokenizer.json"
+"""File of the targets' own tokenizer, in an export."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,10 @@ class PretrainedTokenizer:
     """The `tokenizer.json` of a pretrained model, without its padding and truncation.
 
     Of M2M100 and MarianMT, which have none, it is made of their sentencepiece models (see
-    `etude.tokenization.sentencepiece_files`). The tokenizer's bos is the token that a decoder starts from, if config.json
-    names one, or else the bos of config.json if the tokenizer names none. Languages are those of its family (see
-    `etude.tokenization.languages`), or of the `languages.json` that etude writes. Its chat template comes with it, if it has
-    one.
+    `etude.tokenization.sentencepiece_files`). An export of MarianMT has a second one, in `target/`. The tokenizer's bos is
+    the token that a decoder starts from, if config.json names one, or else the bos of config.json if the tokenizer names
+    none. Languages are those of its family (see `etude.tokenization.languages`), or of the `languages.json` that etude
+    writes. Its chat template comes with it, if it has one.
 
     Attributes:
         name: Folder, pinned package, or repository of the Hugging Face hub.
@@ -40,9 +43,11 @@ class PretrainedTokenizer:
     def key(self) -> str:
         """The content of the tokenizer's files as hashes."""
         files = open_pretrained(self.name)
-        template = _chat_template(files)
+        template, targets = _chat_template(files), _targets(files)
         hashed = None if template is None else hashlib.sha256(template.encode()).hexdigest()
-        ending = "".join(f" {part}" for part in (_start(files), _languages_key(files), hashed) if part is not None)
+        divided = None if targets is None else hashlib.sha256(targets).hexdigest()
+        parts = (_start(files), _languages_key(files), hashed, divided)
+        ending = "".join(f" {part}" for part in parts if part is not None)
         return f"pretrained 1 {hashlib.sha256(_content(files)).hexdigest()}{ending}"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
@@ -52,8 +57,7 @@ class PretrainedTokenizer:
             DataError: If the model or its tokenizer is missing or broken, or names no special tokens.
         """
         files = open_pretrained(self.name)
-        kind = kind_of(files)
-        backend, source = (self._parsed(files), None) if kind is None else read_backends(files, kind)
+        backend, source = self._backends(files)
         special, languages = _special_tokens(files), _languages(files, backend)
         start = _start(files)
         if start is not None:
@@ -68,11 +72,19 @@ class PretrainedTokenizer:
         of_sources = None if source is None else Tokenizer(source, special)
         return Tokenizer(backend, special, of_sources, languages, _chat_template(files))
 
-    def _parsed(self, files: PretrainedFiles) -> tokenizers.Tokenizer:
+    def _backends(self, files: PretrainedFiles) -> tuple[tokenizers.Tokenizer, tokenizers.Tokenizer | None]:
+        """Return the tokenizer of targets, and that of sources if it is another."""
+        kind = kind_of(files)
+        if kind is not None:
+            return read_backends(files, kind)
+        backend, targets = self._parsed("tokenizer.json", _content(files)), _targets(files)
+        return (backend, None) if targets is None else (self._parsed(TARGETS, targets), backend)
+
+    def _parsed(self, file: str, content: bytes) -> tokenizers.Tokenizer:
         try:
-            return parsed(_content(files).decode())
+            return parsed(content.decode())
         except ValueError as error:
-            raise DataError(f"the tokenizer.json of {self.name} cannot be read: {error}") from error
+            raise DataError(f"the {file} of {self.name} cannot be read: {error}") from error
 
 
 def _content(files: PretrainedFiles) -> bytes:
@@ -91,6 +103,16 @@ def _content(files: PretrainedFiles) -> bytes:
             "of the family, its save_pretrained writes it"
         )
     return files.read("tokenizer.json")
+
+
+def _targets(files: PretrainedFiles) -> bytes | None:
+    """Return the tokenizer.json of targets, where sources have their own."""
+    return files.read(TARGETS) if _is_plain(files) and files.has(TARGETS) else None
+
+
+def _is_plain(files: PretrainedFiles) -> bool:
+    """Whether the tokenizer is of no family, as those that etude writes are."""
+    return files.has(CONFIG) and _object(files, CONFIG).get("tokenizer_class") == PLAIN_CLASS
 
 
 def _chat_template(files: PretrainedFiles) -> str | None:
@@ -132,15 +154,10 @@ def _settings(files: PretrainedFiles) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, config
 
 
-def _has_own_languages(files: PretrainedFiles, settings: dict[str, Any]) -> bool:
-    """Whether etude wrote languages beside a tokenizer of no family."""
-    return settings.get("tokenizer_class") == PLAIN_CLASS and files.has(LANGUAGES)
-
-
 def _languages_key(files: PretrainedFiles) -> str | None:
     """Return what besides tokenizer.json determines the languages; None: there are none."""
     settings, config = _settings(files)
-    if _has_own_languages(files, settings):
+    if _is_plain(files) and files.has(LANGUAGES):
         return hashlib.sha256(files.read(LANGUAGES)).hexdigest()
     family = family_of(settings, config)
     return None if family is None else " ".join(family)
@@ -149,7 +166,7 @@ def _languages_key(files: PretrainedFiles) -> str | None:
 def _languages(files: PretrainedFiles, backend: tokenizers.Tokenizer) -> Languages | None:
     """Return the languages of the tokenizer's family, or those that etude wrote beside a tokenizer of no family."""
     settings, config = _settings(files)
-    if _has_own_languages(files, settings):
+    if _is_plain(files) and files.has(LANGUAGES):
         stored = decode_json(
             files.read(LANGUAGES), StoredLanguages, f"the {LANGUAGES} of {files.name}", "fetch it again"
         )

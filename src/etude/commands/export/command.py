@@ -171,7 +171,9 @@ def _task(run: SavedRun, config: Config, checkpoint: Path, direction: Any) -> tu
         every = range(len(data.splits["val"].counts))
         examples = every if own is None else data.parts_of("val").get(own, range(0))
         columns = [[data.text("val", field, index) for index in examples[:most]] for field in fields]
-        return ProofTexts(task, run.tokenizer.for_both(), columns[0], columns[1] if len(columns) > 1 else [])
+        tokenizer = run.tokenizer.for_both()
+        targets = None if tokenizer is run.tokenizer else run.tokenizer.for_targets()
+        return ProofTexts(task, tokenizer, columns[0], columns[1] if len(columns) > 1 else [], targets)
 
     return task.cpu().eval(), read
 

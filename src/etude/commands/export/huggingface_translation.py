@@ -42,6 +42,7 @@ from etude.models.layers.positions import Sinusoidal
 from etude.models.pretrained.bart import Bart, to_bart
 from etude.models.wrapped.base import WrappedModel
 from etude.tasks.translation import Translation
+from etude.tokenization.base import TARGET
 from etude.tokenization.languages import with_prefix
 
 INPUTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight", "shared.weight", "embed_positions.weight")
@@ -61,6 +62,8 @@ class HuggingFaceTranslation:
         write_generation(folder, facts, task.decoding, longest, given=len(way.before_target), **more)
         languages = {} if tokenizer.languages is None else tokenizer.languages.settings(way)
         write_tokenizer(folder, tokenizer, longest, way.before_source, way.after_source, languages)
+        if examples.targets is not None:
+            write_tokenizer(folder / TARGET, examples.targets, longest, after=(facts.eos,))
 
     def write_weights(self, task: Translation, folder: Path) -> None:
         """Write config.json and model.safetensors."""

@@ -53,12 +53,14 @@ class ProofTexts:
         tokenizer: Tokenizer of the run.
         texts: Sources of translations, or texts to classify, fill in or continue.
         references: Reference translations; for tasks on pairs, the second texts; else empty.
+        targets: Tokenizer by which the run divides targets, if `tokenizer` divides them otherwise.
     """
 
     task: Task
     tokenizer: Tokenizer
     texts: list[str]
     references: list[str]
+    targets: Tokenizer | None = None
 
 
 class ExportFormat(Protocol):
