@@ -66,6 +66,15 @@ def test_what_was_composed_before_changes_nothing(tmp_path: Path) -> None:
         assert composed(tmp_path, *words) == found
 
 
+def test_a_default_may_depend_on_the_choice_of_another_group(tmp_path: Path) -> None:
+    (tmp_path / "callbacks" / "of").mkdir(parents=True)
+    (tmp_path / "callbacks" / "as_logged.yaml").write_text("defaults: [of: 'for_${logger}']\n")
+    for name in ("csv", "none"):
+        (tmp_path / "callbacks" / "of" / f"for_{name}.yaml").write_text(f"own: {name}\n")
+    for name in ("csv", "none"):
+        assert f"    own: {name}\n" in composed(tmp_path, "callbacks=as_logged", f"logger={name}")
+
+
 def test_a_search_path_of_ones_own_is_searched_at_once(tmp_path: Path) -> None:
     composed(None, "optimizer=adamw")
     assert "eps: 0.25\n" in composed(None, f"hydra.searchpath=[file://{own(tmp_path, 0.25)}]", "optimizer=own")
