@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etude.commands.export.huggingface_files import write_tokenizer
@@ -57,6 +57,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     joint=st.sampled_from(["", " "]),
     field=st.sampled_from(["source", "target"]),
 )
+@example(parts=["\x85"], joint="", field="source")
 @settings(max_examples=300, deadline=None)
 def test_texts_get_the_ids_and_the_text_of_transformers(
     both: tuple[Any, Tokenizer], parts: list[str], joint: str, field: str
