@@ -93,7 +93,7 @@ def _backend(proto: Any, ids: Mapping[str, int], special: list[str]) -> tokenize
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        # Spaces alone: Strip() also takes U+0085, which is a character to sentencepiece.
+        # Not Strip(), which also removes U+0085: sentencepiece removes spaces alone.
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     backend.normalizer = normalizers.Sequence(steps)
     scheme = "always" if spec.add_dummy_prefix else "never"

@@ -53,7 +53,7 @@ class ProofTexts:
         tokenizer: Tokenizer of the run.
         texts: Sources of translations, or texts to classify, fill in or continue.
         references: Reference translations; for tasks on pairs, the second texts; else empty.
-        targets: Tokenizer by which the run divides targets, if `tokenizer` divides them otherwise.
+        targets: The run's tokenizer of targets, if `tokenizer` is that of sources.
     """
 
     task: Task
