@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from etude.data.loader import Slice
+from etude.models.losses.consistency import RDrop
 from etude.training.build import Experiment, build
 from tests.runs.conftest import TASKS
 
@@ -26,7 +27,7 @@ def gradients(experiment: Experiment, step: int, world: int, micro_batches: int)
             filler = not len(chosen)
             part = Slice(plan.examples(step)[:1] if filler else chosen, 0, plan.count(step), filler)
             batch = examples.batch(part)
-            (task.loss(batch)[0] / batch.step_count).backward()
+            (task.training_loss(batch)[0] / batch.step_count).backward()
     return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
 
 
@@ -65,3 +66,21 @@ def test_gradients_of_drawn_segmentations_do_not_either(
     )
     experiment = build(composed("translation", *NO_DROPOUT, *drawn))
     assert_cut_alike(experiment, world, micro_batches)
+
+
+@pytest.mark.parametrize("task", ["classification", "token_classification"])
+def test_gradients_of_two_passes_do_not_either(composed: Callable[..., Any], task: str) -> None:
+    two = ("task/consistency=r_drop", "task.head_dropout=0.0")
+    assert_cut_alike(build(composed(task, *NO_DROPOUT, *two)), 2, 3)
+
+
+@pytest.mark.parametrize("task", ["translation", "classification", "token_classification"])
+def test_two_passes_differ_by_dropout(composed: Callable[..., Any], task: str) -> None:
+    experiment = build(composed(task, "task/consistency=r_drop"))
+    batch = experiment.data.splits["train"].batch(Slice(experiment.data.plan(0).examples(1), 0, 1, False))
+    losses = []
+    for alpha in (0.0, 5.0):
+        experiment.task.consistency = RDrop(alpha)
+        torch.manual_seed(1)
+        losses.append(float(experiment.task.train().training_loss(batch)[0].detach()))
+    assert losses[1] > 1.001 * losses[0]

@@ -188,6 +188,7 @@ def test_every_search_that_comes_with_etude_can_be_read_and_composes(path: Path)
 
 
 ADJUSTED = ["lora", "layer_decay", "gradual", "head", "bitfit"]
+QUICK = ("translation/demo", "classification/demo")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ ADJUSTED = ["lora", "layer_decay", "gradual", "head", "bitfit"]
     [
         *((experiment, None) for experiment in EXPERIMENTS),
         *(
-            pytest.param(experiment, finetune, marks=() if experiment.endswith("/demo") else pytest.mark.slow)
+            pytest.param(experiment, finetune, marks=() if experiment in QUICK else pytest.mark.slow)
             for experiment, finetune in product(EXPERIMENTS, ADJUSTED)
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,35 +96,46 @@ DOMAINS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def searched(folder: Path, text: str, *words: str) -> SweepPlan:
-    path = folder / "conf" / "search" / "written.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    return read_plan([*FIXED, "search=written", *words], folder / "conf")
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., SweepPlan]]:
+    """The plan of a search of one's own. All are in one folder, whose composer reads the files of the groups once."""
+    conf = tmp_path_factory.mktemp("own") / "conf"
+    (conf / "search").mkdir(parents=True)
+    texts: dict[str, str] = {}
+
+    def plan(text: str, *words: str) -> SweepPlan:
+        name = texts.setdefault(text, f"written{len(texts)}")
+        (conf / "search" / f"{name}.yaml").write_text(text)
+        return read_plan([*FIXED, f"search={name}", *words], conf)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("etude.sweeps.sweep_plan.Composer", cache(Composer))
+        yield plan
 
 
 @pytest.mark.parametrize(("domain", "said"), DOMAINS.values(), ids=DOMAINS)
-def test_each_domain_is_one_of_wandb(domain: str, said: dict[str, Any], tmp_path: Path) -> None:
-    plan = searched(tmp_path, f"space:\n  run.notes: {domain}\n", "searcher=random")
+def test_each_domain_is_one_of_wandb(domain: str, said: dict[str, Any], searched: Callable[..., SweepPlan]) -> None:
+    plan = searched(f"space:\n  run.notes: {domain}\n", "searcher=random")
     assert wandb_configuration(plan, member(plan))["parameters"] == {"run.notes": said}
 
 
-def test_a_grid_names_its_values(tmp_path: Path) -> None:
-    plan = searched(tmp_path, "space:\n  model.layers: {low: 2, high: 6, step: 2}\n", "sweep.seeds=[1,2]")
+def test_a_grid_names_its_values(searched: Callable[..., SweepPlan]) -> None:
+    plan = searched("space:\n  model.layers: {low: 2, high: 6, step: 2}\n", "sweep.seeds=[1,2]")
     assert wandb_configuration(plan, member(plan))["parameters"] == {
         "model.layers": {"values": [2, 4, 6]},
         "seed": {"values": [1, 2]},
     }
 
 
-def test_names_for_values_of_one_key_are_that_key(tmp_path: Path) -> None:
-    plan = searched(tmp_path, "space:\n  labels: {values: {few: {limit.val: 100}, all: {limit.val: null}}}\n")
+def test_names_for_values_of_one_key_are_that_key(searched: Callable[..., SweepPlan]) -> None:
+    plan = searched("space:\n  labels: {values: {few: {limit.val: 100}, all: {limit.val: null}}}\n")
     assert wandb_configuration(plan, member(plan))["parameters"] == {"limit.val": {"values": [100, None]}}
 
 
-def test_the_folder_of_own_groups_goes_along(tmp_path: Path) -> None:
-    plan = searched(tmp_path, "space:\n  model.heads: [2, 4]\n")
-    assert f"--config-dir={tmp_path / 'conf'}" in wandb_configuration(plan, member(plan))["command"]
+def test_the_folder_of_own_groups_goes_along(searched: Callable[..., SweepPlan]) -> None:
+    plan = searched("space:\n  model.heads: [2, 4]\n")
+    assert plan.extra is not None
+    assert f"--config-dir={plan.extra}" in wandb_configuration(plan, member(plan))["command"]
 
 
 REFUSED = {
@@ -180,8 +192,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "words", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_wandb_cannot_do_is_one_line(text: str, words: list[str], message: str, tmp_path: Path) -> None:
-    plan = searched(tmp_path, text, *words)
+def test_what_wandb_cannot_do_is_one_line(
+    text: str, words: list[str], message: str, searched: Callable[..., SweepPlan]
+) -> None:
+    plan = searched(text, *words)
     with pytest.raises(ConfigurationError, match=message):
         wandb_configuration(plan, member(plan))
 

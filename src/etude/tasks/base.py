@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from etude.duration import Clock, Duration
 from etude.errors import ConfigurationError
+from etude.models.losses.consistency import Consistency
 from etude.models.losses.labelled_states import LabelledStates
 from etude.models.sharding import shard
 from etude.optim.finetune.base import Finetune
@@ -49,6 +50,7 @@ class Task(EvaluatedTask):
         parameter_schedules: How parameters train, by name; all others that are not frozen train from the start at the
             full rate.
         teacher: A trained task whose probabilities this one learns from; None: from the labels alone.
+        consistency: Loss of two passes, which differ by dropout, that training uses in place of `loss`; None: one pass.
         last_logged: Values that training logged last; a new dictionary each time.
 
     Args:
@@ -84,6 +86,7 @@ class Task(EvaluatedTask):
         self.non_finite: NonFinitePolicy = StopOnNonFinite()
         self.parameter_schedules: Mapping[str, ParameterSchedule] = {}
         self.teacher: Teacher | None = None
+        self.consistency: Consistency | None = None
         self.last_logged: dict[str, float] = {}
         self._group_schedules: list[ParameterSchedule] = []
         self._gradient_norm = torch.zeros(())
@@ -103,7 +106,9 @@ class Task(EvaluatedTask):
         raise ConfigurationError(f"{type(self).__name__} defines no forward(batch) that returns the model's logits")
 
     def labelled_states(self, batch: Any) -> LabelledStates:
-        """Return the states of a batch that its loss over tokens or classes is computed from; a teacher and its student need it.
+        """Return the states of a batch that its loss over tokens or classes is computed from.
+
+        Distillation and consistency need it.
 
         Raises:
             ConfigurationError: If the loss is another one.
@@ -166,17 +171,24 @@ class Task(EvaluatedTask):
         return total * (self.micro_batches * self.trainer.world_size / batch.step_count)
 
     def training_loss(self, batch: Any) -> tuple[Float[Tensor, ""], Real[Tensor, ""], Mapping[str, Float[Tensor, ""]]]:
-        """Return the loss of a training step, with a teacher if there is one: sum, count, and sums of its terms by name."""
-        if self.teacher is None:
-            return *self.loss(batch), {}
-        loss = self.teacher.loss(self, batch)
-        return loss.total, loss.count, {"labels": loss.labels, "distillation": loss.distillation}
+        """Return the loss of a training step: sum, count, and sums of its terms by name if there is a teacher."""
+        if self.teacher is not None:
+            loss = self.teacher.loss(self, batch)
+            return loss.total, loss.count, {"labels": loss.labels, "distillation": loss.distillation}
+        if self.consistency is not None:
+            return *self.consistency(self.labelled_states(batch), self.labelled_states(batch)), {}
+        return *self.loss(batch), {}
 
     def step_flops(
         self, lengths: Int[np.ndarray, "N ..."], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of `training_flops`, and those of the teacher, which has no gradients; None: unknown."""
+        """Return the operations of `training_flops`, of both passes if there are two, and of the teacher; None: unknown.
+
+        Nothing of a teacher has a gradient.
+        """
         own = self.training_flops(lengths, counts)
+        if own is not None and self.consistency is not None:
+            own = 2 * own
         if own is None or self.teacher is None:
             return own
         taught: Int[np.ndarray, " N"] | None = self.teacher.task.training_flops(lengths, counts)

@@ -23,6 +23,7 @@ from etude.metrics.precision_recall import precision_recall
 from etude.metrics.reliability import BINS, reliability
 from etude.metrics.score import Statistics
 from etude.models.base import TextEncoder
+from etude.models.losses.consistency import Consistency
 from etude.models.losses.labelled_states import LabelledStates
 from etude.models.pooling import PoolingName
 from etude.optim.schedules import Schedule
@@ -50,6 +51,7 @@ class Classification(Pooled):
         pooling: `mean` of the states of real tokens, the state of the `first`, or that state through a `pooler`.
         head_dropout: Dropout on the pooled state.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
+        consistency: Loss of two passes that training uses in place of the cross-entropy; None: one pass.
         gradient_clip: Largest norm of the gradient; None: not clipped.
         metrics: Metrics that compare predicted classes with the true ones, by the name of the score; None:
             `STANDARD_METRICS`.
@@ -74,6 +76,7 @@ class Classification(Pooled):
         pooling: PoolingName = "first",
         head_dropout: float = 0.1,
         label_smoothing: float = 0.0,
+        consistency: Consistency | None = None,
         gradient_clip: float | None = 1.0,
         metrics: Mapping[str, ClassMetric] | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class Classification(Pooled):
         outputs = len(facts.classes)
         super().__init__(facts, model, optimizer, scheduler, outputs, pooling, head_dropout, gradient_clip)
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
         self.metrics = self.checked_metrics(metrics)
         self.temperature: float | None = None
         for metric in self.metrics.values():

@@ -25,6 +25,7 @@ from etude.metrics.score import Statistics
 from etude.metrics.tagging import OUTSIDE, SCHEMES, SchemeName, Span, TagAccuracy, TagF1, TagMetric
 from etude.models.base import TextEncoder
 from etude.models.layers.dropout import Dropout
+from etude.models.losses.consistency import Consistency
 from etude.models.losses.labelled_states import LabelledStates
 from etude.models.model_flops import encoder_flops
 from etude.optim.schedules import Schedule
@@ -88,6 +89,7 @@ class TokenClassification(Task):
         scheduler: Learning rate schedule.
         head_dropout: Dropout on the states.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
+        consistency: Loss of two passes that training uses in place of the cross-entropy; None: one pass.
         scheme: Scheme of the tags, if they write spans: answers then name the spans too.
         gradient_clip: Largest norm of the gradient; None: not clipped.
         metrics: Metrics that compare predicted tags with the true ones, by the name of the score; None:
@@ -111,6 +113,7 @@ class TokenClassification(Task):
         scheduler: Schedule,
         head_dropout: float = 0.1,
         label_smoothing: float = 0.0,
+        consistency: Consistency | None = None,
         scheme: SchemeName | None = None,
         gradient_clip: float | None = 1.0,
         metrics: Mapping[str, TagMetric] | None = None,
@@ -119,6 +122,7 @@ class TokenClassification(Task):
             raise ConfigurationError(f"token classification needs two classes or more; the data has {facts.classes}")
         super().__init__(facts, model, optimizer, scheduler, gradient_clip)
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
         self.scheme = None if scheme is None else SCHEMES[scheme]
         if self.scheme is not None:
             self.scheme.check(facts.classes)

@@ -61,8 +61,7 @@ class Translation(Task):
         metrics: Metrics that compare outputs with references, by the name of the score; None: `STANDARD_METRICS`.
         label_smoothing: ε of Szegedy et al. 2016, section 7; only in training.
         gradient_clip: Largest norm of the gradient; None: not clipped.
-        consistency: Loss of two passes that replaces the cross-entropy, in training only: every batch goes through the
-            model twice, side by side. None: one pass.
+        consistency: Loss of two passes that training uses in place of the cross-entropy; None: one pass.
         chunk_tokens: Number of tokens whose logits are in memory at a time; None: as many as have 2²⁵ logits, from 64 to
             512. Another number adds floating-point numbers in another order.
     """
@@ -95,10 +94,6 @@ class Translation(Task):
         self.label_smoothing = label_smoothing
         self.consistency = consistency
         self.chunk_tokens = chunk_tokens
-        if consistency is not None and model.output_bias is not None:
-            raise ConfigurationError(
-                "task.consistency takes no model whose logits have a bias; write task.consistency=null"
-            )
         self._chosen: Direction | None = facts.all_directions[0] if len(facts.all_directions) == 1 else None
         self.others = nn.ModuleList()  # models that `join` adds, for as long as the task lives; in no checkpoint
 
@@ -107,9 +102,7 @@ class Translation(Task):
         return self.model(batch.source, batch.inputs, batch.source_mask, batch.target_mask)
 
     def loss(self, batch: TranslationBatch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the loss summed over target tokens: as configured in training, otherwise the plain cross-entropy."""
-        if self.training and self.consistency is not None:
-            return self._loss_of_two_passes(batch, self.consistency)
+        """Return the cross-entropy summed over target tokens, smoothed in training only, and their number."""
         return self.labelled_states(batch).cross_entropy()
 
     def labelled_states(self, batch: TranslationBatch) -> LabelledStates:
@@ -127,13 +120,10 @@ class Translation(Task):
     def training_flops(
         self, lengths: Int[np.ndarray, "N 2"], counts: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"] | None:
-        """Return the operations of training on each pair once, twice through the model with a consistency loss.
-
-        None: unknown.
-        """
+        """Return the operations of training on each pair once; None: unknown."""
         source, target = lengths.T
         flops = seq2seq_flops(self.model, source, target)
-        return None if flops is None else flops.total * (1 if self.consistency is None else 2)
+        return None if flops is None else flops.total
 
     def join(self, others: Sequence[Task]) -> None:
         """Translate from now on with the mean of the probabilities of several models.
@@ -182,15 +172,6 @@ class Translation(Task):
     def models(self) -> list[EncoderDecoder]:
         """The model, and the models that joined it."""
         return [self.model, *(cast(EncoderDecoder, model) for model in self.others)]
-
-    def _loss_of_two_passes(
-        self, batch: TranslationBatch, consistency: Consistency
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        twice = [torch.cat([grid, grid]) for grid in (batch.source, batch.inputs, batch.source_mask, batch.target_mask)]
-        first, second = self.model.hidden(*twice).chunk(2)
-        labels = batch.labels[batch.target_mask]
-        weight, cap = self.model.output_weight, self.model.logit_cap
-        return consistency(first, second, weight, labels, self.label_smoothing, cap, self.chunk_tokens)
 
     @torch.no_grad()
     def translate(

@@ -15,6 +15,7 @@ from etude.errors import ConfigurationError
 from etude.models.losses import consistency, cross_entropy
 from etude.models.losses.consistency import RDrop
 from etude.models.losses.cross_entropy import label_smoothed_cross_entropy
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.losses.soft_cap import check_cap, soft_cap, soft_cap_in_place
 from etude.types import IGNORED
 
@@ -125,7 +126,8 @@ def test_a_consistency_loss_is_capped_alike(monkeypatch: pytest.MonkeyPatch, chu
     monkeypatch.setattr(consistency, "CHUNK", chunk)
     first, second, weight = inputs = [x.requires_grad_() for x in tensors((6, 3), (6, 3), (5, 3))]
     labels = labels_of(6, 5)
-    total, _ = RDrop(2.0)(first, second, weight, labels, smoothing, 1.5)
+    passes = (LabelledStates(side, weight, labels, cap=1.5, smoothing=smoothing) for side in (first, second))
+    total, _ = RDrop(2.0)(*passes)
     logits = [plain(F.linear(side, weight), 1.5) for side in (first, second)]
     p, q = (side.log_softmax(1) for side in logits)
     entropies = sum(F.cross_entropy(side, labels, reduction="sum", label_smoothing=smoothing) for side in logits)

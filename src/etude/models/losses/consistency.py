@@ -1,21 +1,22 @@
 """Consistency losses of two passes over the same examples, which differ by dropout.
 
-Axes: N positions, D model width, V vocabulary.
+Axes: N positions or examples, n of them, D model width, V vocabulary or classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from etude.errors import ConfigurationError
 from etude.models.losses.cross_entropy import Gradients, chunk_length, product_dtype, scaled_by
+from etude.models.losses.labelled_states import LabelledStates
 from etude.models.losses.soft_cap import soft_cap_in_place
 from etude.types import IGNORED
 
@@ -26,17 +27,8 @@ CHUNK = 256
 class Consistency(Protocol):
     """A loss of two passes."""
 
-    def __call__(
-        self,
-        first: Float[Tensor, "N D"],
-        second: Float[Tensor, "N D"],
-        weight: Float[Tensor, "V D"],
-        labels: Int[Tensor, " N"],
-        smoothing: float,
-        cap: float | None = None,
-        chunk: int | None = None,
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Return the loss of hidden states, summed over the positions that count, and their number."""
+    def __call__(self, first: LabelledStates, second: LabelledStates) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
+        """Return the loss summed over the positions that count, and their number, or their weight."""
         ...
 
 
@@ -45,10 +37,11 @@ class RDrop:
     """R-Drop (Liang et al. 2021, equation 4): cross-entropy, plus the divergence of the predictions of two passes.
 
     For predictions P and Q of a position, the loss is half of the paper's, so that it is a mean over the two passes, as
-    large as the loss of a single pass: ½ [CE(P) + CE(Q) + α ½ (KL(P‖Q) + KL(Q‖P))]. CE may be label-smoothed.
+    large as the loss of a single pass: ½ [CE(P) + CE(Q) + α ½ (KL(P‖Q) + KL(Q‖P))]. CE may be label-smoothed, and
+    positions weighted.
 
     Attributes:
-        alpha: α, at least 0. The paper uses 5 for translation.
+        alpha: α, at least 0. The paper uses 5 for translation, and 0.1 to 1 for classification.
 
     Raises:
         ConfigurationError: If alpha is negative.
@@ -60,42 +53,40 @@ class RDrop:
         if self.alpha < 0:
             raise ConfigurationError(f"task.consistency.alpha={self.alpha} is negative; write 5.0, or 0 for no effect")
 
-    def __call__(
-        self,
-        first: Float[Tensor, "N D"],
-        second: Float[Tensor, "N D"],
-        weight: Float[Tensor, "V D"],
-        labels: Int[Tensor, " N"],
-        smoothing: float = 0.0,
-        cap: float | None = None,
-        chunk: int | None = None,
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    def __call__(self, first: LabelledStates, second: LabelledStates) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
         """Compute the loss, and any required gradients, in chunks of positions; there is no second derivative.
 
         Args:
-            first: Hidden states of one pass, before the output projection.
-            second: Hidden states of the other pass.
-            weight: The output projection.
-            labels: Ids of the correct tokens; positions labelled `IGNORED` do not count.
-            smoothing: ε of label smoothing, from 0 to 1.
-            cap: Bound of the logits, by soft-capping; None: none.
-            chunk: Number of positions whose logits are in memory at a time; None: see `chunk_length`.
+            first: States of one pass.
+            second: States of the other pass at the same positions; all else is read from the first.
 
         Returns:
-            The loss summed over the positions that count, in nats, and their number.
+            The loss in nats, summed over the positions that count, and its denominator: their number, or their weight.
         """
+        one, other, labels, weights = first.hidden, second.hidden, first.labels, first.weights
         counted = (labels != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(labels):
-            first, second, labels = (tensor.index_select(0, counted) for tensor in (first, second, labels))
-        length = chunk_length(len(weight), chunk, CHUNK)
-        total = _chunked_r_drop(
-            first, second, weight, labels, smoothing, cap, self.alpha, length, torch.is_grad_enabled()
-        )
-        return total, torch.tensor(len(counted), device=labels.device)
+            one, other, labels = (tensor.index_select(0, counted) for tensor in (one, other, labels))
+            weights = None if weights is None else weights.index_select(0, counted)
+        length = chunk_length(len(first.weight), first.chunk, CHUNK)
+        fixed = _Fixed(labels, weights, first.smoothing, first.cap, self.alpha, length)
+        total = _chunked_r_drop(one, other, first.weight, first.bias, fixed, torch.is_grad_enabled())
+        return total, torch.tensor(len(counted), device=labels.device) if weights is None else weights.sum()
+
+
+class _Fixed(NamedTuple):
+    """What has no gradient: labels, weights, ε of label smoothing, the bound of the logits, α, positions at a time."""
+
+    labels: Int[Tensor, " N"]
+    weights: Float[Tensor, " N"] | None
+    smoothing: float
+    cap: float | None
+    alpha: float
+    length: int
 
 
 class _ChunkedRDrop(torch.autograd.Function):
-    """The sum over positions, whose gradients are computed in the forward pass."""
+    """The sum over positions, none of them `IGNORED`, whose gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -103,40 +94,44 @@ class _ChunkedRDrop(torch.autograd.Function):
         first: Float[Tensor, "N D"],
         second: Float[Tensor, "N D"],
         weight: Float[Tensor, "V D"],
-        labels: Int[Tensor, " N"],
-        smoothing: float,
-        cap: float | None,
-        alpha: float,
-        length: int,
+        bias: Float[Tensor, " V"] | None,
+        fixed: _Fixed,
         differentiable: bool,
     ) -> Float[Tensor, ""]:
         needed = [differentiable and needed for needed in ctx.needs_input_grad]
         gradients = [
-            Gradients(first, weight, None, [needed[0], needed[2], False]),
+            Gradients(first, weight, bias, [needed[0], needed[2], needed[3]]),
             Gradients(second, weight, None, [needed[1], False, False]),
         ]
-        gradients[1].weight = gradients[0].weight  # both passes add to the same gradient
+        # both passes add to the same gradients
+        gradients[1].weight, gradients[1].bias = gradients[0].weight, gradients[0].bias
         dtype = product_dtype(first)
         sides, matrix = [side.to(dtype) for side in (first, second)], weight.to(dtype)
         total = first.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-        for start in range(0, len(labels), length):
-            chunks = [side[start : start + length] for side in sides]
+        for start in range(0, len(first), fixed.length):
+            part = slice(start, start + fixed.length)
+            chunks = [side[part] for side in sides]
             logits = [(chunk @ matrix.T).to(total.dtype) for chunk in chunks]
-            capping = [] if cap is None else [soft_cap_in_place(side, cap) for side in logits]
+            if bias is not None:
+                logits = [side + bias for side in logits]
+            capping = [] if fixed.cap is None else [soft_cap_in_place(side, fixed.cap) for side in logits]
             logs = [torch.log_softmax(side, 1) for side in logits]
-            loss, slopes = _positions(logs[0], logs[1], labels[start : start + length, None], smoothing, alpha)
-            total += loss
+            losses, slopes = _positions(logs[0], logs[1], fixed.labels[part, None], fixed.smoothing, fixed.alpha)
+            if fixed.weights is not None:
+                of_chunk = fixed.weights[part, None].to(total.dtype)
+                losses, slopes = losses * of_chunk, [slope * of_chunk for slope in slopes]
+            total += losses.sum()
             for slope, derivative in zip(slopes, capping, strict=False):
                 slope *= derivative
             for accumulated, chunk, slope in zip(gradients, chunks, slopes, strict=True):
                 accumulated.add(start, chunk, matrix, slope.to(dtype))
-        ctx.save_for_backward(gradients[0].hidden, gradients[1].hidden, gradients[0].weight)
+        ctx.save_for_backward(gradients[0].hidden, gradients[1].hidden, gradients[0].weight, gradients[0].bias)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        return *scaled_by(gradient, ctx.saved_tensors), None, None, None, None, None, None
+        return *scaled_by(gradient, ctx.saved_tensors), None, None
 
 
 _chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply
@@ -144,8 +139,8 @@ _chunked_r_drop: Callable[..., Tensor] = _ChunkedRDrop.apply
 
 def _positions(
     p: Float[Tensor, "n V"], q: Float[Tensor, "n V"], labels: Int[Tensor, "n 1"], smoothing: float, alpha: float
-) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]]:
-    """Return the loss of n positions, given log-probabilities, and its gradients with respect to both passes' logits.
+) -> tuple[Float[Tensor, "n 1"], list[Float[Tensor, "n V"]]]:
+    """Return the losses of n positions, given log-probabilities, and their gradients with respect to both passes' logits.
 
     The gradient of J = ½ Σ (P - Q)(log P - log Q) in the logits of P is ½ [P (log P - log Q - KL(P‖Q)) + P - Q].
     """
@@ -155,13 +150,13 @@ def _positions(
         (probabilities[0] * difference).sum(1, keepdim=True),
         -(probabilities[1] * difference).sum(1, keepdim=True),
     )
-    loss = alpha / 4 * (divergences[0].sum() + divergences[1].sum())
+    losses = alpha / 4 * (divergences[0] + divergences[1])
     slopes = []
     for sign, logs, own, other, divergence in zip(
         (1, -1), (p, q), probabilities, probabilities[::-1], divergences, strict=True
     ):
-        loss -= (1 - smoothing) / 2 * logs.gather(1, labels).sum() + smoothing / 2 * logs.mean(1).sum()
+        losses -= (1 - smoothing) / 2 * logs.gather(1, labels) + smoothing / 2 * logs.mean(1, keepdim=True)
         slope = alpha / 4 * (own * (sign * difference - divergence) + own - other)
         slope += (own - smoothing / own.shape[1]) / 2
         slopes.append(slope.scatter_add_(1, labels, slope.new_full(labels.shape, (smoothing - 1) / 2)))
-    return loss, (slopes[0], slopes[1])
+    return losses, slopes
