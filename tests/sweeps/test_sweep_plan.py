@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +187,16 @@ def test_every_search_that_comes_with_etude_can_be_read_and_composes(path: Path)
 
 
 ADJUSTED = ["lora", "layer_decay", "gradual", "head", "bitfit"]
+DEMOS = [experiment for experiment in EXPERIMENTS if experiment.endswith("/demo")]
 QUICK = ("translation/demo", "classification/demo")
 
 
 @pytest.mark.parametrize(
     ("experiment", "finetune"),
     [
-        *((experiment, None) for experiment in EXPERIMENTS),
-        *(
-            pytest.param(experiment, finetune, marks=() if experiment in QUICK else pytest.mark.slow)
-            for experiment, finetune in product(EXPERIMENTS, ADJUSTED)
-        ),
+        pytest.param(experiment, finetune, marks=() if experiment in quick else pytest.mark.slow)
+        for finetune, quick in ((None, DEMOS), *((method, QUICK) for method in ADJUSTED))
+        for experiment in EXPERIMENTS
     ],
 )
 def test_the_range_test_fits_every_experiment(experiment: str, finetune: str | None) -> None:

@@ -136,9 +136,12 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize(
-    "decoding", [Greedy(max_length=9), Beam(beams=2, max_length=9), Sample(max_length=9, min_length=4)]
+    ("name", "decoding"),
+    [
+        *((name, Greedy(max_length=9)) for name in TEMPLATES),
+        *(("chatml", search) for search in (Beam(beams=2, max_length=9), Sample(max_length=9, min_length=4))),
+    ],
 )
 def test_a_conversation_is_answered_alike_wherever_it_stands(name: str, decoding: Search) -> None:
     tokenizer = make_tokenizer(TEMPLATES[name])
