@@ -39,11 +39,14 @@ def test_recomputed_activations_change_no_bit(composed: Callable[..., Any], tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_neither_do_they_with_several_ranks(overrides: Callable[..., list[str]], tmp_path: Path, strategy: str) -> None:
+def test_neither_do_they_with_several_ranks_and_two_passes(
+    overrides: Callable[..., list[str]], tmp_path: Path, strategy: str
+) -> None:
     ranks = ("trainer.devices=2", f"trainer.strategy={strategy}", "trainer.oversubscribe=true", "trainer.threads=1")
     found = []
     for flag in ("false", "true"):
-        words = overrides("translation", "model.dropout=0.2", *ranks, f"trainer.checkpoint_activations={flag}")
+        changed = ("model.dropout=0.2", "task/consistency=r_drop", f"trainer.checkpoint_activations={flag}")
+        words = overrides("translation", *changed, *ranks)
         left = run(tmp_path, ["train", *words, f"run.name=recomputed-{flag}"])
         assert left.code == 0, left.log[-3000:]
         found.append(losses(Path(left.out.strip())))

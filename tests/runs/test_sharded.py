@@ -98,6 +98,14 @@ def test_what_four_ranks_saved_two_and_one_continue(overrides: Overrides, tmp_pa
 
 
 @pytest.mark.slow
+def test_two_passes_of_sharded_weights_are_those_of_whole_ones(overrides: Overrides, tmp_path: Path) -> None:
+    words = [*WITHOUT_DROPOUT["translation"], *SAVED, "task/consistency=r_drop"]
+    alone = trained(tmp_path / "one", overrides("translation", *words, "run.experiment=one"))
+    two = trained(tmp_path / "two", overrides("translation", *words, *sharded(2), "run.experiment=two"))
+    assert_close(two, alone)
+
+
+@pytest.mark.slow
 def test_a_killed_sharded_training_continues_to_the_same_bits(overrides: Overrides, tmp_path: Path) -> None:
     """With dropout, averages of the weights, micro-batches, and an average of checkpoints at the end."""
     more = ("callbacks=averaged", "average.last=[2]", "trainer.micro_batches=2", *SAVED, *sharded(2), "run.name=x")
