@@ -5,7 +5,7 @@ Axes: N positions or examples, D model width, V vocabulary or classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
@@ -38,6 +38,15 @@ class LabelledStates:
     weights: Float[Tensor, " N"] | None = None
     smoothing: float = 0.0
     chunk: int | None = None
+
+    def halves(self) -> tuple[LabelledStates, LabelledStates]:
+        """Return the first half of the positions, and the second one."""
+        hidden, labels = self.hidden.chunk(2), self.labels.chunk(2)
+        weights = (None, None) if self.weights is None else self.weights.chunk(2)
+        first, second = (
+            replace(self, hidden=h, labels=y, weights=w) for h, y, w in zip(hidden, labels, weights, strict=True)
+        )
+        return first, second
 
     def cross_entropy(self) -> tuple[Float[Tensor, ""], Real[Tensor, ""]]:
         """Return the cross-entropy with the labels, in nats, summed over what counts, and its denominator: count or weight."""
